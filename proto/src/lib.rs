@@ -1,1 +1,19 @@
-//! The wire of syncd.
+//! The wire of syncd: generated messages and gRPC code, the endpoint at which client and
+//! daemon meet, and the socket between them. Never here: what a lock means, or who may have it.
+
+pub mod endpoint;
+pub mod socket;
+
+pub use endpoint::Endpoint;
+
+/// The version of the session protocol, as in `Open.protocol`.
+pub const PROTOCOL: u32 = 1;
+
+/// The `.proto` files as an encoded `FileDescriptorSet`, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Package `syncd.v1`, generated from `syncd/v1/*.proto`: the comments there are the reference.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("syncd.v1");
+}

@@ -1,0 +1,297 @@
+//! The byte stream between client and daemon: one listener and one connector for Unix sockets
+//! and named pipes, and who is at the other end. Never here: frames, messages, retries.
+
+use std::{
+    io,
+    io::IoSlice,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use interprocess::local_socket::{
+    ConnectOptions, GenericFilePath, ListenerOptions, Name, ToFsName as _, tokio as local,
+    traits::{StreamCommon as _, tokio::Listener as _},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::Endpoint;
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+use local::Stream;
+#[cfg(unix)]
+use unix::Stream;
+
+/// A connected stream.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    peer: Peer,
+}
+
+/// The process at the other end, as the kernel saw it when the connection was made. What a
+/// platform doesn't tell is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Effective user id; none on Windows.
+    pub uid: Option<u32>,
+    /// Effective group id; none on Windows.
+    pub gid: Option<u32>,
+}
+
+/// Connects to the daemon at `endpoint`, and checks that it is no stranger: the other end must
+/// run as this user, as root, or as the owner of the socket's directory.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` if nobody listens there; `PermissionDenied` if somebody
+/// does who must not be trusted, or if the directory fails [`Endpoint::verify_directory`].
+pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
+    endpoint.verify_directory()?;
+    let stream = ConnectOptions::new()
+        .name(name(endpoint)?)
+        .connect_tokio()
+        .await?;
+    let socket = Socket::new(stream)?;
+    #[cfg(unix)]
+    unix::check_server(endpoint, socket.peer)?;
+    Ok(socket)
+}
+
+/// Accepts connections at an [`Endpoint`]. The socket file goes when this is dropped.
+#[derive(Debug)]
+pub struct Listener(local::Listener);
+
+impl Listener {
+    /// Listens at `endpoint`, its socket file with the permissions `mode` (0o600 for a user's
+    /// own daemon). On Windows the pipe is for its owner and the system alone, whatever `mode`.
+    ///
+    /// # Errors
+    /// `AddrInUse` if there is a socket file already, live or stale.
+    pub fn bind(endpoint: &Endpoint, mode: u32) -> io::Result<Self> {
+        let options = ListenerOptions::new().name(name(endpoint)?);
+        #[cfg(unix)]
+        let options = {
+            use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
+            options.mode(mode as libc::mode_t)
+        };
+        #[cfg(windows)]
+        let options = {
+            use interprocess::os::windows::{
+                local_socket::ListenerOptionsExt as _, security_descriptor::SecurityDescriptor,
+            };
+            let _ = mode;
+            // Protected; all access for the owner and for the system, nobody else.
+            let owner_only = widestring::u16cstr!("D:P(A;;GA;;;OW)(A;;GA;;;SY)");
+            options.security_descriptor(SecurityDescriptor::deserialize(owner_only)?)
+        };
+        options.create_tokio().map(Self)
+    }
+
+    /// Takes over a listening socket that somebody else has bound, as in systemd's socket
+    /// activation. Its file stays when this is dropped.
+    ///
+    /// # Errors
+    /// If the descriptor is no listening stream socket that can be polled.
+    #[cfg(unix)]
+    pub fn from_fd(fd: std::os::fd::OwnedFd) -> io::Result<Self> {
+        use interprocess::os::unix::uds_local_socket::tokio as uds;
+        uds::Listener::try_from(fd).map(|listener| Self(listener.into()))
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// Those of one connection (it went away, no descriptor is left): the listener stays good.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn accept(&self) -> io::Result<Socket> {
+        Socket::new(self.0.accept().await?)
+    }
+}
+
+fn name(endpoint: &Endpoint) -> io::Result<Name<'_>> {
+    endpoint.as_path().to_fs_name::<GenericFilePath>()
+}
+
+impl Socket {
+    fn new(stream: local::Stream) -> io::Result<Self> {
+        let credentials = stream.peer_creds()?;
+        let peer = Peer {
+            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
+            #[cfg(unix)]
+            uid: credentials.euid(),
+            #[cfg(unix)]
+            gid: credentials.egid(),
+            #[cfg(windows)]
+            uid: None,
+            #[cfg(windows)]
+            gid: None,
+        };
+        #[cfg(unix)]
+        let stream = Stream::new(stream)?;
+        Ok(Self { stream, peer })
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// A descriptor that polls readable when the process at the other end has exited.
+    ///
+    /// # Errors
+    /// If that process is gone already, or the kernel is older than 5.3.
+    #[cfg(target_os = "linux")]
+    pub fn peer_pidfd(&self) -> io::Result<std::os::fd::OwnedFd> {
+        unix::peer_pidfd(std::os::fd::AsFd::as_fd(self), self.peer.pid)
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn endpoint_in(dir: &tempfile::TempDir) -> Endpoint {
+        dir.path().join("s.sock").to_str().unwrap().parse().unwrap()
+    }
+
+    async fn pair(listener: &Listener, endpoint: &Endpoint) -> (Socket, Socket) {
+        let (client, server) = tokio::join!(connect(endpoint), listener.accept());
+        (client.unwrap(), server.unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_end_knows_the_other_and_bytes_arrive() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        let listener = Listener::bind(&endpoint, 0o600).unwrap();
+        let (mut client, mut server) = pair(&listener, &endpoint).await;
+        assert_eq!(server.peer(), client.peer());
+        assert_eq!(server.peer().pid, Some(std::process::id()));
+        #[cfg(target_os = "linux")]
+        server.peer_pidfd().unwrap();
+
+        client.write_all(b"to the server").await.unwrap();
+        let mut got = [0; 13];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"to the server");
+        drop(client);
+        assert_eq!(server.read(&mut got).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_writer_waits_for_a_slow_reader_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        let listener = Listener::bind(&endpoint, 0o600).unwrap();
+        let (mut client, mut server) = pair(&listener, &endpoint).await;
+        let sent: Vec<u8> = (0..4 << 20).map(|i: u32| i.to_le_bytes()[1]).collect();
+        let expected = sent.clone();
+        let writer = tokio::spawn(async move { client.write_all(&sent).await });
+        let mut got = vec![0; expected.len()];
+        server.read_exact(&mut got).await.unwrap();
+        assert!(got == expected);
+        writer.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_from_a_stale_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        assert_eq!(
+            connect(&endpoint).await.unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        drop(UnixListener::bind(endpoint.as_path()).unwrap());
+        assert_eq!(
+            connect(&endpoint).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert_eq!(
+            Listener::bind(&endpoint, 0o600).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+    }
+
+    #[tokio::test]
+    async fn an_inherited_listener_serves_and_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        let listener =
+            Listener::from_fd(UnixListener::bind(endpoint.as_path()).unwrap().into()).unwrap();
+        pair(&listener, &endpoint).await;
+        drop(listener);
+        assert!(endpoint.as_path().exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_file_has_its_mode_and_goes_with_the_listener() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        let listener = Listener::bind(&endpoint, 0o600).unwrap();
+        let mode = std::fs::metadata(endpoint.as_path())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        assert!(!endpoint.as_path().exists());
+    }
+}

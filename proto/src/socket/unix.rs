@@ -1,0 +1,209 @@
+//! A Unix socket that waits for readability alone, and what Unix knows of the other end. Never
+//! here: anything a named pipe has too.
+
+use std::{
+    fs, io,
+    io::IoSlice,
+    net::Shutdown,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{fs::MetadataExt as _, net::UnixStream},
+    },
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use interprocess::local_socket::tokio as local;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
+
+use super::Peer;
+use crate::Endpoint;
+
+/// A socket registered for writability as well is woken each time that the peer reads: one
+/// needless context switch per message. So the writer is registered only while the kernel's
+/// buffer is full, as a duplicate, since one descriptor can be registered only once.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: AsyncFd<UnixStream>,
+    full: Option<AsyncFd<UnixStream>>,
+}
+
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::empty();
+
+fn register(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: a UnixStream has the same descriptor for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+impl Stream {
+    pub(super) fn new(stream: local::Stream) -> io::Result<Self> {
+        let local::Stream::UdSocket(stream) = stream;
+        let socket = UnixStream::from(OwnedFd::try_from(stream)?);
+        Ok(Self {
+            socket: register(socket, Interest::READABLE)?,
+            full: None,
+        })
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match send(self.as_fd()) {
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                sent => {
+                    self.full = None;
+                    return Poll::Ready(sent.map_err(io::Error::from));
+                }
+            }
+            let full = match &self.full {
+                Some(full) => full,
+                None => {
+                    let duplicate = self.socket.get_ref().try_clone()?;
+                    self.full.insert(register(duplicate, Interest::WRITABLE)?)
+                }
+            };
+            ready!(full.poll_write_ready(cx))?.clear_ready();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+            // SAFETY: recv only ever writes initialised bytes into it.
+            let space = unsafe { buf.unfilled_mut() };
+            let wanted = space.len();
+            match recv(self.as_fd(), space, RecvFlags::empty()) {
+                Ok((_, read)) => {
+                    // A short read has emptied the socket: the next one needn't try.
+                    if 0 < read && read < wanted {
+                        guard.clear_ready();
+                    }
+                    // SAFETY: recv has written that many.
+                    unsafe { buf.assume_init(read) };
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_send(cx, |fd| send(fd, buf, SEND))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match bufs {
+            [buf] => self.poll_write(cx, buf),
+            _ => self.get_mut().poll_send(cx, |fd| {
+                sendmsg(fd, bufs, &mut SendAncillaryBuffer::default(), SEND)
+            }),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.socket.get_ref().shutdown(Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Whoever owns the directory decides what listens in it, so naming a socket there is trusting
+/// its owner; a stranger's socket in a directory such as /tmp is refused.
+pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> {
+    let ours = rustix::process::geteuid().as_raw();
+    let trusted = match server.uid {
+        Some(uid) if uid == ours || uid == 0 => true,
+        Some(uid) => fs::metadata(endpoint.directory()).is_ok_and(|dir| dir.uid() == uid),
+        None => false,
+    };
+    if trusted {
+        return Ok(());
+    }
+    let who = server
+        .uid
+        .map_or("an unknown user".to_owned(), |uid| format!("user {uid}"));
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "the daemon at {endpoint} runs as {who}, who is neither you, root nor the owner of its directory"
+        ),
+    ))
+}
+
+/// SO_PEERPIDFD (Linux 6.5) names the very process that connected. Before that, its number must
+/// do, which somebody else could have by now, were the process gone; a caller that finds the
+/// session's socket still open knows better.
+#[cfg(target_os = "linux")]
+pub(super) fn peer_pidfd(socket: BorrowedFd<'_>, pid: Option<u32>) -> io::Result<OwnedFd> {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _};
+
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut fd: libc::c_int = -1;
+    let mut len = size_of_val(&fd) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, a descriptor, into `fd`.
+    let got = unsafe {
+        let out = (&raw mut fd).cast();
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            out,
+            &raw mut len,
+        )
+    };
+    if got == 0 {
+        // SAFETY: it is a new descriptor that nobody else has.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOPROTOOPT) {
+        return Err(error);
+    }
+    let pid = pid
+        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+        .ok_or(io::Error::from(io::ErrorKind::NotFound))?;
+    Ok(rustix::process::pidfd_open(
+        pid,
+        rustix::process::PidfdFlags::empty(),
+    )?)
+}
