@@ -28,10 +28,7 @@ impl fmt::Display for EndpointError {
         match self {
             Self::Malformed(path) => write!(f, "{path:?} is no socket path: give an absolute one"),
             Self::TooLong { path, max } => {
-                write!(
-                    f,
-                    "socket path {path:?} is longer than {max} bytes: use a shorter one"
-                )
+                write!(f, "socket path {path:?} is longer than {max} bytes: use a shorter one")
             }
         }
     }
@@ -41,11 +38,8 @@ impl std::error::Error for EndpointError {}
 
 /// What a `sockaddr_un` holds besides its NUL.
 #[cfg(unix)]
-const MAX_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
-    107
-} else {
-    103
-};
+const MAX_PATH: usize =
+    if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 #[cfg(windows)]
 const MAX_PATH: usize = 256;
 
@@ -59,9 +53,7 @@ impl Endpoint {
         match env::var_os("SYNCD_SOCKET").filter(|v| !v.is_empty()) {
             Some(path) => match path.into_string() {
                 Ok(path) => path.parse(),
-                Err(path) => Err(EndpointError::Malformed(
-                    path.to_string_lossy().into_owned(),
-                )),
+                Err(path) => Err(EndpointError::Malformed(path.to_string_lossy().into_owned())),
             },
             None => Self::default_of_user().parse(),
         }
@@ -80,10 +72,7 @@ impl Endpoint {
 
     #[cfg(windows)]
     fn default_of_user() -> String {
-        format!(
-            r"\\.\pipe\syncd-{}",
-            env::var("USERNAME").unwrap_or_default()
-        )
+        format!(r"\\.\pipe\syncd-{}", env::var("USERNAME").unwrap_or_default())
     }
 
     /// The socket's path or the pipe's name.
@@ -171,10 +160,7 @@ impl FromStr for Endpoint {
             false => format!(r"\\.\pipe\{}", text.replace(['\\', '/'], "-")),
         };
         if path.len() > MAX_PATH {
-            return Err(EndpointError::TooLong {
-                path,
-                max: MAX_PATH,
-            });
+            return Err(EndpointError::TooLong { path, max: MAX_PATH });
         }
         Ok(Self(path))
     }
@@ -207,19 +193,10 @@ mod tests {
 
     #[test]
     fn what_no_socket_can_be_named_is_refused() {
-        assert!(matches!(
-            "".parse::<Endpoint>(),
-            Err(EndpointError::Malformed(_))
-        ));
-        assert!(matches!(
-            "a\0b".parse::<Endpoint>(),
-            Err(EndpointError::Malformed(_))
-        ));
+        assert!(matches!("".parse::<Endpoint>(), Err(EndpointError::Malformed(_))));
+        assert!(matches!("a\0b".parse::<Endpoint>(), Err(EndpointError::Malformed(_))));
         let long = format!("/{}", "x".repeat(MAX_PATH));
-        assert!(matches!(
-            long.parse::<Endpoint>(),
-            Err(EndpointError::TooLong { .. })
-        ));
+        assert!(matches!(long.parse::<Endpoint>(), Err(EndpointError::TooLong { .. })));
     }
 
     #[test]

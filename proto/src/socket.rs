@@ -50,10 +50,7 @@ pub struct Peer {
 /// does who must not be trusted, or if the directory fails [`Endpoint::verify_directory`].
 pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     endpoint.verify_directory()?;
-    let stream = ConnectOptions::new()
-        .name(name(endpoint)?)
-        .connect_tokio()
-        .await?;
+    let stream = ConnectOptions::new().name(name(endpoint)?).connect_tokio().await?;
     let socket = Socket::new(stream)?;
     #[cfg(unix)]
     unix::check_server(endpoint, socket.peer)?;
@@ -253,19 +250,10 @@ mod tests {
     async fn nobody_there_is_told_from_a_stale_socket() {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = endpoint_in(&dir);
-        assert_eq!(
-            connect(&endpoint).await.unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(connect(&endpoint).await.unwrap_err().kind(), io::ErrorKind::NotFound);
         drop(UnixListener::bind(endpoint.as_path()).unwrap());
-        assert_eq!(
-            connect(&endpoint).await.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
-        assert_eq!(
-            Listener::bind(&endpoint, 0o600).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(connect(&endpoint).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(Listener::bind(&endpoint, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
@@ -286,10 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = endpoint_in(&dir);
         let listener = Listener::bind(&endpoint, 0o600).unwrap();
-        let mode = std::fs::metadata(endpoint.as_path())
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(endpoint.as_path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         assert!(!endpoint.as_path().exists());

@@ -43,10 +43,7 @@ impl Stream {
     pub(super) fn new(stream: local::Stream) -> io::Result<Self> {
         let local::Stream::UdSocket(stream) = stream;
         let socket = UnixStream::from(OwnedFd::try_from(stream)?);
-        Ok(Self {
-            socket: register(socket, Interest::READABLE)?,
-            full: None,
-        })
+        Ok(Self { socket: register(socket, Interest::READABLE)?, full: None })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -125,9 +122,9 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match bufs {
             [buf] => self.poll_write(cx, buf),
-            _ => self.get_mut().poll_send(cx, |fd| {
-                sendmsg(fd, bufs, &mut SendAncillaryBuffer::default(), SEND)
-            }),
+            _ => self
+                .get_mut()
+                .poll_send(cx, |fd| sendmsg(fd, bufs, &mut SendAncillaryBuffer::default(), SEND)),
         }
     }
 
@@ -159,9 +156,7 @@ pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> 
     if trusted {
         return Ok(());
     }
-    let who = server
-        .uid
-        .map_or("an unknown user".to_owned(), |uid| format!("user {uid}"));
+    let who = server.uid.map_or("an unknown user".to_owned(), |uid| format!("user {uid}"));
     Err(io::Error::new(
         io::ErrorKind::PermissionDenied,
         format!(
@@ -183,13 +178,7 @@ pub(super) fn peer_pidfd(socket: BorrowedFd<'_>, pid: Option<u32>) -> io::Result
     // SAFETY: the kernel writes at most `len` bytes, a descriptor, into `fd`.
     let got = unsafe {
         let out = (&raw mut fd).cast();
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PEERPIDFD,
-            out,
-            &raw mut len,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, out, &raw mut len)
     };
     if got == 0 {
         // SAFETY: it is a new descriptor that nobody else has.
@@ -202,8 +191,5 @@ pub(super) fn peer_pidfd(socket: BorrowedFd<'_>, pid: Option<u32>) -> io::Result
     let pid = pid
         .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
         .ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(rustix::process::pidfd_open(
-        pid,
-        rustix::process::PidfdFlags::empty(),
-    )?)
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }

@@ -1,0 +1,329 @@
+//! What sessions are told: answers, refusals and pushes. Values only.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{Handle, ObjectId, ObjectKey, Owner, RequestId, SessionId, Spec, Token};
+
+/// One message to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Numbers the messages of a session from 1 upwards, across resumes.
+    pub seq: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// A reply or a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The one answer to a request.
+    Reply(RequestId, Reply),
+    /// A hold of this session is gone, and not by its doing.
+    HoldLost {
+        /// Of the object; the session may have detached since.
+        handle: Handle,
+        /// Whose it was.
+        owner: Owner,
+        /// The hold.
+        token: Token,
+        /// Why.
+        cause: Cause,
+    },
+    /// The session is over: the last message.
+    SessionEnd(Cause),
+}
+
+/// An answer, or why there is none. A refused request has changed nothing.
+pub type Reply = Result<Answer, Box<Error>>;
+
+/// What a request yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done; the number moved or woken, where there is one to tell.
+    Done {
+        /// Waiters moved or woken.
+        count: u32,
+    },
+    /// A permit.
+    Granted(Grant),
+    /// A Condition's wait is over, and the lock is held again.
+    Woken {
+        /// False: time-out or cancel.
+        notified: bool,
+        /// Of the lock.
+        grant: Grant,
+    },
+    /// A reference.
+    Attached(Box<Attachment>),
+    /// All parties have come.
+    BarrierPassed {
+        /// In order of arrival, from 0.
+        index: u32,
+        /// This party is to run the action first.
+        run_action: bool,
+    },
+    /// An object's numbers.
+    State(State),
+}
+
+/// A permit taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The fencing token.
+    pub token: Token,
+    /// How often the owner holds it now.
+    pub depth: u32,
+    /// An owner before left it without a release. Told once.
+    pub abandoned: Option<Arc<Abandonment>>,
+}
+
+/// A reference gained by Create or Attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// What this session calls it.
+    pub handle: Handle,
+    /// What others attach by.
+    pub key: ObjectKey,
+    /// Made just now.
+    pub created: bool,
+    /// `None`: anonymous, or unlinked.
+    pub name: Option<Arc<str>>,
+    /// A condition's lock is named by its handle in this session.
+    pub spec: Spec,
+}
+
+/// An object's numbers at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Free permits; 1 for an event that is set; parties that have come.
+    pub value: u32,
+    /// Requests in its queue.
+    pub waiters: u32,
+    /// A broken barrier, a poisoned lock.
+    pub broken: bool,
+    /// Oldest first, at most [`State::HOLDERS`].
+    pub holders: Vec<Holder>,
+}
+
+impl State {
+    /// How many holders are named at most.
+    pub const HOLDERS: usize = 16;
+}
+
+/// A client process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// As the daemon sees it.
+    pub pid: u32,
+    /// The user.
+    pub uid: u32,
+    /// For people.
+    pub command: Arc<str>,
+}
+
+/// A session and its process, kept in what is told of it after its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Party {
+    /// The session.
+    pub session: SessionId,
+    /// Its process.
+    pub process: Arc<Process>,
+    /// Which of its owners.
+    pub owner: Owner,
+}
+
+/// Somebody who holds something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Who.
+    pub party: Party,
+    /// The fencing token.
+    pub token: Token,
+    /// For how long.
+    pub held: Duration,
+    /// How often.
+    pub depth: u32,
+}
+
+/// A hold that ended without a release by its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abandonment {
+    /// Who left it.
+    pub by: Party,
+    /// The hold.
+    pub token: Token,
+    /// How long it was held.
+    pub held: Duration,
+    /// When it ended.
+    pub at: crate::Time,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a session or a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Cause {
+    Died,
+    Disconnected,
+    Left,
+    Kicked,
+    Forced,
+    Misbehaved,
+    /// Released by somebody else, as a Lock or Semaphore may be: no abandonment.
+    Released,
+}
+
+/// An object as people call it: its name, or its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Never used twice.
+    pub id: ObjectId,
+    /// `None`: anonymous.
+    pub name: Option<Arc<str>>,
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "#{}", self.id.0),
+        }
+    }
+}
+
+/// Why a request was refused. `Display` says what happened, to which object, and
+/// what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The object concerned.
+    pub object: Option<Label>,
+    /// What is wrong.
+    pub kind: ErrorKind,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ErrorKind {
+    Invalid { field: &'static str, why: &'static str },
+    NotFound { what: &'static str },
+    Exists,
+    KindMismatch { wanted: &'static str, found: &'static str },
+    SpecMismatch { found: Spec },
+    NotOwner { holder: Option<Holder> },
+    OverReleased { max: u32 },
+    Stale,
+    TimedOut { holders: Vec<Holder> },
+    Cancelled,
+    Deadlock { cycle: Vec<Edge> },
+    Poisoned { by: Arc<Abandonment> },
+    BrokenBarrier,
+    Quota { field: &'static str, limit: u64 },
+    SessionLost,
+}
+
+/// `waiter` waits for `object`, which the next edge's waiter holds; the last one's
+/// object is held by the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Who waits.
+    pub waiter: Party,
+    /// For what.
+    pub object: Label,
+    /// Since when.
+    pub waited: Duration,
+    /// How long its holder has had it.
+    pub held: Duration,
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Process { pid, command, .. } = &*self.process;
+        write!(f, "pid {pid} ({command}), owner {}", self.owner.0)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::Died => "its process died",
+            Cause::Disconnected => "its connection ended and was not resumed",
+            Cause::Left => "its session ended while it held it",
+            Cause::Kicked => "its session was kicked",
+            Cause::Forced => "it was released by force",
+            Cause::Misbehaved => "its session broke the rules and was dropped",
+            Cause::Released => "somebody else released it",
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = match &self.object {
+            Some(label) => format!("'{label}'"),
+            None => "the object".into(),
+        };
+        match &self.kind {
+            ErrorKind::Invalid { field, why } => write!(f, "{field}: {why}"),
+            ErrorKind::NotFound { what } => {
+                write!(f, "no such {what}: it was never made, or its last reference is gone")
+            }
+            ErrorKind::Exists => {
+                write!(f, "{object} exists already: attach to it, or unlink it first")
+            }
+            ErrorKind::KindMismatch { wanted, found } => {
+                write!(f, "{object} is a {found}, and this needs a {wanted}")
+            }
+            ErrorKind::SpecMismatch { found } => write!(
+                f,
+                "{object} exists with other numbers ({found:?}): use the same, or unlink it first"
+            ),
+            ErrorKind::NotOwner { holder: None } => {
+                write!(f, "{object} isn't held: acquire it first")
+            }
+            ErrorKind::NotOwner { holder: Some(holder) } => {
+                write!(f, "{object} is held by {}: only that owner may do this", holder.party)
+            }
+            ErrorKind::OverReleased { max } => {
+                write!(f, "{object} released too many times: it has all of its {max} already")
+            }
+            ErrorKind::Stale => write!(
+                f,
+                "this hold of {object} is gone: released by somebody else, or taken by force"
+            ),
+            ErrorKind::TimedOut { holders } => match holders.first() {
+                Some(first) => write!(
+                    f,
+                    "timed out: {object} is held by {} for {:.3} s",
+                    first.party,
+                    first.held.as_secs_f64()
+                ),
+                None => write!(f, "timed out waiting for {object}"),
+            },
+            ErrorKind::Cancelled => write!(f, "the wait for {object} was cancelled"),
+            ErrorKind::Deadlock { cycle } => {
+                write!(f, "waiting for {object} would be a deadlock:")?;
+                for (i, edge) in cycle.iter().enumerate() {
+                    let holder = &cycle[(i + 1) % cycle.len()].waiter;
+                    write!(f, " {} waits for '{}', held by {holder};", edge.waiter, edge.object)?;
+                }
+                f.write_str(" acquire in one order everywhere")
+            }
+            ErrorKind::Poisoned { by } => write!(
+                f,
+                "{object} is poisoned: {} left it ({}), and no owner since has marked it consistent",
+                by.by, by.cause
+            ),
+            ErrorKind::BrokenBarrier => {
+                write!(f, "{object} is broken: a party timed out, died, aborted or reset it")
+            }
+            ErrorKind::Quota { field, limit } => {
+                write!(f, "{field}: the quota of {limit} is used up; free some, or raise it")
+            }
+            ErrorKind::SessionLost => f.write_str("the session is lost, and all that it held"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
