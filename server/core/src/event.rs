@@ -33,8 +33,11 @@ pub enum EventKind {
         token: Token,
         depth: u32,
     },
+    /// `token`: the hold, `None` for a loose permit. `depth`: what is left of an RLock's
+    /// recursion; 0 is free.
     Released {
         token: Option<Token>,
+        depth: u32,
     },
     /// Waits for a notify, an event or a barrier.
     Waiting,

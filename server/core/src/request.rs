@@ -92,6 +92,18 @@ pub enum Request {
     Ack,
 }
 
+impl Request {
+    /// It wants no answer but a refusal.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self {
+            Request::Detach { quiet, .. }
+            | Request::Release { quiet, .. }
+            | Request::Forget { quiet, .. } => *quiet,
+            _ => false,
+        }
+    }
+}
+
 /// Takes a permit of a SemLock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acquire {
