@@ -1,1 +1,7 @@
-//! What crosses the crates of syncd.
+//! What crosses the crates of syncd: the conformance suite and its drivers, a naive model of
+//! the core and the simulator that compares the two, faults of real processes. Never here:
+//! anything that a user of syncd would link.
+
+pub mod conformance;
+pub mod core_driver;
+pub mod script;

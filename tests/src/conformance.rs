@@ -1,0 +1,135 @@
+//! Plays scripts on a [`Driver`] and compares outcomes, as text, with what is written. Never
+//! here: how a driver does what it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use crate::script::{Actor, Case, Line, Needs, Step};
+
+/// A face of syncd that can be told what to do.
+pub trait Driver {
+    /// As it is called in a report.
+    fn name(&self) -> &'static str;
+
+    /// The most that it is able to.
+    fn ability(&self) -> Needs;
+
+    /// Begins a new world.
+    fn begin(&mut self, case: &Case);
+
+    /// Does what the line says, and waits for nothing.
+    fn perform(&mut self, line: &Line) -> Result<(), String>;
+
+    /// The actor's next outcome, waited for if this face is a real one. `None`: none comes.
+    fn outcome(&mut self, actor: Actor) -> Option<String>;
+
+    /// Compares, once nothing is under way any more: each session waits with so many
+    /// requests, and nothing has come that nobody asked for.
+    fn settle(&mut self, waiting: &BTreeMap<char, usize>) -> Result<(), String>;
+
+    /// What inspection says of an object, until it is `wanted` or stays another.
+    fn shows(&mut self, object: &str, wanted: &str) -> String;
+
+    /// Ends the world.
+    fn end(&mut self);
+}
+
+/// Reads every script of `dir`, in the order of their names.
+///
+/// # Panics
+/// With the place, if one can't be read.
+pub fn suite(dir: &Path) -> Vec<Case> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .expect("the directory of scripts")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "script"))
+        .collect();
+    files.sort();
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).expect("a readable script");
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        crate::script::parse(&name, &text).unwrap_or_else(|error| panic!("{error}"))
+    };
+    files.iter().flat_map(|path| read(path)).collect()
+}
+
+/// Plays every case that the driver is able to, and says how many.
+///
+/// # Panics
+/// With each failure, once all have been played.
+pub fn play_all(cases: &[Case], driver: &mut dyn Driver) -> usize {
+    let able: Vec<_> = cases.iter().filter(|case| case.needs <= driver.ability()).collect();
+    let failures: Vec<_> = able
+        .iter()
+        .filter_map(|case| {
+            let failure = play(case, driver).err();
+            driver.end();
+            failure.map(|why| format!("{} ({})\n    {why}", case.title, case.place))
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{}: {} of {} cases failed\n{}",
+        driver.name(),
+        failures.len(),
+        able.len(),
+        failures.join("\n")
+    );
+    able.len()
+}
+
+fn play(case: &Case, driver: &mut dyn Driver) -> Result<(), String> {
+    driver.begin(case);
+    let mut waiting: BTreeSet<Actor> = BTreeSet::new();
+    let mut last_token = 0;
+    for line in &case.lines {
+        let at = |why: String| format!("{}: {}\n    {why}", line.place, line.text);
+        if let Step::Shows(object, wanted) = &line.step {
+            let found = driver.shows(object, wanted);
+            if found != *wanted {
+                return Err(at(format!("shows {found}")));
+            }
+            continue;
+        }
+        driver.perform(line).map_err(at)?;
+        if let Step::Dies(session) = line.step {
+            waiting.retain(|actor| actor.session != session);
+        }
+        for (actor, wanted) in &line.outcomes {
+            if wanted == "waits" {
+                waiting.insert(*actor);
+                continue;
+            }
+            waiting.remove(actor);
+            if wanted == "unheard" {
+                continue;
+            }
+            let outcome = driver.outcome(*actor).unwrap_or_else(|| "nothing".into());
+            let (found, token) = split_token(&outcome);
+            if found != wanted {
+                return Err(at(format!("{actor} {found}")));
+            }
+            if let Some(token) = token.filter(|_| !found.contains(" depth ")) {
+                if token <= last_token {
+                    return Err(at(format!("{actor}'s token is {token}, after {last_token}")));
+                }
+                last_token = token;
+            }
+        }
+        let mut counts = BTreeMap::new();
+        waiting.iter().for_each(|actor| *counts.entry(actor.session).or_default() += 1);
+        driver.settle(&counts).map_err(at)?;
+    }
+    Ok(())
+}
+
+/// Splits `granted @17` into `granted` and 17.
+pub fn split_token(outcome: &str) -> (&str, Option<u64>) {
+    match outcome.rsplit_once(" @") {
+        Some((text, token)) => (text, token.parse().ok()),
+        None => (outcome, None),
+    }
+}
