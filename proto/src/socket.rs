@@ -138,6 +138,17 @@ impl Socket {
         self.peer
     }
 
+    /// Reads what is there now, whether or not the reactor has noticed. No bytes: the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there, or on a platform that can't tell.
+    pub fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        #[cfg(unix)]
+        return self.stream.try_read(buf).map(drop);
+        #[cfg(windows)]
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+
     /// A descriptor that polls readable when the process at the other end has exited.
     ///
     /// # Errors

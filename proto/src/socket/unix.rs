@@ -14,7 +14,10 @@ use std::{
 };
 
 use interprocess::local_socket::tokio as local;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::{
+    io::retry_on_intr,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use super::Peer;
@@ -50,15 +53,28 @@ impl Stream {
         self.socket.get_ref().as_fd()
     }
 
+    pub(super) fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+        // SAFETY: recv only ever writes initialised bytes into it, and has written `read`.
+        let read = unsafe {
+            let space = buf.unfilled_mut();
+            let read = retry_on_intr(|| {
+                recv(self.as_fd(), &mut *space, RecvFlags::empty()).map(|(_, read)| read)
+            })?;
+            buf.assume_init(read);
+            read
+        };
+        buf.advance(read);
+        Ok(read)
+    }
+
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         send: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            match send(self.as_fd()) {
+            match retry_on_intr(|| send(self.as_fd())) {
                 Err(rustix::io::Errno::AGAIN) => {}
-                Err(rustix::io::Errno::INTR) => continue,
                 sent => {
                     self.full = None;
                     return Poll::Ready(sent.map_err(io::Error::from));
@@ -84,23 +100,17 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            // SAFETY: recv only ever writes initialised bytes into it.
-            let space = unsafe { buf.unfilled_mut() };
-            let wanted = space.len();
-            match recv(self.as_fd(), space, RecvFlags::empty()) {
-                Ok((_, read)) => {
+            let wanted = buf.remaining();
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Ok(read) => {
                     // A short read has emptied the socket: the next one needn't try.
                     if 0 < read && read < wanted {
                         guard.clear_ready();
                     }
-                    // SAFETY: recv has written that many.
-                    unsafe { buf.assume_init(read) };
-                    buf.advance(read);
                     return Poll::Ready(Ok(()));
                 }
-                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
