@@ -59,14 +59,12 @@ impl Space {
         let depth = self.holds[hold as usize].depth;
         let claim = Claim { session, request, owner, timeout };
         self.enqueue(now, ix, claim, Wait::Notify { depth });
-        // A waiter of no time at all leaves the condition at once, but behind those who
-        // are in the lock's queue already.
+        self.release_hold(now, hold, u32::MAX);
+        // No time at all is up at once, but those in the lock's queue come first.
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             let waiter = self.sessions[&session].waiters[&request];
-            let lock = self.lock_of(ix);
-            self.requeue(now, waiter, lock, None);
+            self.expire(now, waiter);
         }
-        self.release_hold(now, hold, u32::MAX);
         Ok(None)
     }
 

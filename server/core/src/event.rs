@@ -39,6 +39,10 @@ pub enum EventKind {
         token: Option<Token>,
         depth: u32,
     },
+    /// An owned permit became loose.
+    Forgotten {
+        token: Token,
+    },
     /// Waits for a notify, an event or a barrier.
     Waiting,
     Notified,
@@ -78,6 +82,7 @@ impl EventKind {
             EventKind::Queued => "queued",
             EventKind::Granted { .. } => "granted",
             EventKind::Released { .. } => "released",
+            EventKind::Forgotten { .. } => "forgotten",
             EventKind::Waiting => "waiting",
             EventKind::Notified => "notified",
             EventKind::TimedOut => "timed_out",

@@ -319,12 +319,8 @@ impl Space {
     /// any longer.
     fn let_go(&mut self, now: Time, session: SessionId, ix: Ix, cause: Cause) {
         let s = &self.sessions[&session];
-        let waits: Vec<Ix> = s
-            .waiters
-            .values()
-            .copied()
-            .filter(|&w| self.waiters[w as usize].concerns(ix))
-            .collect();
+        let waits: Vec<Ix> =
+            s.waiters.values().copied().filter(|&waiter| self.concerns(waiter, ix)).collect();
         let range = (ix, Token(0))..=(ix, Token(u64::MAX));
         let holds: Vec<Ix> = s.holds.range(range).map(|(_, &hold)| hold).collect();
         for waiter in waits {

@@ -90,6 +90,11 @@ pub enum Request {
     Goodbye,
     /// Nothing but the acknowledgement that comes with every request.
     Ack,
+    /// What the caller could not read: refused in its turn, and numbered as any other.
+    Invalid {
+        field: &'static str,
+        why: &'static str,
+    },
 }
 
 impl Request {

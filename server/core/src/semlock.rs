@@ -346,17 +346,25 @@ impl Space {
         Some(holders)
     }
 
-    pub(crate) fn forget(&mut self, session: SessionId, handle: Handle, token: Token) -> Outcome {
+    pub(crate) fn forget(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        handle: Handle,
+        token: Token,
+    ) -> Outcome {
         let (ix, sem) = self.resolve_semlock(session, handle)?;
         if sem.class.is_exclusive() {
             return Err(self.mismatch(ix, "Semaphore"));
         }
         let hold = self.sessions[&session].holds.get(&(ix, token)).copied();
         let hold = hold.ok_or_else(|| self.refuse(ix, ErrorKind::Stale))?;
+        let who = self.party(session, self.holds[hold as usize].owner);
         self.end_hold(hold);
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
         sem.loose += 1;
+        self.emit(now, EventKind::Forgotten { token }, Some(ix), who);
         Ok(Some(Answer::Done { count: 0 }))
     }
 

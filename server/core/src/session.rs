@@ -34,6 +34,8 @@ pub(crate) struct Session {
     /// Sent, and not known to have arrived: what a resume sends again, and what a
     /// cancel can still undo.
     unacknowledged: VecDeque<Sent>,
+    /// It has had its last message.
+    ended: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +119,7 @@ impl Space {
             waiters: BTreeMap::new(),
             next_seq: 1,
             unacknowledged: VecDeque::new(),
+            ended: false,
         };
         self.sessions.insert(id, session);
         self.emit_session(now, EventKind::SessionOpened, id);
@@ -128,11 +131,10 @@ impl Space {
     pub fn handle_disconnect(&mut self, now: Time, session: SessionId) {
         let until = now + self.config.grace;
         let Some(s) = self.sessions.get_mut(&session) else { return };
-        if s.grace_until.replace(until).is_none() {
+        if s.grace_until.is_none() {
+            s.grace_until = Some(until);
             self.deadlines.insert(until, Reason::Grace { session });
             self.emit_session(now, EventKind::SessionDisconnected, session);
-        } else {
-            s.grace_until = s.grace_until.min(Some(until));
         }
     }
 
@@ -152,7 +154,7 @@ impl Space {
             return Err(refuse(None, ErrorKind::NotFound { what: "session" }));
         };
         let oldest = s.unacknowledged.front().map_or(s.next_seq, |sent| sent.message.seq);
-        if received + 1 < oldest || received >= s.next_seq {
+        if received >= s.next_seq || received + 1 < oldest {
             self.handle_lost(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
         }
@@ -186,6 +188,7 @@ impl Space {
 
     fn end_session(&mut self, now: Time, session: SessionId, cause: Cause) {
         let s = self.sessions.get_mut(&session).expect("checked by the callers");
+        s.ended = true;
         if let Some(at) = s.grace_until.take() {
             self.deadlines.remove(at, Reason::Grace { session });
         }
@@ -229,7 +232,7 @@ impl Space {
 
     /// Sends a message and keeps it until it is acknowledged.
     pub(crate) fn deliver(&mut self, session: SessionId, body: Body, undo: Option<Undo>) {
-        let Some(s) = self.sessions.get_mut(&session) else { return };
+        let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
         let message = Message { seq: s.next_seq, body };
         s.next_seq += 1;
         if s.unacknowledged.len() >= self.config.limits.unacknowledged {

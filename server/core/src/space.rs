@@ -161,7 +161,7 @@ impl Space {
             Request::Release { handle, owner, token, .. } => {
                 self.release(now, session, handle, owner, token)
             }
-            Request::Forget { handle, token, .. } => self.forget(session, handle, token),
+            Request::Forget { handle, token, .. } => self.forget(now, session, handle, token),
             Request::MarkConsistent { handle, owner } => {
                 self.mark_consistent(now, session, handle, owner)
             }
@@ -198,6 +198,7 @@ impl Space {
                 Ok(None)
             }
             Request::Ack => Ok(None),
+            Request::Invalid { field, why } => Err(refuse(None, ErrorKind::Invalid { field, why })),
         }
     }
 

@@ -64,12 +64,6 @@ impl Linked for Waiter {
 }
 
 impl Waiter {
-    /// It waits at the object, or has its way back from it.
-    pub fn concerns(&self, ix: Ix) -> bool {
-        self.object == ix
-            || matches!(self.wait, Wait::Reacquire { condition, .. } if condition == ix)
-    }
-
     /// It wants a permit, as opposed to news.
     fn wants_permit(&self) -> bool {
         matches!(self.wait, Wait::Acquire { .. } | Wait::Reacquire { .. })
@@ -86,6 +80,17 @@ pub(crate) struct Claim {
 }
 
 impl Space {
+    /// It waits at the object; or at a condition, or on its way back from one, that is the
+    /// object or has it for a lock.
+    pub(crate) fn concerns(&self, waiter: Ix, ix: Ix) -> bool {
+        let waiter = &self.waiters[waiter as usize];
+        match waiter.wait {
+            Wait::Notify { .. } => waiter.object == ix || self.lock_of(waiter.object) == ix,
+            Wait::Reacquire { condition, .. } => waiter.object == ix || condition == ix,
+            _ => waiter.object == ix,
+        }
+    }
+
     /// Refuses if the namespace has as many waiters as it may have.
     pub(crate) fn check_room(&self, ix: Ix) -> Result<(), Box<crate::Error>> {
         let limit = self.config.limits.waiters;
