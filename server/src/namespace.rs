@@ -1,0 +1,218 @@
+//! One namespace: its name, its [`Space`] behind a lock, and who listens to its events. Never
+//! here: the registries across namespaces, or the wire.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use syncd_core::{Event, EventKind, Space, Time};
+use tokio::sync::{Notify, mpsc};
+
+/// The longest name of a namespace, and the longest label of a session, in bytes.
+pub(crate) const MAX_NAME: usize = 255;
+
+/// Whose a namespace is, and its name among theirs. Shown as `1000`, `1000/name` or
+/// `shared/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Address {
+    /// `None`: shared by configuration, for all users.
+    pub owner: Option<u32>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.owner, &*self.name) {
+            (Some(uid), "") => write!(f, "{uid}"),
+            (Some(uid), name) => write!(f, "{uid}/{name}"),
+            (None, name) => write!(f, "shared/{name}"),
+        }
+    }
+}
+
+/// Why a text names no namespace that the caller may have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("namespace: at most {MAX_NAME} bytes, and no NUL")]
+    Malformed,
+    #[error("namespace '{0}' is another user's: a name that begins with a user's number is theirs")]
+    Denied(String),
+}
+
+impl Address {
+    /// What `text` means to `caller`: nothing is their own; a name, their own of that name or
+    /// the shared one; and any as it is shown, another user's for root alone.
+    pub fn resolve(text: &str, caller: u32, shared: &[String]) -> Result<Self, AddressError> {
+        if text.len() > MAX_NAME || text.contains('\0') {
+            return Err(AddressError::Malformed);
+        }
+        let is_shared = |name: &str| shared.iter().any(|s| s == name);
+        let (first, rest) = text.split_once('/').unwrap_or((text, ""));
+        let (owner, name) = if let Ok(uid) = first.parse::<u32>() {
+            if uid != caller && caller != 0 {
+                return Err(AddressError::Denied(text.to_owned()));
+            }
+            (Some(uid), rest)
+        } else if first == "shared" && is_shared(rest) {
+            (None, rest)
+        } else {
+            ((!is_shared(text)).then_some(caller), text)
+        };
+        Ok(Self { owner, name: name.into() })
+    }
+
+    /// Whether `user` may see what is in it.
+    pub fn is_visible_to(&self, user: u32) -> bool {
+        user == 0 || self.owner.is_none_or(|owner| owner == user)
+    }
+}
+
+/// What has happened in it since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub requests: u64,
+    pub grants: u64,
+    pub releases: u64,
+    pub timeouts: u64,
+    pub cancels: u64,
+    pub notifies: u64,
+    pub abandoned: u64,
+    pub sessions_lost: u64,
+    pub deadlocks: u64,
+    pub events: u64,
+}
+
+impl Counters {
+    fn count(&mut self, event: &EventKind) {
+        self.events += 1;
+        let counter = match event {
+            EventKind::Granted { .. } => &mut self.grants,
+            EventKind::Released { .. } => &mut self.releases,
+            EventKind::TimedOut => &mut self.timeouts,
+            EventKind::Cancelled => &mut self.cancels,
+            EventKind::Notified => &mut self.notifies,
+            EventKind::Abandoned { .. } => &mut self.abandoned,
+            EventKind::SessionLost { .. } => &mut self.sessions_lost,
+            EventKind::Deadlock { .. } => &mut self.deadlocks,
+            _ => return,
+        };
+        *counter += 1;
+    }
+
+    /// Adds those of another namespace.
+    pub fn add(&mut self, other: &Counters) {
+        self.requests += other.requests;
+        self.grants += other.grants;
+        self.releases += other.releases;
+        self.timeouts += other.timeouts;
+        self.cancels += other.cancels;
+        self.notifies += other.notifies;
+        self.abandoned += other.abandoned;
+        self.sessions_lost += other.sessions_lost;
+        self.deadlocks += other.deadlocks;
+        self.events += other.events;
+    }
+}
+
+pub(crate) struct Namespace {
+    /// Its number in the daemon's registries, never used twice.
+    pub number: u64,
+    pub address: Address,
+    /// Tells the task that keeps its time of an earlier deadline, or of its end.
+    pub timer: Notify,
+    state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub space: Space,
+    pub counters: Counters,
+    /// When its timer is going to look at it.
+    pub armed: Option<Time>,
+    /// It was empty and is out of the registry: whoever still has it looks it up again.
+    pub retired: bool,
+    watchers: Vec<mpsc::Sender<Arc<Event>>>,
+}
+
+impl Namespace {
+    pub fn new(number: u64, address: Address, space: Space) -> Self {
+        let state = State {
+            space,
+            counters: Counters::default(),
+            armed: None,
+            retired: false,
+            watchers: Vec::new(),
+        };
+        Self { number, address, timer: Notify::new(), state: Mutex::new(state) }
+    }
+
+    /// For those who only look. Who changes anything goes through `Broker::enter`.
+    ///
+    /// A panic within leaves a state that nobody should go on from: all who come after panic
+    /// too, so that the namespace is dead rather than wrong.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic in this namespace before")
+    }
+}
+
+impl State {
+    /// Counts an event and tells whoever watches; a watcher too far behind is left behind.
+    pub fn publish(&mut self, event: Event) {
+        self.counters.count(&event.kind);
+        if !self.watchers.is_empty() {
+            let event = Arc::new(event);
+            self.watchers.retain(|watcher| watcher.try_send(event.clone()).is_ok());
+        }
+    }
+
+    /// Events from now on; the stream ends when its reader is `backlog` behind.
+    pub fn watch(&mut self, backlog: usize) -> mpsc::Receiver<Arc<Event>> {
+        let (sender, receiver) = mpsc::channel(backlog);
+        self.watchers.push(sender);
+        receiver
+    }
+
+    /// Ends all watches.
+    pub fn unwatch(&mut self) {
+        self.watchers.clear();
+    }
+
+    /// Nobody would miss it.
+    pub fn is_unused(&self) -> bool {
+        self.space.is_empty() && self.watchers.iter().all(mpsc::Sender::is_closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, caller: u32) -> Result<String, AddressError> {
+        Address::resolve(text, caller, &["jobs".into()]).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_name_is_the_callers_own_unless_it_is_shared() {
+        assert_eq!(resolve("", 1000).unwrap(), "1000");
+        assert_eq!(resolve("a/b", 1000).unwrap(), "1000/a/b");
+        assert_eq!(resolve("jobs", 1000).unwrap(), "shared/jobs");
+        assert_eq!(resolve("shared/jobs", 7).unwrap(), "shared/jobs");
+        assert_eq!(resolve("shared/other", 7).unwrap(), "7/shared/other");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_given_back() {
+        for shown in ["1000", "1000/a", "1000/a/b", "shared/jobs"] {
+            assert_eq!(resolve(shown, 1000).unwrap(), shown);
+            assert_eq!(resolve(shown, 0).unwrap(), shown);
+        }
+    }
+
+    #[test]
+    fn another_users_namespace_is_for_root_alone() {
+        assert!(matches!(resolve("1000/a", 1001), Err(AddressError::Denied(_))));
+        assert!(matches!(resolve("0", 1001), Err(AddressError::Denied(_))));
+        assert_eq!(resolve(&"x".repeat(256), 1000), Err(AddressError::Malformed));
+        assert_eq!(resolve("a\0", 1000), Err(AddressError::Malformed));
+    }
+}

@@ -1,0 +1,330 @@
+//! Flags and their twins in the environment, the log, signals and exit codes: what a daemon has
+//! from being a program. Never here: serving.
+
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+
+use clap::ValueEnum;
+use syncd_proto::Endpoint;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+use crate::{Config, Limits, ServeError, Server};
+
+/// The daemon's flags. Each has a twin in the environment; a flag wins.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Listen here. Default: $XDG_RUNTIME_DIR/syncd/syncd.sock, or one in a private directory
+    /// in /tmp.
+    #[arg(long, env = "SYNCD_SOCKET", value_name = "PATH")]
+    socket: Option<Endpoint>,
+
+    /// What to log: a level (error, warn, info, debug, trace), or levels by target, such as
+    /// "info,syncd=debug".
+    #[arg(long, env = "SYNCD_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// How to log, on stderr.
+    #[arg(long, env = "SYNCD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
+    /// Leave after so long without a connection, a session or an object: 300s, 5m, 1h.
+    #[arg(long, env = "SYNCD_IDLE_EXIT", value_name = "DURATION", value_parser = duration)]
+    idle_exit: Option<Duration>,
+
+    /// How long a process that lives keeps what it holds after its connection broke. (One that
+    /// dies loses it at once.)
+    #[arg(long, env = "SYNCD_GRACE", value_name = "DURATION", value_parser = duration)]
+    #[arg(default_value = "10s")]
+    grace: Duration,
+
+    /// How long an anonymous object that nobody is attached to can still be attached to.
+    #[arg(long, env = "SYNCD_LINGER", value_name = "DURATION", value_parser = duration)]
+    #[arg(default_value = "60s")]
+    linger: Duration,
+
+    /// Let all users share the namespace NAME. Otherwise each has their own. Repeatable.
+    #[arg(long, env = "SYNCD_SHARE", value_name = "NAME", value_delimiter = ',')]
+    share: Vec<String>,
+
+    /// The socket's permissions, in octal.
+    #[arg(long, env = "SYNCD_MODE", value_name = "OCTAL", value_parser = mode)]
+    #[arg(default_value = "600")]
+    mode: u32,
+
+    /// The socket's group, by name or number: with --mode 660, all its members may connect.
+    #[cfg(unix)]
+    #[arg(long, env = "SYNCD_GROUP", value_name = "GROUP", value_parser = group)]
+    group: Option<u32>,
+
+    /// Connections that a user may have.
+    #[arg(long, env = "SYNCD_MAX_CONNECTIONS", value_name = "N")]
+    #[arg(default_value_t = Limits::default().connections)]
+    max_connections: usize,
+
+    /// Sessions per namespace.
+    #[arg(long, env = "SYNCD_MAX_SESSIONS", value_name = "N")]
+    #[arg(default_value_t = Limits::default().sessions)]
+    max_sessions: usize,
+
+    /// Objects per namespace.
+    #[arg(long, env = "SYNCD_MAX_OBJECTS", value_name = "N")]
+    #[arg(default_value_t = Limits::default().objects)]
+    max_objects: usize,
+
+    /// Waiting requests per namespace.
+    #[arg(long, env = "SYNCD_MAX_WAITERS", value_name = "N")]
+    #[arg(default_value_t = Limits::default().waiters)]
+    max_waiters: usize,
+
+    /// Threads. One has the lowest latency, and serves some hundred thousand locks a second.
+    #[arg(long, env = "SYNCD_WORKERS", value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// A line of words per event.
+    Text,
+    /// A JSON object per event.
+    Json,
+}
+
+impl Options {
+    /// For `--help`.
+    pub const EXAMPLES: &str = "\
+Examples:
+  syncd                                  for this user, until it is told to stop
+  syncd --idle-exit 300s                 as a client starts it by itself
+  syncd --socket /tmp/x/syncd.sock --log debug
+  syncd --socket /run/syncd/syncd.sock --mode 660 --group lockers --share jobs
+                                         for the machine: the group's members may
+                                         connect, and share the namespace \"jobs\"
+  SYNCD_SOCKET=/tmp/x/syncd.sock syncctl status
+
+Exit codes:
+  0  it was told to stop, or was idle for long enough
+  1  it could not start
+  2  the flags are wrong
+  3  another daemon has the socket already";
+
+    fn config(self) -> Result<Config, String> {
+        let endpoint = match self.socket {
+            Some(endpoint) => endpoint,
+            None => Endpoint::from_env_or_default().map_err(|error| error.to_string())?,
+        };
+        let mut config = Config::new(endpoint);
+        config.mode = self.mode;
+        #[cfg(unix)]
+        {
+            config.group = self.group;
+        }
+        config.idle_exit = self.idle_exit;
+        config.grace = self.grace;
+        config.linger = self.linger;
+        config.shared = self.share;
+        config.limits = Limits {
+            connections: self.max_connections,
+            sessions: self.max_sessions,
+            objects: self.max_objects,
+            waiters: self.max_waiters,
+        };
+        Ok(config)
+    }
+}
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 2;
+const ALREADY_RUNNING: u8 = 3;
+
+/// Is the daemon: logs to stderr, serves until SIGTERM or SIGINT, and gives its exit code. To be
+/// called before the process has other threads.
+pub fn run(options: Options) -> ExitCode {
+    let usage = |error: String| {
+        eprintln!("syncd: {error}");
+        ExitCode::from(USAGE)
+    };
+    let filter = match EnvFilter::try_new(&options.log) {
+        Ok(filter) => filter,
+        Err(error) => return usage(format!("--log {:?}: {error}", options.log)),
+    };
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match options.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let workers = options.workers;
+    let mut config = match options.config() {
+        Ok(config) => config,
+        Err(error) => return usage(error),
+    };
+    match prepare(&mut config).and_then(|()| serve(config, workers)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure}");
+            ExitCode::from(match failure {
+                ServeError::AlreadyRunning { .. } => ALREADY_RUNNING,
+                _ => FAILURE,
+            })
+        }
+    }
+}
+
+/// What must be done while there is one thread: the socket that systemd passes, and room for
+/// two descriptors per client.
+#[cfg(unix)]
+fn prepare(config: &mut Config) -> Result<(), ServeError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    config.activated = crate::instance::activation()?;
+    if let Some(fd) = &config.activated
+        && let Some(path) = bound_path(fd)
+    {
+        config.endpoint = path;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn bound_path(fd: &std::os::fd::OwnedFd) -> Option<Endpoint> {
+    let socket = std::os::unix::net::UnixListener::from(fd.try_clone().ok()?);
+    socket.local_addr().ok()?.as_pathname()?.to_str()?.parse().ok()
+}
+
+#[cfg(windows)]
+fn prepare(_: &mut Config) -> Result<(), ServeError> {
+    Ok(())
+}
+
+fn serve(config: Config, workers: u16) -> Result<(), ServeError> {
+    let mut runtime = match workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(workers.into()).enable_all();
+    let runtime = runtime.build().map_err(ServeError::Runtime)?;
+    let served = runtime.block_on(async {
+        let server = Server::bind(config)?;
+        let stopped = stopped().map_err(ServeError::Runtime)?;
+        notify_manager("READY=1");
+        server
+            .run(async {
+                stopped.await;
+                notify_manager("STOPPING=1");
+            })
+            .await
+    });
+    runtime.shutdown_background();
+    served
+}
+
+/// SIGTERM or SIGINT.
+#[cfg(unix)]
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(windows)]
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
+}
+
+/// Tells systemd, if it started this process with Type=notify.
+fn notify_manager(state: &'static str) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(state)]) {
+        tracing::warn!(%error, "the service manager could not be told {state}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = state;
+}
+
+/// "90", "90s", "1500ms", "5m", "2h": seconds unless it says otherwise.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "say it as 500ms, 90s, 5m or 1h".to_owned())?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => return Err(format!("no unit {unit:?}: use ms, s, m or h")),
+    }
+    .ok_or_else(|| "too long".to_owned())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("permissions are octal, up to 777".to_owned()),
+    }
+}
+
+#[cfg(unix)]
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let name = std::ffi::CString::new(text).map_err(|_| "no group has such a name".to_owned())?;
+    // SAFETY: the name is terminated; the result is read before anybody can call it again,
+    // since flags are read while there is one thread.
+    let group = unsafe { libc::getgrnam(name.as_ptr()).as_ref() };
+    group.map(|group| group.gr_gid).ok_or_else(|| format!("no group {text:?} on this machine"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        _options: Options,
+    }
+
+    #[test]
+    fn the_flags_hold_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "s", "1d", "-1s", "1.5s", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(duration(&format!("{}h", u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        assert_eq!(mode("660"), Ok(0o660));
+        assert!(mode("1777").is_err() && mode("8").is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Where no descriptor tells the end of a process (yet: kqueue's NOTE_EXIT would, on macOS and
+//! the BSDs), the end of its socket must do. A forked child that keeps the socket open keeps
+//! its dead parent's session too, until it closes it.
+
+use std::io;
+
+use syncd_proto::socket::Socket;
+
+pub(super) struct Watch;
+
+impl Watch {
+    pub(super) fn new(_: &Socket, _: u32) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    pub(super) fn has_exited(&self) -> bool {
+        false
+    }
+
+    pub(super) async fn exited(&self) {
+        std::future::pending().await
+    }
+}
