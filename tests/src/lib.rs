@@ -4,4 +4,6 @@
 
 pub mod conformance;
 pub mod core_driver;
+pub mod model;
 pub mod script;
+pub mod simulator;
