@@ -54,6 +54,10 @@ pub(crate) struct Connection {
     requested: Notify,
 }
 
+/// Who has a connection that no request is under way on: its task, and its entrance. A request
+/// and its stream of replies each have it too.
+const AT_REST: usize = 2;
+
 /// What the connection's task is told.
 const SERVE: u8 = 0;
 const DRAIN: u8 = 1;
@@ -83,7 +87,7 @@ impl Connection {
         request.extensions().get::<Arc<Self>>().cloned().ok_or_else(unknown)
     }
 
-    /// Ends when its streams have ended.
+    /// Ends when its streams have ended: to be called again when one has.
     pub fn drain(&self) {
         self.tell(DRAIN);
     }
@@ -101,11 +105,11 @@ impl Connection {
         }
     }
 
-    /// The order, and a wake-up when it is another than the last one obeyed.
+    /// The order, and a wake-up when there is another.
     fn poll_order(&self, cx: &Context<'_>, obeyed: Option<u8>) -> u8 {
         let order = self.order.load(Ordering::Relaxed);
-        if obeyed == Some(order) {
-            return order;
+        if obeyed == Some(SERVE) && order == SERVE {
+            return SERVE;
         }
         *self.waker.lock().expect("nothing panics here") = Some(cx.waker().clone());
         self.order.load(Ordering::Relaxed)
@@ -154,10 +158,18 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         if order == CUT {
             return Poll::Ready(Ok(()));
         }
-        if obeyed.replace(order) != Some(DRAIN) && order == DRAIN {
+        if order == DRAIN && obeyed != Some(DRAIN) {
             http.as_mut().graceful_shutdown();
         }
-        http.as_mut().poll(cx)
+        obeyed = Some(order);
+        match http.as_mut().poll(cx) {
+            // All is said and written. HTTP/2 would have the client confirm that, which it
+            // can't while it is stopped or has nothing to read for.
+            Poll::Pending if order == DRAIN && Arc::strong_count(&connection) == AT_REST => {
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
     }));
     let first = timeout(FIRST_REQUEST, async {
         tokio::select! {

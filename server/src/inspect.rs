@@ -222,7 +222,8 @@ impl inspect_server::Inspect for InspectService {
     type WatchStream = Watch;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Watch> {
-        let user = Connection::of(&request)?.user;
+        let connection = Connection::of(&request)?;
+        let user = connection.user;
         let WatchRequest { namespace, prefix } = request.into_inner();
         let address = self.address(user, &namespace)?;
         loop {
@@ -239,6 +240,7 @@ impl inspect_server::Inspect for InspectService {
                 drop(state);
                 return Ok(Response::new(Watch {
                     broker: self.0.clone(),
+                    connection,
                     namespace,
                     prefix,
                     events,
@@ -288,6 +290,7 @@ impl inspect_server::Inspect for InspectService {
 /// The events of a namespace as they happen.
 pub(crate) struct Watch {
     broker: Arc<Broker>,
+    connection: Arc<Connection>,
     namespace: Arc<Namespace>,
     prefix: String,
     /// `None`: the end has been told.
@@ -321,6 +324,9 @@ impl Drop for Watch {
     /// The namespace may have been kept for this watch alone.
     fn drop(&mut self) {
         self.events = None;
+        if self.broker.is_closing() {
+            self.connection.drain();
+        }
         self.broker.enter(&self.namespace, self.broker.now(), None, |_| ());
     }
 }

@@ -2,9 +2,9 @@
 //! socket, and a socket that systemd hands over. Never here: who connects to it.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use syncd_proto::{Endpoint, socket::Listener};
@@ -65,7 +65,7 @@ pub(crate) fn prepare_directory(endpoint: &Endpoint, mode: u32) -> Result<(), Se
     #[cfg(unix)]
     if mode & 0o077 != 0 {
         use std::os::unix::fs::DirBuilderExt as _;
-        let mut builder = std::fs::DirBuilder::new();
+        let mut builder = fs::DirBuilder::new();
         return builder.recursive(true).mode(0o755).create(endpoint.directory()).map_err(failed);
     }
     #[cfg(windows)]
@@ -88,8 +88,15 @@ pub(crate) fn bind(
     remove_stale(endpoint)?;
     let listener = Listener::bind(endpoint, mode).map_err(failed)?;
     #[cfg(unix)]
-    if let Some(group) = group {
-        std::os::unix::fs::chown(endpoint.as_path(), None, Some(group)).map_err(failed)?;
+    {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+
+        // The umask has narrowed it. The group first: `mode` may be meant for it alone.
+        let path = endpoint.as_path();
+        let opened = group
+            .map_or(Ok(()), |group| chown(path, None, Some(group)))
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+        opened.map_err(failed)?;
     }
     #[cfg(windows)]
     let _ = group;
@@ -98,11 +105,16 @@ pub(crate) fn bind(
 
 #[cfg(unix)]
 fn remove_stale(endpoint: &Endpoint) -> Result<(), ServeError> {
-    use std::os::unix::{fs::FileTypeExt as _, net::UnixStream};
+    use std::os::unix::fs::FileTypeExt as _;
+
+    use rustix::{
+        io::Errno,
+        net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+    };
 
     let failed = |error| ServeError::Bind { endpoint: endpoint.clone(), error };
-    let path: &Path = endpoint.as_path();
-    match std::fs::symlink_metadata(path) {
+    let path = endpoint.as_path();
+    match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.file_type().is_socket() => {
@@ -112,12 +124,18 @@ fn remove_stale(endpoint: &Endpoint) -> Result<(), ServeError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)
+    // Without waiting: a daemon that is stopped, its queue full, is alive too.
+    let probe = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    match probe() {
+        Ok(()) | Err(Errno::AGAIN) => {
+            Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None })
         }
-        Err(error) => Err(failed(error)),
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
+        Err(error) => Err(failed(error.into())),
     }
 }
 
@@ -185,8 +203,8 @@ mod tests {
     async fn a_file_that_is_no_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = endpoint(&dir);
-        std::fs::write(endpoint.as_path(), "precious").unwrap();
+        fs::write(endpoint.as_path(), "precious").unwrap();
         assert!(matches!(bind(&endpoint, 0o600, None), Err(ServeError::Bind { .. })));
-        assert_eq!(std::fs::read_to_string(endpoint.as_path()).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(endpoint.as_path()).unwrap(), "precious");
     }
 }

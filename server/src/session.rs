@@ -205,7 +205,9 @@ impl SessionStream {
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        if !self.broker.is_closing() {
+        if self.broker.is_closing() {
+            self.connection.drain();
+        } else {
             self.leave(None);
         }
     }

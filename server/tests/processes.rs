@@ -1,0 +1,148 @@
+//! What becomes of a client's locks when its process ends, stops or forks: each client here is
+//! a process of its own, this very test binary run again.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use support::{Daemon, Session, acquire};
+use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message};
+
+/// Where the client's part finds its daemon, and what else it is to do.
+const SOCKET: &str = "SYNCD_TEST_SOCKET";
+const FORK: &str = "SYNCD_TEST_FORK";
+
+/// A process that holds the lock "a".
+struct Holder(Child);
+
+impl Holder {
+    async fn start(daemon: &Daemon, fork: bool) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
+        command.env(SOCKET, daemon.endpoint.to_string()).stdin(Stdio::piped());
+        if fork {
+            command.env(FORK, "1");
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = tokio::task::spawn_blocking(move || {
+            lines.any(|line| line.unwrap().contains("holding"))
+        });
+        assert!(support::within(ready).await.unwrap(), "it ended without its lock");
+        Self(child)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid().cast_signed(), signal) }, 0);
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test but the client's part in them. It ends with its standard input, and so does the
+/// child that it may have forked.
+#[tokio::test]
+async fn the_client() {
+    let Ok(socket) = std::env::var(SOCKET) else { return };
+    let mut session =
+        Session::open(support::channel(socket.parse().unwrap()).await, support::open())
+            .await
+            .unwrap();
+    let handle = session.lock("a").await;
+    session.ask(acquire(handle)).await;
+    let wait = || drop(std::io::stdin().read_to_end(&mut Vec::new()));
+    if std::env::var_os(FORK).is_some() {
+        // SAFETY: the child only reads and exits.
+        unsafe {
+            if libc::fork() == 0 {
+                wait();
+                libc::_exit(0);
+            }
+        }
+    }
+    println!("holding");
+    wait();
+}
+
+async fn waiter(daemon: &Daemon) -> (Session, u32) {
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    session.send(acquire(handle)).await;
+    // Its reply proves that the Acquire waits.
+    session.ask(Request::Query(v1::Query { handle })).await;
+    (session, handle)
+}
+
+async fn is_told_of(mut waiter: Session, pid: u32) {
+    let Message::Granted(granted) = waiter.next().await.message.unwrap() else { panic!() };
+    let abandoned = granted.abandoned.unwrap();
+    assert_eq!(abandoned.cause(), Cause::Died);
+    assert_eq!(abandoned.process.unwrap().pid, pid);
+}
+
+#[tokio::test]
+async fn a_killed_holder_lets_go() {
+    let daemon = Daemon::start();
+    let mut holder = Holder::start(&daemon, false).await;
+    let (waiter, _) = waiter(&daemon).await;
+    holder.0.kill().unwrap();
+    is_told_of(waiter, holder.pid()).await;
+}
+
+#[tokio::test]
+async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent() {
+    let daemon = Daemon::start();
+    let mut holder = Holder::start(&daemon, true).await;
+    let (waiter, _) = waiter(&daemon).await;
+    // The child's copy of the pipe keeps this end's reader waiting: it lives on.
+    let stdin = holder.0.stdin.take();
+    holder.0.kill().unwrap();
+    is_told_of(waiter, holder.pid()).await;
+    drop(stdin);
+}
+
+#[tokio::test]
+async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
+    let grace = Duration::from_millis(20);
+    let daemon = Daemon::with(|config| config.grace = grace);
+    let holder = Holder::start(&daemon, false).await;
+    holder.signal(libc::SIGSTOP);
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    let timeout_us = Some(20 * grace.as_micros() as u64);
+    let tried = v1::Acquire { handle, owner: 1, timeout_us, ..Default::default() };
+    let Message::Error(refused) = session.ask(Request::Acquire(tried)).await else {
+        panic!("taken from a holder that lives")
+    };
+    assert_eq!(refused.code(), ErrorCode::TimedOut);
+    assert_eq!(refused.holders[0].process.as_ref().unwrap().pid, holder.pid());
+    // Killed while it is stopped, it lets go all the same.
+    let (waiter, _) = waiter(&daemon).await;
+    holder.signal(libc::SIGKILL);
+    is_told_of(waiter, holder.pid()).await;
+}
+
+#[tokio::test]
+async fn a_process_that_dies_in_its_grace_lets_go_at_once() {
+    let daemon = Daemon::with(|config| config.grace = Duration::from_secs(3600));
+    let mut holder = Holder::start(&daemon, false).await;
+    let (waiter, _) = waiter(&daemon).await;
+    // Its standard input at its end, it drops its connection and exits.
+    drop(holder.0.stdin.take());
+    is_told_of(waiter, holder.pid()).await;
+}

@@ -1,0 +1,151 @@
+//! The binary: exit codes, one instance, signals, socket activation, readiness.
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            net::{UnixDatagram, UnixListener},
+            process::CommandExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use support::Session;
+
+fn syncd(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syncd"));
+    command.env_clear().env("SYNCD_SOCKET", socket(dir)).stderr(Stdio::piped());
+    command
+}
+
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("s.sock")
+}
+
+/// A daemon that ends with the test, whatever the test comes to.
+struct Running(Option<Child>);
+
+impl Running {
+    /// Starts it, and waits for READY=1.
+    fn start(mut command: Command, dir: &Path) -> Self {
+        let ready = UnixDatagram::bind(dir.join("notify")).unwrap();
+        ready.set_read_timeout(Some(support::WATCHDOG)).unwrap();
+        command.env("NOTIFY_SOCKET", dir.join("notify"));
+        let running = Self(Some(command.spawn().unwrap()));
+        let mut message = [0; 64];
+        let length = ready.recv(&mut message).expect("it says that it is ready");
+        assert_eq!(message[..length].trim_ascii(), b"READY=1");
+        running
+    }
+
+    fn stop(mut self, signal: libc::c_int) -> Output {
+        let child = self.0.take().unwrap();
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
+        child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn a_signal_to_stop_is_a_success_and_leaves_no_socket() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running::start(syncd(dir.path()), dir.path());
+        assert!(socket(dir.path()).exists());
+        assert_eq!(running.stop(signal).status.code(), Some(0));
+        assert!(!socket(dir.path()).exists());
+    }
+}
+
+#[test]
+fn a_second_daemon_says_who_is_first_and_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Running::start(syncd(dir.path()), dir.path());
+    let pid = first.0.as_ref().unwrap().id();
+    let second = syncd(dir.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(3));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains(&format!("already running at {}", socket(dir.path()).display())));
+    assert!(said.contains(&format!("pid {pid}")), "{said}");
+}
+
+#[test]
+fn a_killed_daemons_socket_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    Running::start(syncd(dir.path()), dir.path()).stop(libc::SIGKILL);
+    assert!(socket(dir.path()).exists());
+    std::fs::remove_file(dir.path().join("notify")).unwrap();
+    Running::start(syncd(dir.path()), dir.path());
+}
+
+#[test]
+fn wrong_flags_and_a_hopeless_start_have_codes_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in [["--grace", "soon"], ["--log", "a=b=c"], ["--workers", "0"]] {
+        let output = syncd(dir.path()).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    std::fs::write(socket(dir.path()), "no socket").unwrap();
+    assert_eq!(syncd(dir.path()).output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn the_log_can_be_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = syncd(dir.path());
+    command.args(["--log-format", "json"]);
+    let log = Running::start(command, dir.path()).stop(libc::SIGTERM).stderr;
+    let log = String::from_utf8(log).unwrap();
+    assert!(!log.is_empty() && log.lines().all(|line| line.starts_with('{')), "{log}");
+}
+
+#[test]
+fn the_help_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = syncd(dir.path()).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    for word in ["Examples:", "Exit codes:", "SYNCD_SOCKET", "--idle-exit"] {
+        assert!(help.contains(word), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_the_service_manager_passes_is_served_and_left_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(socket(dir.path())).unwrap();
+    let fd = listener.as_raw_fd();
+    // A shell knows its own process number before it becomes the daemon.
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().env("SYNCD_SOCKET", "/elsewhere/s.sock").stderr(Stdio::piped());
+    command.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\"", env!("CARGO_BIN_EXE_syncd")]);
+    // SAFETY: nothing that allocates or locks is called.
+    unsafe {
+        command.pre_exec(move || {
+            let passed = if fd == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup2(fd, 3) };
+            if passed < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        });
+    }
+    let running = Running::start(command, dir.path());
+    let endpoint = socket(dir.path()).to_str().unwrap().parse().unwrap();
+    let mut session =
+        Session::open(support::channel(endpoint).await, support::open()).await.unwrap();
+    session.lock("a").await;
+    drop(session);
+    assert_eq!(running.stop(libc::SIGTERM).status.code(), Some(0));
+    assert!(socket(dir.path()).exists(), "it is the service manager's");
+}

@@ -1,0 +1,167 @@
+//! A daemon of one's own in this process, and a plain tonic client to it. Never here: an
+//! assertion.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use syncd_proto::{
+    Endpoint, PROTOCOL, socket,
+    v1::{
+        self, ClientMessage, ServerMessage, broker_client::BrokerClient, client_message::Request,
+        inspect_client::InspectClient, server_message::Message,
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{Status, Streaming, transport::Channel};
+
+/// Long enough for the slowest machine: only what hangs takes so long.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+pub struct Daemon {
+    pub endpoint: Endpoint,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), syncd::ServeError>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        Self::with(|_| ())
+    }
+
+    pub fn with(configure: impl FnOnce(&mut syncd::Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let mut config = syncd::Config::new(endpoint.clone());
+        configure(&mut config);
+        let server = syncd::Server::bind(config).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async move { drop(stopped.await) }));
+        Self { endpoint, stop, running, _dir: dir }
+    }
+
+    /// One HTTP/2 connection.
+    pub async fn channel(&self) -> Channel {
+        channel(self.endpoint.clone()).await
+    }
+
+    pub async fn inspect(&self) -> InspectClient<Channel> {
+        InspectClient::new(self.channel().await)
+    }
+
+    /// A session on a connection of its own.
+    pub async fn session(&self) -> Session {
+        Session::open(self.channel().await, open()).await.unwrap()
+    }
+
+    /// Tells it to leave, and waits until it has.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        within(self.running).await.unwrap().unwrap();
+    }
+
+    /// Waits until it has left by itself.
+    pub async fn left(self) {
+        within(self.running).await.unwrap().unwrap();
+    }
+}
+
+/// One HTTP/2 connection to the daemon at `endpoint`.
+pub async fn channel(endpoint: Endpoint) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let endpoint = endpoint.clone();
+        async move { socket::connect(&endpoint).await.map(TokioIo::new) }
+    });
+    let anywhere = tonic::transport::Endpoint::from_static("http://localhost");
+    within(anywhere.connect_with_connector(connector)).await.unwrap()
+}
+
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(WATCHDOG, future).await.expect("it hangs")
+}
+
+pub fn open() -> v1::Open {
+    v1::Open { protocol: PROTOCOL, ..Default::default() }
+}
+
+/// One stream of one session.
+pub struct Session {
+    pub opened: v1::Opened,
+    pub requests: mpsc::Sender<ClientMessage>,
+    pub replies: Streaming<ServerMessage>,
+    next_id: AtomicU64,
+}
+
+impl Session {
+    /// Opens or resumes; the message is the refusal if there is one.
+    pub async fn open(channel: Channel, open: v1::Open) -> Result<Self, Box<v1::Error>> {
+        let (requests, mut replies) = stream(channel).await.unwrap();
+        let first = ClientMessage { id: 1, ack: 0, request: Some(Request::Open(open)) };
+        requests.send(first).await.unwrap();
+        match within(replies.message()).await.unwrap().unwrap().message.unwrap() {
+            Message::Opened(opened) => {
+                let next_id = AtomicU64::new(opened.last_id.max(1) + 1);
+                Ok(Self { opened, requests, replies, next_id })
+            }
+            Message::Error(error) => Err(Box::new(error)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sends and doesn't wait; the request's id.
+    pub async fn send(&self, request: Request) -> u64 {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let message = ClientMessage { id, ack: 0, request: Some(request) };
+        self.requests.send(message).await.unwrap();
+        id
+    }
+
+    /// The next message.
+    pub async fn next(&mut self) -> ServerMessage {
+        within(self.replies.message()).await.unwrap().expect("the stream goes on")
+    }
+
+    /// Sends and waits for the reply, which must be the next message.
+    pub async fn ask(&mut self, request: Request) -> Message {
+        let id = self.send(request).await;
+        let reply = self.next().await;
+        assert_eq!(reply.id, id, "{reply:?}");
+        reply.message.unwrap()
+    }
+
+    /// A Lock of that name; its handle.
+    pub async fn lock(&mut self, name: &str) -> u32 {
+        let spec = v1::SemLockSpec { class: v1::SemLockClass::Lock.into(), value: 1, max: 1 };
+        let create = v1::Create {
+            name: name.into(),
+            spec: Some(v1::create::Spec::SemLock(spec)),
+            ..Default::default()
+        };
+        match self.ask(Request::Create(create)).await {
+            Message::Attached(attached) => attached.handle,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn acquire(handle: u32) -> Request {
+    Request::Acquire(v1::Acquire { handle, owner: 1, ..Default::default() })
+}
+
+/// A bare stream, before Open.
+pub async fn stream(
+    channel: Channel,
+) -> Result<(mpsc::Sender<ClientMessage>, Streaming<ServerMessage>), Status> {
+    let (requests, outbound) = mpsc::channel(100_000);
+    let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
+    let replies = BrokerClient::new(channel).session(outbound).await?.into_inner();
+    Ok((requests, replies))
+}
