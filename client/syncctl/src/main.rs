@@ -1,3 +1,7 @@
-//! The command line of syncd.
+//! The binary `syncctl`: hands its arguments to the library. Nothing else lives here.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    syncctl::run(std::env::args_os())
+}

@@ -1,0 +1,89 @@
+//! Looking into a daemon: the connection for the generated `Inspect` client. Never here: what
+//! is shown of it.
+
+use std::{
+    future::Future,
+    io,
+    ops::{Deref, DerefMut},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper_util::rt::TokioIo;
+use syncd_proto::{
+    Endpoint,
+    socket::{self, Socket},
+    v1::inspect_client::InspectClient,
+};
+use tonic::{
+    codegen::{Service, http::Uri},
+    transport::Channel,
+};
+
+use crate::{ConnectError, error::is_absent, start};
+
+/// A connection for inspection and administration. It takes no part in locking: see
+/// `syncd/v1/inspect.proto` for its calls, which it has by dereferencing.
+#[derive(Clone, Debug)]
+pub struct Inspector(InspectClient<Channel>);
+
+impl Inspector {
+    /// Connects to a daemon, and where there is none starts it if so told (and the environment
+    /// hasn't `SYNCD_NO_AUTOSTART`).
+    ///
+    /// # Errors
+    /// If there is no daemon and none can be started.
+    pub async fn connect(endpoint: &Endpoint, auto_start: bool) -> Result<Self, ConnectError> {
+        let unreachable = |error: &dyn std::error::Error| ConnectError::Unreachable {
+            endpoint: endpoint.clone(),
+            reason: error.to_string(),
+        };
+        match socket::connect(endpoint).await {
+            Err(error) if is_absent(&error) && auto_start && start::is_allowed() => {
+                start::ensure(endpoint, None).await?;
+            }
+            Err(source) if is_absent(&source) => {
+                return Err(ConnectError::NoDaemon { endpoint: endpoint.clone(), source });
+            }
+            Err(error) => return Err(unreachable(&error)),
+            Ok(_) => {}
+        }
+        // The authority is never looked up: the connector knows where to go.
+        let channel = tonic::transport::Endpoint::from_static("http://syncd")
+            .connect_with_connector(Connector(endpoint.clone()))
+            .await
+            .map_err(|error| unreachable(&error))?;
+        Ok(Self(InspectClient::new(channel)))
+    }
+}
+
+impl Deref for Inspector {
+    type Target = InspectClient<Channel>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Inspector {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+struct Connector(Endpoint);
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Socket>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let endpoint = self.0.clone();
+        Box::pin(async move { socket::connect(&endpoint).await.map(TokioIo::new) })
+    }
+}

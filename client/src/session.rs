@@ -1,0 +1,480 @@
+//! A session with the daemon: requests go in, replies come out, whoever waits does the I/O.
+//! It outlives a broken connection within its grace, and is void in a forked child. Never
+//! here: objects, guards, or opening another session in a lost one's place.
+
+mod driver;
+mod link;
+
+use std::{
+    future::Future,
+    io,
+    mem::ManuallyDrop,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use syncd_proto::{
+    Endpoint,
+    v1::{self, Open, Opened, client_message::Request, server_message::Message},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use self::{driver::Driver, link::Resume};
+pub(crate) use link::LinkError;
+
+use crate::{
+    error::{SessionError, SessionLost},
+    fork,
+};
+
+/// How long a dropped guard of the blocking client waits for room in the socket.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Whose thread does the waiting.
+#[derive(Clone, Debug)]
+pub(crate) enum Runtime {
+    /// That of the caller's tasks.
+    Tasks(tokio::runtime::Handle),
+    /// The calling thread.
+    Blocking(Reactor),
+}
+
+/// The blocking client's runtime: it does in the calling thread what has to be waited for.
+#[derive(Clone, Debug)]
+pub(crate) struct Reactor {
+    runtime: Arc<Background>,
+    /// What a thread is polled with while it runs the reactor. One that has to wait for its
+    /// turn at that is polled with a waker of its own.
+    waker: Waker,
+}
+
+#[derive(Debug)]
+struct Background(Option<tokio::runtime::Runtime>);
+
+impl Reactor {
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_io().enable_time().build()?;
+        let waker = runtime.block_on(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())));
+        Ok(Self { runtime: Arc::new(Background(Some(runtime))), waker })
+    }
+
+    pub(crate) fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.0.as_ref().expect("it is there until it is dropped").block_on(call)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // A plain drop would panic in an async context, where a client may well be dropped.
+        self.0.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    generation: u32,
+    identity: Arc<Identity>,
+    inner: ManuallyDrop<Inner>,
+}
+
+struct Inner {
+    driver: Mutex<Driver>,
+    runtime: Runtime,
+    attended: AtomicBool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
+}
+
+/// What stays the same over a session's connections, and what can be known without its mutex.
+#[derive(Debug)]
+struct Identity {
+    endpoint: Endpoint,
+    /// With the key, to resume.
+    open: Open,
+    opened: Opened,
+    lost: AtomicBool,
+    descriptor: Arc<AtomicI32>,
+}
+
+/// What a grant needs to be undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Undo {
+    pub handle: u32,
+    pub owner: u64,
+}
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    Refused(Box<v1::Error>),
+    Session(SessionError),
+}
+
+impl Session {
+    /// Opens a session. Its socket is noted in `descriptor`, so that a forked child can close it.
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        mut open: Open,
+        runtime: Runtime,
+        descriptor: Arc<AtomicI32>,
+    ) -> Result<Arc<Self>, LinkError> {
+        fork::watch();
+        let generation = fork::generation();
+        let (link, opened) = link::establish(endpoint, open.clone()).await?;
+        descriptor.store(link.descriptor(), Relaxed);
+        open.resume_key = opened.resume_key.clone();
+        let lost = AtomicBool::new(false);
+        let identity =
+            Arc::new(Identity { endpoint: endpoint.clone(), open, opened, lost, descriptor });
+        let reactor = match &runtime {
+            Runtime::Tasks(_) => None,
+            Runtime::Blocking(reactor) => Some(reactor.waker.clone()),
+        };
+        let driver = Mutex::new(Driver::new(link, identity.clone(), reactor));
+        let inner = Inner { driver, runtime, attended: AtomicBool::new(false) };
+        Ok(Arc::new(Self { generation, identity, inner: ManuallyDrop::new(inner) }))
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.opened.session
+    }
+
+    /// False: everything that it held is gone, as far as this process goes.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_ours() && !self.identity.lost.load(Relaxed)
+    }
+
+    fn is_ours(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    /// Looks whether anything came, without waiting; then as [`is_usable`](Self::is_usable).
+    pub(crate) fn check(self: &Arc<Self>) -> bool {
+        if self.is_usable() {
+            self.with(Driver::look);
+        }
+        self.is_usable()
+    }
+
+    /// Whether the hold is still there, as far as is known.
+    pub(crate) fn has_hold(self: &Arc<Self>, token: u64) -> bool {
+        self.check() && !self.with(|driver| driver.is_taken(token))
+    }
+
+    /// Sends a request, when first polled. Dropping the future withdraws it: `undo` says of
+    /// what grants, for a request that waits.
+    pub(crate) fn call(self: &Arc<Self>, request: Request, undo: Option<Undo>) -> Reply<'_> {
+        Reply { session: self, phase: Phase::New(Some(request)), undo }
+    }
+
+    /// Sends a request to which no reply is wanted, before it returns if the socket has room.
+    pub(crate) fn send(self: &Arc<Self>, request: Request) {
+        if !self.is_usable() {
+            return;
+        }
+        let unsent = self.with(|driver| {
+            if let Request::Release(release) = &request
+                && driver.forget_taken(release.token)
+            {
+                return false;
+            }
+            driver.enqueue_quiet(request);
+            driver.drive();
+            driver.is_unsent()
+        });
+        // Within somebody's runtime a thread can't run another; the next call sends the rest.
+        if unsent
+            && let Runtime::Blocking(reactor) = &self.inner.runtime
+            && tokio::runtime::Handle::try_current().is_err()
+        {
+            let sent = self.wait(|driver| (!driver.is_unsent()).then_some(()));
+            let _ = reactor.block_on(async { timeout(FLUSH, sent).await });
+        }
+    }
+
+    pub(crate) fn why_lost(self: &Arc<Self>) -> Option<SessionLost> {
+        match self.is_ours() {
+            true => self.with(|driver| driver.lost().cloned()),
+            false => Some(SessionLost::forked()),
+        }
+    }
+
+    /// Drives a blocking client's connection, as if something were waited for, so long unless
+    /// the session is lost before.
+    pub(crate) fn stand_by(self: &Arc<Self>, limit: Duration) {
+        let lost = async { Ok::<_, SessionError>(timeout(limit, self.lost()).await.map(drop)) };
+        let _ = self.block_on(lost);
+    }
+
+    /// Waits until the session is lost.
+    pub(crate) async fn lost(self: &Arc<Self>) -> SessionLost {
+        if !self.is_ours() {
+            return SessionLost::forked();
+        }
+        self.wait(|driver| driver.lost().cloned()).await
+    }
+
+    /// Says goodbye: what the session holds is released as abandoned by who left.
+    pub(crate) async fn close(self: &Arc<Self>) {
+        if self.is_usable() {
+            let _ = self.call(Request::Goodbye(v1::Goodbye {}), None).await;
+            self.with(|driver| driver.lose(SessionLost::closed()));
+        }
+    }
+
+    /// Runs a call of the blocking client in this thread.
+    pub(crate) fn block_on<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    where
+        E: From<SessionError>,
+    {
+        match &self.inner.runtime {
+            Runtime::Blocking(reactor) if self.is_ours() => reactor.block_on(call),
+            _ => Err(SessionError::from(SessionLost::forked()).into()),
+        }
+    }
+
+    /// The socket, to be watched for its end; -1 if there is none just now.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.identity.descriptor.load(Relaxed)
+    }
+
+    fn with<R>(self: &Arc<Self>, act: impl FnOnce(&mut Driver) -> R) -> R {
+        let mut driver = self.inner.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut driver);
+        let after = std::mem::take(&mut driver.after);
+        drop(driver);
+        after.wake.into_iter().for_each(Waker::wake);
+        if after.attend
+            && let Runtime::Tasks(handle) = &self.inner.runtime
+            && !self.inner.attended.swap(true, Relaxed)
+        {
+            handle.spawn(Attendant::new(self.clone()));
+        }
+        result
+    }
+
+    fn wait<T, F: FnMut(&mut Driver) -> Option<T> + Unpin>(
+        self: &Arc<Self>,
+        until: F,
+    ) -> Wait<'_, F> {
+        Wait { session: self, id: self.with(Driver::draw_id), until }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            // The reactor is shared with the parent: to deregister here would deafen it there.
+            return close_inherited(&self.identity.descriptor);
+        }
+        // SAFETY: it is used no more.
+        let Inner { driver, runtime, .. } = unsafe { ManuallyDrop::take(&mut self.inner) };
+        let mut driver = driver.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if driver.lost().is_none() {
+            driver.enqueue(Request::Goodbye(v1::Goodbye {}));
+            driver.drive();
+        }
+        self.identity.set_descriptor(-1);
+        drop(driver);
+        drop(runtime);
+    }
+}
+
+/// Closes a forked child's copy of its parent's socket. The parent's is another, and stays.
+pub(crate) fn close_inherited(descriptor: &AtomicI32) {
+    let inherited = descriptor.swap(-1, Relaxed);
+    #[cfg(unix)]
+    if inherited >= 0 {
+        // SAFETY: only this process's copy is closed, whose owners were forgotten.
+        unsafe { libc::close(inherited) };
+    }
+    #[cfg(windows)]
+    let _ = inherited;
+}
+
+impl Identity {
+    fn set_lost(&self) {
+        self.lost.store(true, Relaxed);
+        self.set_descriptor(-1);
+    }
+
+    fn set_descriptor(&self, descriptor: i32) {
+        self.descriptor.store(descriptor, Relaxed);
+    }
+
+    /// Resumes, by new attempts until the grace is over. `seq` is the last message that the
+    /// daemon may forget.
+    fn resume(self: Arc<Self>, seq: u64) -> Resume {
+        Box::pin(async move {
+            let open = Open { resume_seq: seq, ..self.open.clone() };
+            let grace = Duration::from_micros(self.opened.grace_us);
+            let end = Instant::now() + grace;
+            let mut pause = Duration::from_millis(2);
+            loop {
+                match timeout(grace, link::establish(&self.endpoint, open.clone())).await {
+                    Ok(Ok(resumed)) => return Ok(resumed),
+                    Ok(Err(error)) if error.is_final() => return Err(SessionLost::by_link(&error)),
+                    Ok(Err(error)) if Instant::now() + pause >= end => {
+                        return Err(SessionLost::disconnected(&error.to_string()));
+                    }
+                    Err(_) => return Err(SessionLost::disconnected("the daemon doesn't answer")),
+                    Ok(Err(_)) => {}
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(250));
+            }
+        })
+    }
+}
+
+/// A request, and the wait for its reply.
+///
+/// Dropping it withdraws the request.
+pub(crate) struct Reply<'a> {
+    session: &'a Arc<Session>,
+    phase: Phase,
+    undo: Option<Undo>,
+}
+
+enum Phase {
+    New(Option<Request>),
+    /// Waits for room, under this number.
+    Crowded(Option<Request>, u64),
+    Sent(u64),
+    Over,
+}
+
+impl Reply<'_> {
+    pub(crate) fn is_sent(&self) -> bool {
+        matches!(self.phase, Phase::Sent(_) | Phase::Over)
+    }
+}
+
+impl Future for Reply<'_> {
+    type Output = Result<Message, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if !this.session.is_ours() {
+            this.phase = Phase::Over;
+            return Poll::Ready(Err(SessionLost::forked().into()));
+        }
+        let phase = &mut this.phase;
+        let polled = this.session.with(|driver| {
+            if let Phase::New(request) = phase
+                && driver.is_crowded()
+            {
+                *phase = Phase::Crowded(request.take(), driver.draw_id());
+            }
+            if let Phase::Crowded(request, ticket) = phase {
+                ready!(driver.poll_room(*ticket, cx));
+                *phase = Phase::New(request.take());
+            }
+            if let Phase::New(request) = phase
+                && let Some(request) = request.take()
+            {
+                *phase = Phase::Sent(driver.enqueue(request));
+            }
+            let Phase::Sent(id) = *phase else { unreachable!("polled after it was ready") };
+            driver.poll_reply(id, cx)
+        });
+        let reply = ready!(polled);
+        this.phase = Phase::Over;
+        Poll::Ready(match reply {
+            Ok(Message::Error(error)) => Err(CallError::Refused(Box::new(error))),
+            Ok(message) => Ok(message),
+            Err(why) => Err(why.into()),
+        })
+    }
+}
+
+impl Drop for Reply<'_> {
+    fn drop(&mut self) {
+        if self.session.is_ours() {
+            match self.phase {
+                Phase::New(_) | Phase::Over => {}
+                Phase::Crowded(_, ticket) => self.session.with(|driver| driver.leave(ticket)),
+                Phase::Sent(id) => self.session.with(|driver| driver.withdraw(id, self.undo)),
+            }
+        }
+    }
+}
+
+/// Waits, and reads meanwhile, until something is so.
+struct Wait<'a, F> {
+    session: &'a Arc<Session>,
+    id: u64,
+    until: F,
+}
+
+impl<T, F: FnMut(&mut Driver) -> Option<T> + Unpin> Future for Wait<'_, F> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        this.session.with(|driver| {
+            driver.attend(this.id, cx);
+            (this.until)(driver).map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+}
+
+impl<F> Drop for Wait<'_, F> {
+    fn drop(&mut self) {
+        if self.session.is_ours() {
+            self.session.with(|driver| driver.leave(self.id));
+        }
+    }
+}
+
+/// The task that leads when several tasks wait, or when something could not be sent at once:
+/// it is always polled when it is woken, as somebody's future need not be.
+struct Attendant {
+    session: Arc<Session>,
+    id: u64,
+}
+
+impl Attendant {
+    fn new(session: Arc<Session>) -> Self {
+        let id = session.with(Driver::draw_id);
+        Self { session, id }
+    }
+}
+
+impl Future for Attendant {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.session.with(|driver| {
+            driver.lead(self.id, cx);
+            if !driver.is_idle() {
+                return Poll::Pending;
+            }
+            driver.leave(self.id);
+            // Under the mutex: who comes to wait from now on finds that it is gone.
+            self.session.inner.attended.store(false, Relaxed);
+            Poll::Ready(())
+        })
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        if self.session.is_ours() {
+            self.session.with(|driver| {
+                driver.leave(self.id);
+                self.session.inner.attended.store(false, Relaxed);
+            });
+        }
+    }
+}

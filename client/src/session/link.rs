@@ -1,0 +1,372 @@
+//! One gRPC stream over one HTTP/2 connection, driven by whoever polls it: frames in, frames
+//! out. Never here: request ids, sequence numbers, or what to do when it breaks.
+
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::{RecvStream, SendStream, client};
+use http::{HeaderMap, header::HeaderValue};
+use prost::Message as _;
+use syncd_proto::{
+    Endpoint, socket,
+    v1::{
+        self, ClientMessage, Open, Opened, ServerMessage, client_message::Request,
+        server_message::Message,
+    },
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::error::SessionLost;
+
+/// Far above what a reply can be: the daemon's lists are bounded.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// Room for replies on their way, so that window updates are rare.
+const WINDOW: u32 = 1 << 20;
+
+pub(super) struct Link {
+    connection: client::Connection<Outlet, Bytes>,
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    partial: BytesMut,
+    notes: Arc<Notes>,
+    descriptor: i32,
+}
+
+/// What passes between a link and its socket, which the connection owns.
+#[derive(Default)]
+struct Notes {
+    /// The socket took less than it was given.
+    full: AtomicBool,
+    /// To be read once even if the reactor hasn't called it readable.
+    look: AtomicBool,
+}
+
+/// Why there is no link, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// Nobody listens, or the connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// HTTP/2 broke; mostly because the connection did.
+    #[error("{0}")]
+    Http(#[from] h2::Error),
+    /// The stream's end, as gRPC has it.
+    #[error("gRPC status {code}: {text}")]
+    Status { code: u32, text: String },
+    /// What `Open` got for an answer.
+    #[error("{}", .0.text)]
+    Refused(Box<v1::Error>),
+    #[error("the other end doesn't speak syncd's protocol: {0}")]
+    Protocol(String),
+    #[error("the connection was closed")]
+    Closed,
+}
+
+impl LinkError {
+    /// Whether another attempt would end the same way.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            // CANCELLED, UNKNOWN, UNAVAILABLE: a connection that broke, a daemon that leaves.
+            Self::Status { code, .. } => !matches!(code, 1 | 2 | 14),
+            Self::Refused(_) | Self::Protocol(_) => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            Self::Http(_) | Self::Closed => false,
+        }
+    }
+}
+
+/// An attempt to resume a session, with all its repetitions.
+pub(super) type Resume = Pin<Box<dyn Future<Output = Result<(Link, Opened), SessionLost>> + Send>>;
+
+/// Connects, and opens or resumes a session.
+pub(super) async fn establish(
+    endpoint: &Endpoint,
+    open: Open,
+) -> Result<(Link, Opened), LinkError> {
+    let socket = socket::connect(endpoint).await?;
+    let descriptor = descriptor(&socket);
+    let notes = Arc::new(Notes::default());
+    let (mut requests, mut connection) = client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .handshake(Outlet { socket, notes: notes.clone() })
+        .await?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static("http://syncd/syncd.v1.Broker/Session");
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    let (response, mut send) = requests.send_request(request, false)?;
+    let mut out = BytesMut::new();
+    encode(&ClientMessage { id: 0, ack: 0, request: Some(Request::Open(open)) }, &mut out);
+    send.send_data(out.freeze(), false)?;
+
+    let mut response = pin!(response);
+    let response = std::future::poll_fn(|cx| {
+        let polled = Pin::new(&mut connection).poll(cx);
+        match response.as_mut().poll(cx) {
+            Poll::Pending => {
+                polled.map(|closed| Err(closed.map_or_else(Into::into, |()| LinkError::Closed)))
+            }
+            answered => answered.map_err(LinkError::from),
+        }
+    })
+    .await?;
+    check_headers(response.status(), response.headers())?;
+    let recv = response.into_body();
+    let mut link = Link { connection, send, recv, partial: BytesMut::new(), notes, descriptor };
+    let mut first = Vec::new();
+    std::future::poll_fn(|cx| {
+        let turned = link.turn(cx, &mut first);
+        if first.is_empty() { turned.map(Err) } else { Poll::Ready(Ok(())) }
+    })
+    .await?;
+    match first.into_iter().next().and_then(|first: ServerMessage| first.message) {
+        Some(Message::Opened(opened)) => Ok((link, opened)),
+        Some(Message::Error(error)) => Err(LinkError::Refused(Box::new(error))),
+        other => Err(LinkError::Protocol(format!("{other:?} in answer to Open"))),
+    }
+}
+
+#[cfg(unix)]
+fn descriptor(socket: &socket::Socket) -> i32 {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    socket.as_fd().as_raw_fd()
+}
+
+#[cfg(windows)]
+fn descriptor(_: &socket::Socket) -> i32 {
+    -1
+}
+
+impl Link {
+    /// Takes of `out` what flow control lets go.
+    pub(super) fn send(&mut self, out: &mut BytesMut) -> Result<(), LinkError> {
+        self.send.reserve_capacity(out.len());
+        let room = self.send.capacity().min(out.len());
+        if room > 0 {
+            self.send.send_data(out.split_to(room).freeze(), false)?;
+        }
+        Ok(())
+    }
+
+    /// Reads and writes until the socket would block, and adds what came to `received`. Ready
+    /// means that the link is no more.
+    pub(super) fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        received: &mut Vec<ServerMessage>,
+    ) -> Poll<LinkError> {
+        let connection = Pin::new(&mut self.connection).poll(cx);
+        // The stream is only ever read right after the connection, so it needn't wake anybody:
+        // that would be the one who is reading.
+        let mut no_wake = Context::from_waker(Waker::noop());
+        loop {
+            match self.recv.poll_data(&mut no_wake) {
+                Poll::Ready(Some(Ok(data))) => {
+                    if let Err(error) = self.recv.flow_control().release_capacity(data.len()) {
+                        return Poll::Ready(error.into());
+                    }
+                    if let Err(error) = self.decode(data, received) {
+                        return Poll::Ready(error);
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(error.into()),
+                Poll::Ready(None) => return self.poll_end(&mut no_wake),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(match ready!(connection) {
+            Ok(()) => LinkError::Closed,
+            Err(error) => error.into(),
+        })
+    }
+
+    /// Whether the socket took less than it was given.
+    pub(super) fn is_full(&self) -> bool {
+        self.notes.full.load(Relaxed)
+    }
+
+    /// Has the next turn read the socket whatever the reactor knows of it.
+    pub(super) fn look(&self) {
+        self.notes.look.store(true, Relaxed);
+    }
+
+    /// The socket's descriptor; -1 where there are none.
+    pub(super) fn descriptor(&self) -> i32 {
+        self.descriptor
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {
+        Poll::Ready(match ready!(self.recv.poll_trailers(cx)) {
+            Ok(trailers) => trailers.and_then(|t| status(&t)).unwrap_or(LinkError::Closed),
+            Err(error) => error.into(),
+        })
+    }
+
+    /// Whole messages are decoded where they lie; what is left of one waits for the rest.
+    fn decode(&mut self, data: Bytes, received: &mut Vec<ServerMessage>) -> Result<(), LinkError> {
+        let mut data = data;
+        if !self.partial.is_empty() {
+            self.partial.extend_from_slice(&data);
+            data = self.partial.split().freeze();
+        }
+        while let Some(length) = message_length(&data)? {
+            data.advance(5);
+            let message = ServerMessage::decode(data.split_to(length));
+            received.push(message.map_err(|error| LinkError::Protocol(error.to_string()))?);
+        }
+        self.partial.extend_from_slice(&data);
+        Ok(())
+    }
+}
+
+/// Appends a message with its gRPC prefix.
+pub(super) fn encode(message: &ClientMessage, out: &mut BytesMut) {
+    let length = message.encoded_len();
+    out.reserve(5 + length);
+    out.put_u8(0);
+    out.put_u32(length as u32);
+    message.encode_raw(out);
+}
+
+/// How long the message is that begins `data`, if all of it is there.
+fn message_length(data: &[u8]) -> Result<Option<usize>, LinkError> {
+    let Some((prefix, rest)) = data.split_first_chunk::<5>() else { return Ok(None) };
+    let [compressed, length @ ..] = *prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if compressed != 0 || length > MAX_MESSAGE {
+        return Err(LinkError::Protocol(format!("a message of {length} bytes, flag {compressed}")));
+    }
+    Ok((rest.len() >= length).then_some(length))
+}
+
+fn check_headers(code: http::StatusCode, headers: &HeaderMap) -> Result<(), LinkError> {
+    let grpc = headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    match status(headers) {
+        Some(error) => Err(error),
+        None if code == http::StatusCode::OK && grpc => Ok(()),
+        None => Err(LinkError::Protocol(format!("HTTP status {code}"))),
+    }
+}
+
+/// gRPC's status, in the trailers or in headers that are the whole response.
+fn status(headers: &HeaderMap) -> Option<LinkError> {
+    let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok());
+    let text = headers.get("grpc-message").map_or_else(String::new, |text| {
+        crate::token::percent_decode(&String::from_utf8_lossy(text.as_bytes()))
+    });
+    match code {
+        Some(0) => Some(LinkError::Closed),
+        code => Some(LinkError::Status { code: code.unwrap_or(2), text }),
+    }
+}
+
+struct Outlet {
+    socket: socket::Socket,
+    notes: Arc<Notes>,
+}
+
+impl Outlet {
+    fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.notes.full.store(written.is_pending(), Relaxed);
+        written
+    }
+}
+
+impl AsyncRead for Outlet {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.notes.look.load(Relaxed) {
+            self.notes.look.store(false, Relaxed);
+            match self.socket.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Outlet {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.noted(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.noted(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_known_by_its_prefix() {
+        let mut out = BytesMut::new();
+        encode(&ClientMessage { id: 7, ack: 3, request: None }, &mut out);
+        let length = message_length(&out).unwrap().unwrap();
+        assert_eq!(out.len(), 5 + length);
+        assert_eq!(message_length(&out[..out.len() - 1]).unwrap(), None);
+        assert_eq!(message_length(&out[..4]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_compressed_or_enormous_message_is_refused() {
+        assert!(message_length(&[1, 0, 0, 0, 0]).is_err());
+        assert!(message_length(&[0, 255, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn trailers_tell_why_the_stream_ended() {
+        let mut trailers = HeaderMap::new();
+        assert!(status(&trailers).is_none());
+        trailers.insert("grpc-status", HeaderValue::from_static("8"));
+        trailers.insert("grpc-message", HeaderValue::from_static("too%20many"));
+        let error = status(&trailers).unwrap();
+        assert!(error.is_final());
+        assert_eq!(error.to_string(), "gRPC status 8: too many");
+        trailers.insert("grpc-status", HeaderValue::from_static("14"));
+        assert!(!status(&trailers).unwrap().is_final());
+    }
+}

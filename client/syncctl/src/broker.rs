@@ -1,0 +1,109 @@
+//! The way to a daemon: for inspection, which never starts one, and for work under a lock, which
+//! does. No call hangs. Never here: what is asked.
+
+use std::{env, future::Future, time::Duration};
+
+use syncd_client::{
+    AcquireError, Builder, Client, ConnectError, CreateError, Inspector, SessionError, blocking,
+};
+use syncd_proto::Endpoint;
+use tokio::time::timeout;
+use tonic::{Response, Status};
+
+use crate::{cli::Global, failure::Failure};
+
+/// How long a daemon may take to answer an inspection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Global {
+    /// Where the daemon is, or would be.
+    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+        match &self.socket {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Endpoint::from_env_or_default().map_err(|e| Failure::Unreachable(e.to_string())),
+        }
+    }
+}
+
+/// Connects to look in. Starts nothing.
+pub async fn inspect(endpoint: &Endpoint) -> Result<Inspector, Failure> {
+    match timeout(PATIENCE, Inspector::connect(endpoint, false)).await {
+        Ok(connected) => connected.map_err(not_connected),
+        Err(_) => Err(silent()),
+    }
+}
+
+/// The reply to one inspection call, or why there is none.
+pub async fn reply<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match timeout(PATIENCE, call).await {
+        Ok(reply) => Ok(reply?.into_inner()),
+        Err(_) => Err(silent()),
+    }
+}
+
+fn silent() -> Failure {
+    Failure::Unreachable(format!("the daemon did not answer within {PATIENCE:?}: is it stopped?"))
+}
+
+/// A client to be, which has a daemon started if there is none: an installed `syncd`, else the
+/// one that this program carries.
+fn builder(global: &Global) -> Result<Builder, Failure> {
+    let builder = Client::builder().endpoint(global.endpoint()?).namespace(&*global.namespace);
+    Ok(match env::current_exe() {
+        Ok(this) if !is_installed() => builder.daemon(this, ["daemon"]),
+        _ => builder,
+    })
+}
+
+/// A client, and a daemon if there is none.
+pub async fn client(global: &Global) -> Result<Client, Failure> {
+    builder(global)?.connect().await.map_err(not_connected)
+}
+
+/// A client for programs without a runtime, and a daemon if there is none.
+pub fn blocking_client(global: &Global) -> Result<blocking::Client, Failure> {
+    builder(global)?.connect_blocking().map_err(not_connected)
+}
+
+/// Whether the client library would find a `syncd` by itself.
+fn is_installed() -> bool {
+    let name = format!("syncd{}", env::consts::EXE_SUFFIX);
+    let beside = env::current_exe().ok().and_then(|this| Some(this.parent()?.to_owned()));
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::var_os("SYNCD_DAEMON").is_some_and(|program| !program.is_empty())
+        || beside.into_iter().chain(env::split_paths(&path)).any(|dir| dir.join(&name).is_file())
+}
+
+/// No session, in this program's words.
+pub fn not_connected(error: ConnectError) -> Failure {
+    match error {
+        ConnectError::NoDaemon { endpoint, .. } => Failure::NoDaemon(endpoint),
+        error => Failure::Unreachable(error.to_string()),
+    }
+}
+
+/// No object.
+pub fn not_created(error: CreateError) -> Failure {
+    match error {
+        CreateError::Session(error) => no_session(error),
+        error => Failure::Denied(error.to_string()),
+    }
+}
+
+/// No lock, for another reason than time.
+pub fn not_acquired(error: AcquireError) -> Failure {
+    match error {
+        AcquireError::Session(error) => no_session(error),
+        error => Failure::Denied(error.to_string()),
+    }
+}
+
+fn no_session(error: SessionError) -> Failure {
+    match error {
+        SessionError::Connect(error) => not_connected(*error),
+        SessionError::Lost(why) => Failure::Unreachable(why.to_string()),
+        error => Failure::Denied(error.to_string()),
+    }
+}

@@ -1,0 +1,102 @@
+//! The command line of syncd as a library: [`run`] is all of it, so that other binaries can
+//! carry it.
+//!
+//! # Layout
+//! - `cli`: the arguments. `failure`: how it ends badly. `text`: how it looks. `view`: JSON.
+//! - `broker`: the way to a daemon. `look`, `watch`, `overrule`: one inspection each.
+//! - `run`: a command under a lock. `bench`: this machine's figures.
+//! - `demo`: the show. `worker`: the processes that demo and bench are made of.
+//!
+//! No decision about a lock is made here: that is the daemon's.
+
+mod bench;
+mod broker;
+mod cli;
+mod demo;
+mod failure;
+mod look;
+mod overrule;
+mod run;
+mod text;
+mod view;
+mod watch;
+mod worker;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+use syncd_proto::v1;
+
+use cli::{Cli, Command, Global};
+use failure::Failure;
+use text::Screen;
+
+/// Does what `args` say, of which the first is the program's name, and gives the exit code.
+/// To be called once, on the main thread, before there are others.
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let Cli { global, command } = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let done = match command {
+        Command::Daemon(options) => return syncd::run(*options),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "syncctl", &mut script);
+            Screen::new(false, global.color).line(String::from_utf8_lossy(&script).trim_end()).map_err(Failure::from).map(|()| 0)
+        }
+        Command::Bench => bench::bench(&global, Screen::new(global.json, global.color)).map(|()| 0),
+        Command::Worker(worker) => worker.work(&global).map(|()| 0),
+        command => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::from)
+            .and_then(|runtime| runtime.block_on(act(command, global))),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.is_silent() {
+                eprintln!("syncctl: {failure}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn act(command: Command, global: Global) -> Result<u8, Failure> {
+    let screen = Screen::new(global.json, global.color);
+    let inspect = async || broker::inspect(&global.endpoint()?).await;
+    let namespace = global.namespace.clone();
+    match command {
+        Command::Status => look::status(inspect().await?, screen).await,
+        Command::Ls { prefix, busy } => {
+            let request = v1::ListRequest { namespace, prefix, busy, ..Default::default() };
+            look::ls(inspect().await?, screen, request).await
+        }
+        Command::Show { name: object } => {
+            look::show(inspect().await?, screen, v1::DescribeRequest { namespace, object }).await
+        }
+        Command::Sessions => look::sessions(inspect().await?, screen, namespace).await,
+        Command::Watch { prefix } => {
+            watch::watch(inspect().await?, screen, v1::WatchRequest { namespace, prefix }).await
+        }
+        Command::Release { name, force: false } => Err(overrule::unforced(&name)),
+        Command::Release { name: object, force: true } => {
+            let request = v1::ForceReleaseRequest { namespace, object };
+            overrule::release(inspect().await?, screen, request).await
+        }
+        Command::Kick { session } => {
+            overrule::kick(inspect().await?, screen, &namespace, &session).await
+        }
+        Command::Run(run) => return run::run(run, &global).await,
+        Command::Demo => demo::demo(screen).await,
+        Command::Bench | Command::Completions { .. } | Command::Daemon(_) | Command::Worker(_) => {
+            unreachable!("needs no runtime of ours")
+        }
+    }
+    .map(|()| 0)
+}
