@@ -45,12 +45,20 @@ pub struct Peer {
 /// Connects to the daemon at `endpoint`, and checks that it is no stranger: the other end must
 /// run as this user, as root, or as the owner of the socket's directory.
 ///
+/// Waits, without a bound of its own, while more clients connect than the daemon accepts.
+///
 /// # Errors
 /// `NotFound` or `ConnectionRefused` if nobody listens there; `PermissionDenied` if somebody
 /// does who must not be trusted, or if the directory fails [`Endpoint::verify_directory`].
 pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     endpoint.verify_directory()?;
-    let stream = ConnectOptions::new().name(name(endpoint)?).connect_tokio().await?;
+    let options = ConnectOptions::new().name(name(endpoint)?);
+    let mut stream = options.connect_tokio().await?;
+    #[cfg(unix)]
+    while !unix::is_connected(&stream) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        stream = options.connect_tokio().await?;
+    }
     let socket = Socket::new(stream)?;
     #[cfg(unix)]
     unix::check_server(endpoint, socket.peer)?;
@@ -265,6 +273,29 @@ mod tests {
         drop(UnixListener::bind(endpoint.as_path()).unwrap());
         assert_eq!(connect(&endpoint).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(Listener::bind(&endpoint, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_crowd_at_the_door_is_let_in_one_by_one() {
+        const CROWD: usize = 300;
+
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = endpoint_in(&dir);
+        let listener = Listener::bind(&endpoint, 0o600).unwrap();
+        let clients: Vec<_> = (0..CROWD)
+            .map(|_| {
+                let endpoint = endpoint.clone();
+                tokio::spawn(async move { connect(&endpoint).await })
+            })
+            .collect();
+        // All of them knock before anybody is let in.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        for _ in 0..CROWD {
+            listener.accept().await.unwrap();
+        }
+        for client in clients {
+            client.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -154,6 +154,13 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Unlike other sockets, one that finds the queue of its listener full isn't on its way there:
+/// it has to be connected anew, though it looks writable meanwhile.
+pub(super) fn is_connected(stream: &local::Stream) -> bool {
+    let local::Stream::UdSocket(stream) = stream;
+    rustix::net::getpeername(stream).is_ok()
+}
+
 /// Whoever owns the directory decides what listens in it, so naming a socket there is trusting
 /// its owner; a stranger's socket in a directory such as /tmp is refused.
 pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> {
