@@ -14,6 +14,7 @@ use std::{
 use dashmap::{DashMap, Entry};
 use syncd_core::{Cause, EventKind, Message, Output, SessionId, Space, Time};
 use tokio::{sync::Notify, task::JoinSet};
+use tracing::warn;
 
 use crate::{
     Limits,
@@ -36,7 +37,7 @@ pub(crate) struct Broker {
     /// Processes by pid and user.
     pub peers: DashMap<(u32, u32), Arc<Peer>>,
     /// How many connections each user has.
-    pub connections: DashMap<u32, usize>,
+    pub connections: DashMap<u32, Usage>,
     /// A connection or a namespace came or went.
     pub changed: Notify,
     /// Counters of namespaces that are gone, by their owner.
@@ -45,6 +46,13 @@ pub(crate) struct Broker {
     last_event: AtomicU64,
     closing: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// The connections of a user.
+#[derive(Default)]
+pub(crate) struct Usage {
+    open: usize,
+    refused: u64,
 }
 
 /// What the daemon was told at its start.
@@ -292,20 +300,25 @@ impl Broker {
     /// Counts a connection of `user`.
     pub fn connect(&self, user: u32) -> Result<(), QuotaError> {
         let limit = self.settings.limits.connections;
-        let mut count = self.connections.entry(user).or_default();
-        if *count >= limit {
+        let mut usage = self.connections.entry(user).or_default();
+        if usage.open >= limit {
+            usage.refused += 1;
+            // A flood of connections must not become a flood of words.
+            if usage.refused.is_power_of_two() {
+                warn!(user, limit, refused = usage.refused, "too many connections");
+            }
             return Err(QuotaError { field: "connections", limit });
         }
-        *count += 1;
+        usage.open += 1;
         Ok(())
     }
 
     /// Takes it off again.
     pub fn disconnect(&self, user: u32) {
-        if let Entry::Occupied(mut count) = self.connections.entry(user) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        if let Entry::Occupied(mut usage) = self.connections.entry(user) {
+            usage.get_mut().open -= 1;
+            if usage.get().open == 0 {
+                usage.remove();
             }
         }
         self.changed.notify_one();

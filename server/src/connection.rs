@@ -144,6 +144,7 @@ impl hyper::service::Service<Request<Incoming>> for Entrance {
 pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
     let connection = match Connection::admit(&broker, &socket) {
         Ok(connection) => connection,
+        Err(Refusal::Quota(_)) => return,
         Err(refusal) => {
             let peer = socket.peer();
             warn!(pid = peer.pid, user = peer.uid, "connection refused: {refusal}");

@@ -269,7 +269,7 @@ impl Server {
                     Err(error) => {
                         warn!(%error, "a connection could not be accepted");
                         // Most likely no descriptor is left; some may be in a while.
-                        sleep(Duration::from_millis(20)).await;
+                        sleep(Duration::from_millis(100)).await;
                     }
                 },
                 Some(_) = connections.join_next() => {}
