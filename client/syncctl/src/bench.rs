@@ -99,7 +99,9 @@ fn print(screen: Screen, figures: &Figures) -> io::Result<()> {
     }
     screen.table(&table)?;
     let pairs = screen.paint(Ink::Bold, format!("{:.0}", figures.pipelined_pairs_per_s));
-    screen.line(format!("\n{pairs} acquire + release a second, {IN_FLIGHT} at once, one connection"))?;
+    screen.line(format!(
+        "\n{pairs} acquire + release a second, {IN_FLIGHT} at once, one connection"
+    ))?;
     if let Some(ratio) = figures.ratio_to_raw_echo {
         let ratio = screen.paint(Ink::Bold, format!("{ratio:.1}"));
         screen.line(format!("a lock costs {ratio} raw echoes"))?;

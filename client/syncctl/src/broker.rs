@@ -20,7 +20,9 @@ impl Global {
     pub fn endpoint(&self) -> Result<Endpoint, Failure> {
         match &self.socket {
             Some(endpoint) => Ok(endpoint.clone()),
-            None => Endpoint::from_env_or_default().map_err(|e| Failure::Unreachable(e.to_string())),
+            None => {
+                Endpoint::from_env_or_default().map_err(|e| Failure::Unreachable(e.to_string()))
+            }
         }
     }
 }

@@ -173,7 +173,8 @@ children of the command nor a program that is set-user-ID; elsewhere it goes on.
 
 /// A duration in words: a number and one of us, ms, s, m, h, d.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration: say 500ms, 10s, 2m, 1h or a number of seconds");
+    let wrong =
+        || format!("{text:?} is no duration: say 500ms, 10s, 2m, 1h or a number of seconds");
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
@@ -202,7 +203,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_their_units() {
-        for (text, ms) in [("0", 0), ("1.5", 1500), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000)]
+        for (text, ms) in
+            [("0", 0), ("1.5", 1500), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000)]
         {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }

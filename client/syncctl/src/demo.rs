@@ -152,7 +152,8 @@ impl Stage {
         }
         act.finish().await?;
 
-        let mut act = Act::begin(self, "2. A semaphore: two at a time, five items", &[worker::DESK])?;
+        let mut act =
+            Act::begin(self, "2. A semaphore: two at a time, five items", &[worker::DESK])?;
         for i in 0..5 {
             act.enter(&format!("Item-{i}"), Role::Work)?;
         }
@@ -182,7 +183,11 @@ impl Stage {
         let checks = vec![
             check("three workers, the counter", 3, read(dir, worker::COUNTER)?.trim()),
             check("five items worked on", 5, read(dir, worker::DESK)?.matches('+').count()),
-            check("most at once behind a semaphore of 2", 2, most_at_once(&read(dir, worker::DESK)?)),
+            check(
+                "most at once behind a semaphore of 2",
+                2,
+                most_at_once(&read(dir, worker::DESK)?),
+            ),
             check("items consumed, in order", "0 1 2 3 4", words(&read(dir, worker::CONSUMED)?)),
             check(
                 "told of the killed holder, once, with its pid",

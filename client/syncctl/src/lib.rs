@@ -46,7 +46,10 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "syncctl", &mut script);
-            Screen::new(false, global.color).line(String::from_utf8_lossy(&script).trim_end()).map_err(Failure::from).map(|()| 0)
+            Screen::new(false, global.color)
+                .line(String::from_utf8_lossy(&script).trim_end())
+                .map_err(Failure::from)
+                .map(|()| 0)
         }
         Command::Bench => bench::bench(&global, Screen::new(global.json, global.color)).map(|()| 0),
         Command::Worker(worker) => worker.work(&global).map(|()| 0),

@@ -144,9 +144,11 @@ pub async fn show(
     }
     if !it.waiters.is_empty() {
         screen.heading("Waiting, first come first")?;
-        let mut table = Table::new(&[">PID", "COMMAND", ">SESSION", ">OWNER", ">SINCE", "FOR", "AT MOST"]);
+        let mut table =
+            Table::new(&[">PID", "COMMAND", ">SESSION", ">OWNER", ">SINCE", "FOR", "AT MOST"]);
         for w in &it.waiters {
-            let limit = w.timeout_in_s.map_or("for ever".into(), |s| format!("{} more", seconds(s)));
+            let limit =
+                w.timeout_in_s.map_or("for ever".into(), |s| format!("{} more", seconds(s)));
             let [pid, command, session] = process(&w.process);
             table.row([
                 pid,
@@ -225,7 +227,8 @@ pub async fn sessions(
 
 /// A table of holders.
 pub fn holders(list: &[Holder]) -> Table {
-    let mut table = Table::new(&[">PID", "COMMAND", ">SESSION", ">OWNER", ">FOR", ">TOKEN", ">DEPTH"]);
+    let mut table =
+        Table::new(&[">PID", "COMMAND", ">SESSION", ">OWNER", ">FOR", ">TOKEN", ">DEPTH"]);
     for h in list {
         let [pid, command, session] = process(&h.process);
         table.row([

@@ -76,10 +76,8 @@ pub async fn run(run: Run, global: &Global) -> Result<u8, Failure> {
         environment.push(("SYNCD_ABANDONED", format!("{} {}", by.pid, by.command)));
     }
     let [program, arguments @ ..] = &*run.command else { unreachable!("clap wants a command") };
-    let mut job = Job::start(program, arguments, &environment).map_err(|error| Failure::Exec {
-        program: plain(&program.to_string_lossy()),
-        error,
-    })?;
+    let mut job = Job::start(program, arguments, &environment)
+        .map_err(|error| Failure::Exec { program: plain(&program.to_string_lossy()), error })?;
     tokio::select! {
         code = job.ended() => {
             drop(hold);

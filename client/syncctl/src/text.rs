@@ -266,10 +266,7 @@ mod tests {
     #[test]
     fn a_table_fits_the_terminal() {
         let text = sample().render(&screen(Some(18)));
-        assert_eq!(
-            text,
-            "NAME             N\na-rather-l…      7\n日本語の名…  12345\n"
-        );
+        assert_eq!(text, "NAME             N\na-rather-l…      7\n日本語の名…  12345\n");
         assert!(text.lines().all(|line| line.width() <= 18));
     }
 

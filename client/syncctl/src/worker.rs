@@ -172,7 +172,9 @@ impl Worker {
             None => say(format_args!("acquired the lock; nothing to be told")),
             Some(left) => {
                 let (by, cause, held) = (&left.process, left.cause, span(left.held));
-                say(format_args!("acquired the lock; told: {by} {cause} after holding it for {held}"));
+                say(format_args!(
+                    "acquired the lock; told: {by} {cause} after holding it for {held}"
+                ));
                 self.append(TOLD, &format!("{}: {} {cause}\n", self.name, by.pid))?;
             }
         }

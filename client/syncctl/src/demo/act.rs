@@ -41,8 +41,13 @@ impl<'a> Act<'a> {
         title: &str,
         objects: &'static [&'static str],
     ) -> Result<Self, Failure> {
-        let mut act =
-            Self { stage, objects, players: Vec::new(), speech: JoinSet::new(), view: JoinSet::new() };
+        let mut act = Self {
+            stage,
+            objects,
+            players: Vec::new(),
+            speech: JoinSet::new(),
+            view: JoinSet::new(),
+        };
         if !stage.screen.json {
             stage.screen.heading(title)?;
             act.view.spawn(show(act.voice("syncd", Ink::Yellow), stage.inspect.clone(), objects));
@@ -125,7 +130,8 @@ impl Voice {
         if self.screen.json {
             return;
         }
-        let time = self.screen.paint(Ink::Dim, format!("{:7.3}", self.began.elapsed().as_secs_f64()));
+        let time =
+            self.screen.paint(Ink::Dim, format!("{:7.3}", self.began.elapsed().as_secs_f64()));
         let who = self.screen.paint(self.ink, format!("{:<10}", self.who));
         // Without anybody to read it, the play goes on to its checks.
         let _ = self.screen.line(format!("{time}  {who}  {text}"));
@@ -156,7 +162,7 @@ async fn show(voice: Voice, mut inspect: Inspector, objects: &[&str]) {
                 views.extend(view(object, &found));
             }
         }
-        let now = views.join("; ");
+        let now = views.join("  ");
         if !now.is_empty() && now != shown {
             voice.say(&voice.screen.paint(Ink::Dim, format!("| {now}")));
             shown = now;
@@ -182,11 +188,10 @@ fn view(object: &str, found: &v1::DescribeReply) -> Option<String> {
     };
     let holders = list(found.holders.iter().map(|h| &h.process).collect());
     let waiters = list(found.waiters.iter().map(|w| &w.process).collect());
-    let text = match (holders.as_str(), waiters.as_str()) {
+    Some(match (&*holders, &*waiters) {
         ("", "") => return None,
-        ("", waiting) => format!("{object}: {waiting} waits"),
-        (held, "") => format!("{object}: {held} holds it"),
-        (held, waiting) => format!("{object}: {held} holds it, {waiting} waits"),
-    };
-    Some(text)
+        ("", waiting) => format!("{object}: waiting {waiting}"),
+        (held, "") => format!("{object}: held by {held}"),
+        (held, waiting) => format!("{object}: held by {held}; waiting {waiting}"),
+    })
 }

@@ -111,9 +111,10 @@ impl Job {
 
     async fn caught(&mut self) -> c_int {
         poll_fn(|cx| {
-            let ready = self.signals.iter_mut().find_map(|(number, signal)| {
-                signal.poll_recv(cx).is_ready().then_some(*number)
-            });
+            let ready = self
+                .signals
+                .iter_mut()
+                .find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
             ready.map_or(Poll::Pending, Poll::Ready)
         })
         .await
