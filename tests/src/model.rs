@@ -2,6 +2,7 @@
 //! counted is counted anew. It predicts each message and the whole state. Written from
 //! SEMANTICS.md; never here: anything fast, or anything of the core's own code.
 
+mod canonical;
 mod objects;
 mod queues;
 mod semlocks;

@@ -2,12 +2,19 @@
 //! each message and the whole state must agree after every call. A failing life is shrunk to
 //! a short one. Never here: the rules themselves.
 
+mod circles;
+mod explore;
 mod generate;
 mod play;
+mod storm;
+mod table;
 mod translate;
 
+pub use circles::deadlocks;
+pub use explore::{Explored, explore};
 pub use generate::{Call, Verb, World};
 pub use play::{Failure, Player};
+pub use storm::storm;
 
 /// A life that went wrong, as short as it could be made.
 #[derive(Debug)]

@@ -39,7 +39,7 @@ pub(super) fn play(world: &World, calls: &[Call]) -> Result<Played, Failure> {
 }
 
 /// Both worlds, and which of the one is which of the other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Player<'a> {
     world: &'a World,
     now: Time,
@@ -56,7 +56,7 @@ pub struct Player<'a> {
 }
 
 /// A session, as its client sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Place {
     session: Sid,
     last_request: u64,
@@ -144,6 +144,25 @@ impl<'a> Player<'a> {
         }
         self.drain()?;
         self.compare()
+    }
+
+    /// The session in a place, if it isn't over.
+    pub(super) fn living(&self, place: usize) -> Option<Sid> {
+        self.session(place).filter(|&session| !self.model.sessions[session].over)
+    }
+
+    /// An object is made to poison.
+    pub(super) fn poisons(&self, object: usize) -> bool {
+        self.world.objects[object].poison
+    }
+
+    /// Forgets grants that are gone, which only a stale release would name.
+    pub(super) fn forget(&mut self) {
+        let held = |ticket: &Ticket| self.model.holds.iter().any(|hold| hold.ticket == *ticket);
+        for place in self.places.values_mut() {
+            place.grants.retain(held);
+            place.asked.clear();
+        }
     }
 
     fn session(&self, place: usize) -> Option<Sid> {
