@@ -66,7 +66,7 @@ pub fn bench(global: &Global, screen: Screen) -> Result<(), Failure> {
     let client = broker::blocking_client(global)?;
     let (raw_echo, acquire_release) = latency(&client)?;
     let hand_off = hand_off(&client, global)?;
-    drop(client);
+    client.close();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let figures = Figures {
         raw_echo,
@@ -167,7 +167,9 @@ async fn throughput(global: &Global) -> Result<f64, Failure> {
         Ok::<_, Failure>(pairs)
     };
     let pairs = futures_util::future::try_join_all((0..IN_FLIGHT).map(lane)).await?;
-    Ok(pairs.iter().sum::<u64>() as f64 / began.elapsed().as_secs_f64())
+    let took = began.elapsed();
+    client.close().await;
+    Ok(pairs.iter().sum::<u64>() as f64 / took.as_secs_f64())
 }
 
 fn worker_command(role: Role) -> io::Result<Command> {

@@ -215,6 +215,10 @@ impl Stage {
             let _ = timeout(Duration::from_secs(6), self.daemon.wait()).await;
         }
         self.daemon.kill().await?;
+        // Whom the end of an act has killed; init may not do it for us in a container.
+        #[cfg(unix)]
+        // SAFETY: a plain system call. All children are dead or dying by now.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
         Ok(self.dir.close()?)
     }
 }

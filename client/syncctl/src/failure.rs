@@ -4,7 +4,7 @@
 use std::io;
 
 use syncd_proto::Endpoint;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// What went wrong. Its text names what happened and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +81,12 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        Self::Refused(match status.message() {
-            "" => format!("the daemon refused: {}", status.code()),
-            text => text.to_owned(),
-        })
+        match (status.code(), status.message()) {
+            (Code::Unavailable | Code::Unknown, text) => {
+                Self::Unreachable(format!("the daemon has left: {text}"))
+            }
+            (code, "") => Self::Refused(format!("the daemon refused: {code}")),
+            (_, text) => Self::Refused(text.to_owned()),
+        }
     }
 }

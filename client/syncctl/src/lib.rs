@@ -42,7 +42,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
         }
     };
     let done = match command {
-        Command::Daemon(options) => return syncd::run(*options),
+        Command::Daemon(options) => return syncd::run(*options).into(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "syncctl", &mut script);

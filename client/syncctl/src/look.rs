@@ -37,7 +37,7 @@ pub async fn status(mut inspect: Inspector, screen: Screen) -> Result<(), Failur
     ))?;
     let c = &status.counters;
     screen.line(format!(
-        "since then {}: {}, {}, {}, {}, {}, {}",
+        "since its start {}, {}, {}, {}, {}, {}, {}",
         count(c.requests, "request"),
         count(c.grants, "grant"),
         count(c.timeouts, "time-out"),

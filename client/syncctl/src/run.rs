@@ -85,9 +85,9 @@ pub async fn run(run: Run, global: &Global) -> Result<u8, Failure> {
             Ok(code?)
         }
         why = lost(&client, &hold) => {
-            eprintln!("syncctl: {:?} is lost ({why}): stopping the command", run.name);
+            eprintln!("syncctl: {:?}: {why}: stopping the command", run.name);
             job.stop().await?;
-            Err(Failure::Lost(format!("{:?} was lost while the command ran: {why}", run.name)))
+            Err(Failure::Lost(format!("{:?} was lost, and the command was stopped", run.name)))
         }
     }
 }
@@ -138,7 +138,7 @@ async fn lost(client: &Client, hold: &Hold) -> String {
         while hold.is_valid() {
             sleep(GLANCE).await;
         }
-        "it was released by force, or its session ended".to_owned()
+        "somebody released it".to_owned()
     };
     tokio::select! {
         biased;

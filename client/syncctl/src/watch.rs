@@ -26,7 +26,7 @@ pub async fn watch(
             false => screen.line(line(&screen, &event))?,
         }
     }
-    Err(Failure::Refused("the daemon left".into()))
+    Err(Failure::Unreachable("the daemon has left".into()))
 }
 
 fn line(screen: &Screen, event: &Event) -> String {

@@ -83,8 +83,9 @@ impl Worker {
         if let Role::Echo = self.role {
             return Ok(echo()?);
         }
-        let builder = Client::builder().endpoint(global.endpoint()?).label(&*self.name);
-        let client = builder.auto_start(false).connect_blocking().map_err(failed)?;
+        let builder = Client::builder().endpoint(global.endpoint()?).namespace(&*global.namespace);
+        let client =
+            builder.label(&*self.name).auto_start(false).connect_blocking().map_err(failed)?;
         let worked = match self.role {
             Role::Count => self.count(&client),
             Role::Work => self.work_on_item(&client),
