@@ -17,5 +17,5 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    syncd::run(Arguments::parse().options)
+    syncd::run(Arguments::parse().options).into()
 }

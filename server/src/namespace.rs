@@ -209,6 +209,27 @@ mod tests {
     }
 
     #[test]
+    fn a_watcher_too_far_behind_is_left_behind_and_the_others_are_not() {
+        let space = Space::new(syncd_core::Config::default(), 1);
+        let namespace = Namespace::new(0, Address { owner: Some(0), name: "".into() }, space);
+        let mut state = namespace.lock();
+        let (mut slow, mut quick) = (state.watch(2), state.watch(3));
+        for number in 1..=3 {
+            let (at, kind) = (Time(number), EventKind::Set);
+            state.publish(Event { number, at, kind, object: None, party: None });
+        }
+        let seen = |watcher: &mut mpsc::Receiver<Arc<Event>>| -> Vec<u64> {
+            std::iter::from_fn(|| watcher.try_recv().ok()).map(|event| event.number).collect()
+        };
+        assert_eq!(seen(&mut slow), [1, 2]);
+        assert!(slow.is_closed(), "its reader learns that there was more");
+        assert_eq!(seen(&mut quick), [1, 2, 3]);
+        assert!(!quick.is_closed() && !state.is_unused());
+        drop(quick);
+        assert!(state.is_unused());
+    }
+
+    #[test]
     fn another_users_namespace_is_for_root_alone() {
         assert!(matches!(resolve("1000/a", 1001), Err(AddressError::Denied(_))));
         assert!(matches!(resolve("0", 1001), Err(AddressError::Denied(_))));

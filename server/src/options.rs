@@ -1,7 +1,7 @@
 //! Flags and their twins in the environment, the log, signals and exit codes: what a daemon has
 //! from being a program. Never here: serving.
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, time::Duration};
 
 use clap::ValueEnum;
 use syncd_proto::Endpoint;
@@ -139,10 +139,10 @@ const ALREADY_RUNNING: u8 = 3;
 
 /// Is the daemon: logs to stderr, serves until SIGTERM or SIGINT, and gives its exit code. To be
 /// called before the process has other threads.
-pub fn run(options: Options) -> ExitCode {
+pub fn run(options: Options) -> u8 {
     let usage = |error: String| {
         eprintln!("syncd: {error}");
-        ExitCode::from(USAGE)
+        USAGE
     };
     let filter = match EnvFilter::try_new(&options.log) {
         Ok(filter) => filter,
@@ -162,13 +162,13 @@ pub fn run(options: Options) -> ExitCode {
         Err(error) => return usage(error),
     };
     match prepare(&mut config).and_then(|()| serve(config, workers)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             error!("{failure}");
-            ExitCode::from(match failure {
+            match failure {
                 ServeError::AlreadyRunning { .. } => ALREADY_RUNNING,
                 _ => FAILURE,
-            })
+            }
         }
     }
 }

@@ -11,16 +11,21 @@ use std::{
     io, mem,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
 };
 
 use dashmap::Entry;
 use syncd_core::{Cause, SessionId};
 use syncd_proto::socket::Socket;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 use tracing::debug;
 
 use crate::{broker::Broker, connection::Connection, namespace::Namespace};
 use watch::Watch;
+
+/// Reading what an exited process had still written takes no longer: it can't write any more,
+/// though a child that it forked might.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A process, as long as it has a connection or a session. One entry per process and user, so
 /// two of the same entry are of the same process, whatever becomes of its number.
@@ -165,21 +170,40 @@ impl Peer {
         state.gone
     }
 
-    /// Loses all that it had, whoever still has its sockets open.
-    fn die(&self, broker: &Broker) {
+    /// Loses all that it had, whoever still has its sockets open; but what it said before it
+    /// exited, it said.
+    async fn die(&self, broker: &Broker) {
         let (sessions, connections) = {
             let mut state = self.lock();
             state.gone = true;
-            (mem::take(&mut state.sessions), mem::take(&mut state.connections))
+            let connections = mem::take(&mut state.connections);
+            (state.sessions.clone(), connections)
         };
         debug!(pid = self.pid, sessions = sessions.len(), "process exited");
+        let connections: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
+        let _ = timeout(LAST_WORDS, async {
+            for connection in &connections {
+                connection.hear_out().await;
+            }
+            for key in sessions.keys() {
+                if let Some(session) = broker.sessions.get(key) {
+                    session.outbox.wake();
+                }
+            }
+            // Each stream loses its session when it has come to the end.
+            while self.lock().sessions.keys().any(|key| broker.is_connected(key)) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let sessions = mem::take(&mut self.lock().sessions);
         for ((_, session), namespace) in sessions {
             let now = broker.now();
             broker.enter(&namespace, now, None, |state| {
                 state.space.handle_lost(now, session, Cause::Died)
             });
         }
-        for connection in connections.iter().filter_map(Weak::upgrade) {
+        for connection in connections {
             connection.cut();
         }
     }
@@ -195,7 +219,7 @@ async fn keep_watch(broker: Arc<Broker>, peer: Arc<Peer>) {
     loop {
         tokio::select! {
             () = peer.watch.exited() => {
-                peer.die(&broker);
+                peer.die(&broker).await;
                 forget(false);
                 return;
             }

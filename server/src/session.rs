@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use futures_core::Stream;
@@ -175,6 +175,10 @@ impl SessionStream {
                     self.leave(None);
                     return Poll::Ready(None);
                 }
+                Poll::Pending if self.connection.is_heard_out() => {
+                    self.leave(Some(Cause::Died));
+                    return Poll::Ready(None);
+                }
                 Poll::Pending => {
                     if open.session.outbox.park(open.stream, cx.waker()) {
                         return Poll::Pending;
@@ -186,9 +190,22 @@ impl SessionStream {
         Poll::Pending
     }
 
+    /// Handles what has come and was not read: a connection that breaks takes its streams along
+    /// without asking what they still had to do.
+    fn hear_out(&mut self) {
+        let State::Open(open) = &mut self.state else { return };
+        let now = self.broker.now();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut self.inbound).poll_next(&mut cx) {
+            open.handle(&self.broker, now, message);
+            open.queue.clear();
+        }
+    }
+
     /// The stream is over and the session maybe not: it is disconnected, or lost if there is a
     /// cause.
     fn leave(&mut self, cause: Option<Cause>) {
+        self.hear_out();
         let State::Open(open) = std::mem::replace(&mut self.state, State::Over) else { return };
         let now = self.broker.now();
         let session = &open.session;

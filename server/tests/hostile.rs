@@ -304,6 +304,38 @@ async fn a_reader_that_never_reads_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_and_never_reads_has_to_stop_asking() {
+    let mut target = Target::start().await;
+    let mut session = Session::open(channel(target.endpoint.clone()).await, open()).await.unwrap();
+    let handle = session.lock("a").await;
+    let mut asked = 0;
+    // Each has an answer, and none is read: in the end none is taken any more.
+    while timeout(Duration::from_secs(1), session.send(Request::Query(v1::Query { handle })))
+        .await
+        .is_ok()
+    {
+        asked += 1;
+        assert!(asked < 5_000_000, "it takes them all");
+    }
+    target.is_unimpressed().await;
+    // Whoever reads at last has missed nothing.
+    for seq in 2..=1 + asked.min(10_000) {
+        assert_eq!(session.next().await.seq, seq);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let daemon = support::Daemon::start();
+    for said in [&b""[..], &PREFACE[..10], PREFACE] {
+        let mut stream = UnixStream::connect(daemon.endpoint.as_path()).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        // The clock goes on by itself while nothing else does.
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn every_field_at_its_extremes_is_an_answer_and_never_a_panic() {
     let mut target = Target::start().await;
     let mut session = Session::open(channel(target.endpoint.clone()).await, open()).await.unwrap();

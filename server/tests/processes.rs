@@ -5,8 +5,8 @@
 mod support;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, Command, Stdio},
+    io::{BufRead as _, BufReader, Lines, Read as _},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -18,7 +18,10 @@ const SOCKET: &str = "SYNCD_TEST_SOCKET";
 const FORK: &str = "SYNCD_TEST_FORK";
 
 /// A process that holds the lock "a".
-struct Holder(Child);
+struct Holder(
+    Child,
+    #[expect(dead_code, reason = "open until its end")] Lines<BufReader<ChildStdout>>,
+);
 
 impl Holder {
     async fn start(daemon: &Daemon, fork: bool) -> Self {
@@ -29,12 +32,14 @@ impl Holder {
             command.env(FORK, "1");
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = tokio::task::spawn_blocking(move || {
-            lines.any(|line| line.unwrap().contains("holding"))
+            let holds = said.any(|line| line.unwrap().contains("holding"));
+            (holds, said)
         });
-        assert!(support::within(ready).await.unwrap(), "it ended without its lock");
-        Self(child)
+        let (holds, said) = support::within(ready).await.unwrap();
+        assert!(holds, "it ended without its lock");
+        Self(child, said)
     }
 
     fn pid(&self) -> u32 {
@@ -118,13 +123,13 @@ async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent()
 
 #[tokio::test]
 async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
-    let grace = Duration::from_millis(20);
+    let grace = Duration::from_millis(500);
     let daemon = Daemon::with(|config| config.grace = grace);
     let holder = Holder::start(&daemon, false).await;
     holder.signal(libc::SIGSTOP);
     let mut session = daemon.session().await;
     let handle = session.lock("a").await;
-    let timeout_us = Some(20 * grace.as_micros() as u64);
+    let timeout_us = Some(2 * grace.as_micros() as u64);
     let tried = v1::Acquire { handle, owner: 1, timeout_us, ..Default::default() };
     let Message::Error(refused) = session.ask(Request::Acquire(tried)).await else {
         panic!("taken from a holder that lives")
