@@ -260,11 +260,6 @@ impl Broker {
         }
     }
 
-    /// A stream of the session is attached.
-    pub fn is_connected(&self, key: &(u64, SessionId)) -> bool {
-        self.sessions.get(key).is_some_and(|session| session.outbox.is_attached())
-    }
-
     /// True once the daemon is about to leave.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)

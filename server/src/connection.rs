@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
@@ -18,11 +18,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use syncd_proto::socket::Socket;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-    time::timeout,
-};
+use tokio::{sync::Notify, time::timeout};
 use tonic::{Status, body::Body, codegen::Service as _, service::Routes};
 use tracing::{debug, warn};
 
@@ -55,24 +51,17 @@ pub(crate) struct Connection {
     broker: Arc<Broker>,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
-    hearing: AtomicU8,
-    heard: Notify,
     requested: Notify,
 }
 
-/// Who has a connection that no request is under way on: its task, its entrance and its ear. A
-/// request and its stream of replies each have it too.
-const AT_REST: usize = 3;
+/// Who has a connection that no request is under way on: its task, and its entrance. A request
+/// and its stream of replies each have it too.
+const AT_REST: usize = 2;
 
 /// What the connection's task is told.
 const SERVE: u8 = 0;
 const DRAIN: u8 = 1;
 const CUT: u8 = 2;
-
-/// How its socket is listened to.
-const LISTENING: u8 = 0;
-const LAST_WORDS: u8 = 1;
-const HEARD_OUT: u8 = 2;
 
 impl Connection {
     fn admit(broker: &Arc<Broker>, socket: &Socket) -> Result<Arc<Self>, Refusal> {
@@ -87,8 +76,6 @@ impl Connection {
             broker: broker.clone(),
             order: AtomicU8::new(SERVE),
             waker: Mutex::new(None),
-            hearing: AtomicU8::new(LISTENING),
-            heard: Notify::new(),
             requested: Notify::new(),
         });
         if connection.peer.connect(&connection) { Ok(connection) } else { Err(Refusal::Exited) }
@@ -105,36 +92,14 @@ impl Connection {
         self.tell(DRAIN);
     }
 
-    /// The process has exited: reads what it has still written, say a release, without waiting
-    /// for the reactor to notice.
-    pub async fn hear_out(&self) {
-        self.hearing.fetch_max(LAST_WORDS, Ordering::Release);
-        self.rouse();
-        self.heard.notified().await;
-    }
-
-    fn end_hearing(&self) {
-        self.hearing.store(HEARD_OUT, Ordering::Release);
-        self.heard.notify_one();
-    }
-
-    /// Nothing more will come of it.
-    pub fn is_heard_out(&self) -> bool {
-        self.hearing.load(Ordering::Acquire) == HEARD_OUT
-    }
-
-    /// Ends at once.
+    /// Ends at once, when what has been written to it so far is read.
     pub fn cut(&self) {
         self.tell(CUT);
     }
 
     fn tell(&self, order: u8) {
         self.order.fetch_max(order, Ordering::Relaxed);
-        self.rouse();
-    }
-
-    fn rouse(&self) {
-        let waker = self.waker.lock().expect("nothing panics here").clone();
+        let waker = self.waker.lock().expect("nothing panics here").take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -175,67 +140,6 @@ impl hyper::service::Service<Request<Incoming>> for Entrance {
     }
 }
 
-/// The socket, read to its last byte once its process has exited.
-struct Ear {
-    socket: Socket,
-    connection: Arc<Connection>,
-}
-
-impl Drop for Ear {
-    fn drop(&mut self) {
-        self.connection.end_hearing();
-    }
-}
-
-impl AsyncRead for Ear {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let connection = &self.connection;
-        if connection.hearing.load(Ordering::Acquire) == LAST_WORDS {
-            match self.socket.try_read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    connection.end_hearing();
-                }
-                read => return Poll::Ready(read),
-            }
-        }
-        Pin::new(&mut self.socket).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Ear {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
     let connection = match Connection::admit(&broker, &socket) {
@@ -247,30 +151,23 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
             return;
         }
     };
+    if broker.is_closing() {
+        return;
+    }
     let entrance = Entrance { routes, connection: connection.clone() };
-    let mut http =
-        pin!(limits().serve_connection(
-            TokioIo::new(Ear { socket, connection: connection.clone() }),
-            entrance
-        ));
+    let mut http = pin!(limits().serve_connection(TokioIo::new(socket), entrance));
     let mut obeyed = None;
     let mut serving = pin!(poll_fn(|cx| {
         let order = connection.poll_order(cx, obeyed);
-        if order == CUT {
-            return Poll::Ready(Ok(()));
-        }
         if order == DRAIN && obeyed != Some(DRAIN) {
             http.as_mut().graceful_shutdown();
         }
         obeyed = Some(order);
-        match http.as_mut().poll(cx) {
-            // All is said and written. HTTP/2 would have the client confirm that, which it
-            // can't while it is stopped or has nothing to read for.
-            Poll::Pending if order == DRAIN && Arc::strong_count(&connection) == AT_REST => {
-                Poll::Ready(Ok(()))
-            }
-            polled => polled,
-        }
+        let polled = http.as_mut().poll(cx);
+        // Drained is what has no stream, all of it said and written. HTTP/2 would have the client
+        // confirm that, which it can't while it is stopped or has nothing to read for.
+        let drained = order == DRAIN && Arc::strong_count(&connection) == AT_REST;
+        if polled.is_pending() && (drained || order == CUT) { Poll::Ready(Ok(())) } else { polled }
     }));
     let first = timeout(FIRST_REQUEST, async {
         tokio::select! {

@@ -116,11 +116,6 @@ impl Outbox {
         current
     }
 
-    /// A stream is attached.
-    pub fn is_attached(&self) -> bool {
-        self.lock().attached
-    }
-
     /// No other stream has taken over.
     pub fn is_current(&self, stream: u64) -> bool {
         self.stream.load(Relaxed) == stream

@@ -35,7 +35,8 @@ pub(crate) struct Peer {
     pub command: Arc<str>,
     user: u32,
     watch: Watch,
-    unused: Notify,
+    /// A connection or a session of its has ended.
+    released: Notify,
     state: Mutex<State>,
 }
 
@@ -59,11 +60,8 @@ impl Clone for PeerUse {
 
 impl Drop for PeerUse {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.uses -= 1;
-        if state.uses == 0 {
-            self.0.unused.notify_one();
-        }
+        self.0.lock().uses -= 1;
+        self.0.released.notify_one();
     }
 }
 
@@ -118,7 +116,7 @@ impl Peer {
             command: command(pid).into(),
             user,
             watch: Watch::new(socket, pid)?,
-            unused: Notify::new(),
+            released: Notify::new(),
             state: Mutex::default(),
         });
         let guard = PeerUse::first(&peer);
@@ -159,7 +157,9 @@ impl Peer {
 
     /// Ends its connections in order.
     pub fn drain(&self) {
-        for connection in self.lock().connections.iter().filter_map(Weak::upgrade) {
+        let connections: Vec<Arc<Connection>> =
+            self.lock().connections.iter().filter_map(Weak::upgrade).collect();
+        for connection in connections {
             connection.drain();
         }
     }
@@ -170,41 +170,28 @@ impl Peer {
         state.gone
     }
 
-    /// Loses all that it had, whoever still has its sockets open; but what it said before it
-    /// exited, it said.
+    /// Loses all that it had, whoever still has its sockets open. But what it said before it
+    /// exited, it said (a release, most likely): a connection that is cut is read first, and its
+    /// streams handle what came before they end.
     async fn die(&self, broker: &Broker) {
-        let (sessions, connections) = {
+        let connections = {
             let mut state = self.lock();
             state.gone = true;
-            let connections = mem::take(&mut state.connections);
-            (state.sessions.clone(), connections)
+            mem::take(&mut state.connections)
         };
-        debug!(pid = self.pid, sessions = sessions.len(), "process exited");
-        let connections: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
-        let _ = timeout(LAST_WORDS, async {
-            for connection in &connections {
-                connection.hear_out().await;
-            }
-            for key in sessions.keys() {
-                if let Some(session) = broker.sessions.get(key) {
-                    session.outbox.wake();
-                }
-            }
-            // Each stream loses its session when it has come to the end.
-            while self.lock().sessions.keys().any(|key| broker.is_connected(key)) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        for connection in connections.iter().filter_map(Weak::upgrade) {
+            connection.cut();
+        }
+        while connections.iter().any(|connection| connection.strong_count() > 0) {
+            self.released.notified().await;
+        }
         let sessions = mem::take(&mut self.lock().sessions);
+        debug!(pid = self.pid, sessions = sessions.len(), "process exited");
         for ((_, session), namespace) in sessions {
             let now = broker.now();
             broker.enter(&namespace, now, None, |state| {
                 state.space.handle_lost(now, session, Cause::Died)
             });
-        }
-        for connection in connections {
-            connection.cut();
         }
     }
 }
@@ -223,7 +210,7 @@ async fn keep_watch(broker: Arc<Broker>, peer: Arc<Peer>) {
                 forget(false);
                 return;
             }
-            () = peer.unused.notified() => {
+            () = peer.released.notified() => {
                 if forget(true) || peer.pid == 0 && peer.is_unused() {
                     return;
                 }

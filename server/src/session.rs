@@ -175,10 +175,6 @@ impl SessionStream {
                     self.leave(None);
                     return Poll::Ready(None);
                 }
-                Poll::Pending if self.connection.is_heard_out() => {
-                    self.leave(Some(Cause::Died));
-                    return Poll::Ready(None);
-                }
                 Poll::Pending => {
                     if open.session.outbox.park(open.stream, cx.waker()) {
                         return Poll::Pending;
