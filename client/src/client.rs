@@ -102,6 +102,11 @@ impl Client {
         }
     }
 
+    /// A client of the daemon and the namespace that a token is of.
+    pub fn of(token: &Token) -> Builder {
+        Self::builder().endpoint(token.endpoint.clone()).namespace(&token.namespace)
+    }
+
     /// Gets or creates the lock of that name.
     ///
     /// # Errors
@@ -184,7 +189,7 @@ impl Client {
     /// if it is of another kind, [`Elsewhere`](CreateError::Elsewhere) if it isn't this client's
     /// daemon that has it.
     pub async fn attach<T: Attachable>(&self, token: &Token) -> Result<T, CreateError> {
-        Object::attach(self.shared.clone(), token, T::KIND).await.map(T::from_object)
+        Object::attach(self.shared.clone(), token, Some(T::KIND)).await.map(T::from_object)
     }
 
     /// Frees a name. Who is attached stays attached; the next to create the name makes another

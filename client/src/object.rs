@@ -237,7 +237,7 @@ impl Object {
     pub(crate) async fn attach(
         client: Arc<Shared>,
         token: &Token,
-        kind: Kind,
+        kind: Option<Kind>,
     ) -> Result<Arc<Self>, CreateError> {
         if (&token.endpoint, &token.namespace) != (&client.endpoint, &client.namespace) {
             let place = |namespace: &str, endpoint| match namespace {
@@ -249,11 +249,19 @@ impl Object {
                 client: place(&client.namespace, &client.endpoint),
             });
         }
-        let session = client.session().await?;
-        let (binding, attached) = bind(session, by_key(&token.key)).await?;
-        if Kind::of(&attached) != Some(kind) {
-            let text =
-                format!("the token {token} is of another kind of object: {:?}", attached.spec);
+        Self::attach_by(client, attach::By::Key(token.key.clone()), kind).await
+    }
+
+    /// Attaches to what may have to be of a kind.
+    pub(crate) async fn attach_by(
+        client: Arc<Shared>,
+        by: attach::By,
+        kind: Option<Kind>,
+    ) -> Result<Arc<Self>, CreateError> {
+        let request = Request::Attach(Attach { by: Some(by) });
+        let (binding, attached) = bind(client.session().await?, request).await?;
+        if kind.is_some_and(|kind| Kind::of(&attached) != Some(kind)) {
+            let text = format!("the token is of another kind of object: {:?}", attached.spec);
             return Err(CreateError::KindMismatch(text));
         }
         // Enough to get it back by its name, should the daemon have forgotten the key.

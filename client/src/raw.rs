@@ -7,18 +7,24 @@ use std::time::Duration;
 use syncd_proto::{
     endpoint::EndpointError,
     v1::{
-        Release, SemLockSpec, State, client_message::Request, create,
+        Notify, Release, State, attach, client_message::Request, create, server_message::Message,
     },
 };
 
 use crate::{
-    AcquireError, Barrier, BarrierError, Builder, Client, Condition, CreateError, Event, LockGuard,
-    ObjectOptions, ReleaseError, SessionError, Token,
+    AcquireError, Barrier, BarrierError, Builder, Client, Condition, ConditionError, CreateError,
+    Event, LockGuard, ObjectOptions, ReleaseError, SessionError, Token,
     barrier::Turn,
-    object::{self, Kind, sealed::Attachable as _},
+    fork,
+    object::{self, sealed::Attachable as _},
     owner,
     semlock::SemLock,
 };
+
+/// Rises by one in every forked child: what was held before isn't held there.
+pub fn generation() -> u32 {
+    fork::generation()
+}
 
 /// The calling thread's number as an owner (within a Tokio task, that task's).
 pub fn owner() -> u64 {
@@ -67,31 +73,28 @@ impl Object {
         Ok(Self(SemLock::new(options.create(spec, lock).await?)))
     }
 
-    /// Attaches to what a token is of, which must be of the kind that `spec` has.
+    /// Attaches to the object that a token is of.
     ///
     /// # Errors
-    /// As [`Client::attach`].
-    pub async fn attach(
-        client: &Client,
-        token: &Token,
-        spec: &create::Spec,
-    ) -> Result<Self, CreateError> {
-        let kind = match spec {
-            create::Spec::SemLock(spec) => Kind::SemLock(spec.class()),
-            create::Spec::Condition(_) => Kind::Condition,
-            create::Spec::Event(_) => Kind::Event,
-            create::Spec::Barrier(_) => Kind::Barrier,
-        };
-        let object = object::Object::attach(client.shared.clone(), token, kind).await?;
+    /// As [`Client::attach`], but that any kind will do.
+    pub async fn attach(client: &Client, token: &Token) -> Result<Self, CreateError> {
+        let object = object::Object::attach(client.shared.clone(), token, None).await?;
         Ok(Self(SemLock::new(object)))
     }
 
-    /// Permits at creation and at most, if it is a lock or semaphore.
-    pub fn sem_lock_spec(&self) -> Option<SemLockSpec> {
-        match self.0.object.spec() {
-            Some(create::Spec::SemLock(spec)) => Some(*spec),
-            _ => None,
-        }
+    /// Attaches to the object of that name, if there is one.
+    ///
+    /// # Errors
+    /// [`NotFound`](CreateError::NotFound) if there is none.
+    pub async fn find(client: &Client, name: &str) -> Result<Self, CreateError> {
+        let by = attach::By::Name(name.to_owned());
+        let object = object::Object::attach_by(client.shared.clone(), by, None).await?;
+        Ok(Self(SemLock::new(object)))
+    }
+
+    /// What it is, as it was created; None for a Condition that was attached to.
+    pub fn spec(&self) -> Option<&create::Spec> {
+        self.0.object.spec()
     }
 
     /// Its name; empty if it has none.
@@ -168,6 +171,18 @@ impl Object {
     /// It as a Condition.
     pub fn condition(&self) -> Condition {
         Condition::from_object(self.0.object.clone())
+    }
+
+    /// Wakes the `n` oldest waiters of a Condition, or all if that is 0.
+    ///
+    /// # Errors
+    /// As [`Condition::notify`], for an owner that doesn't hold the lock.
+    pub async fn notify(&self, owner: u64, n: u32) -> Result<u32, ConditionError> {
+        let notify = |handle| Request::Notify(Notify { handle, owner, n });
+        match self.0.object.call(false, owner, notify).await?.1 {
+            Message::Done(done) => Ok(done.count),
+            _ => Ok(0),
+        }
     }
 
     /// It as an Event.

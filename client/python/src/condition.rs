@@ -1,0 +1,220 @@
+//! Condition, Event and Barrier. Never here: predicates, and the other things that the daemon
+//! has no part in; they are the classes' made of these.
+
+use pyo3::{exceptions::PyValueError, prelude::*};
+use syncd_client::{
+    CreateError, WaitOutcome,
+    proto::v1::{BarrierSpec, ConditionSpec, EventSpec, create::Spec},
+    raw::{self, Object},
+};
+
+use crate::{
+    failure::Failure,
+    semlock::SemLock,
+    wait::{Proxy, seconds},
+};
+
+#[pyclass(frozen, module = "syncd._native")]
+pub(crate) struct Condition {
+    proxy: Proxy,
+    lock: Py<SemLock>,
+}
+
+#[pymethods]
+impl Condition {
+    #[new]
+    fn create(py: Python<'_>, lock: Py<SemLock>, name: &str) -> PyResult<Self> {
+        let Proxy { client, object } = lock.get().proxy.clone();
+        let options = if name.is_empty() { client.anonymous() } else { client.object(name) };
+        let spec = Spec::Condition(ConditionSpec { lock: 0 });
+        let proxy = Proxy { client, object: object.clone() };
+        let object = proxy.get(py, Object::create(options, spec, Some(&object)))?;
+        Ok(Self { proxy: Proxy { object, ..proxy }, lock })
+    }
+
+    #[staticmethod]
+    fn attach(py: Python<'_>, lock: Py<SemLock>, token: &str) -> PyResult<Self> {
+        Ok(Self { proxy: Proxy::attach(py, token)?, lock })
+    }
+
+    /// Waits, by the thread that has the lock; tells whether it was notified. Has the lock again
+    /// in any case, also when a signal's handler raised, but not without a session.
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let lock = self.lock.get();
+        let condition = self.proxy.object.condition();
+        let mut lent = lock.lend()?;
+        let waited = self.proxy.wait(py, async {
+            match seconds(timeout) {
+                Some(timeout) => condition.wait_timeout(&mut lent.guard, timeout).await,
+                None => condition.wait(&mut lent.guard).await.map(|()| WaitOutcome::Notified),
+            }
+        });
+        match waited {
+            Ok(Ok(outcome)) => {
+                lock.regain(py, lent)?;
+                Ok(outcome == WaitOutcome::Notified)
+            }
+            Ok(Err(error)) => Err(Failure::from(error).into()),
+            Err(raised) => {
+                lock.regain(py, lent)?;
+                Err(raised)
+            }
+        }
+    }
+
+    /// Wakes so many, or all if that is 0.
+    fn notify(&self, py: Python<'_>, n: u32) -> PyResult<u32> {
+        self.proxy.get(py, self.proxy.object.notify(raw::owner(), n))
+    }
+
+    fn waiters(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.proxy.get(py, self.proxy.object.query())?.waiters)
+    }
+
+    fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
+        self.proxy.get(py, self.proxy.object.handle()).map(drop)
+    }
+
+    #[getter]
+    fn token(&self) -> String {
+        self.proxy.token()
+    }
+
+    #[getter]
+    fn label(&self) -> Option<&str> {
+        self.proxy.name()
+    }
+}
+
+#[pyclass(frozen, module = "syncd._native")]
+pub(crate) struct Event(Proxy);
+
+#[pymethods]
+impl Event {
+    #[new]
+    fn create(py: Python<'_>, name: &str) -> PyResult<Self> {
+        let made = Proxy::create(py, name, Spec::Event(EventSpec {}), |options| options)?;
+        Ok(Self(made.map_err(Failure::from)?))
+    }
+
+    #[staticmethod]
+    fn attach(py: Python<'_>, token: &str) -> PyResult<Self> {
+        let proxy = Proxy::attach(py, token)?;
+        match proxy.object.spec() {
+            Some(Spec::Event(_)) => Ok(Self(proxy)),
+            _ => Err(other_kind("an Event", token)),
+        }
+    }
+
+    fn set(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.get(py, self.0.object.event().set()).map(drop)
+    }
+
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.get(py, self.0.object.event().clear())
+    }
+
+    fn is_set(&self, py: Python<'_>) -> PyResult<bool> {
+        self.0.get(py, self.0.object.event().is_set())
+    }
+
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let event = self.0.object.event();
+        self.0.get(py, async {
+            match seconds(timeout) {
+                Some(timeout) => {
+                    event.wait_timeout(timeout).await.map(|outcome| !outcome.timed_out())
+                }
+                None => event.wait().await.map(|()| true),
+            }
+        })
+    }
+
+    fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.get(py, self.0.object.handle()).map(drop)
+    }
+
+    #[getter]
+    fn token(&self) -> String {
+        self.0.token()
+    }
+
+    #[getter]
+    fn label(&self) -> Option<&str> {
+        self.0.name()
+    }
+}
+
+#[pyclass(frozen, module = "syncd._native")]
+pub(crate) struct Barrier {
+    proxy: Proxy,
+    #[pyo3(get)]
+    parties: u32,
+}
+
+#[pymethods]
+impl Barrier {
+    #[new]
+    fn create(py: Python<'_>, parties: u32, name: &str) -> PyResult<Self> {
+        let spec = Spec::Barrier(BarrierSpec { parties });
+        let made: Result<Proxy, CreateError> = Proxy::create(py, name, spec, |options| options)?;
+        Ok(Self { proxy: made.map_err(Failure::from)?, parties })
+    }
+
+    #[staticmethod]
+    fn attach(py: Python<'_>, token: &str) -> PyResult<Self> {
+        let proxy = Proxy::attach(py, token)?;
+        match proxy.object.spec() {
+            Some(&Spec::Barrier(BarrierSpec { parties })) => Ok(Self { proxy, parties }),
+            _ => Err(other_kind("a Barrier", token)),
+        }
+    }
+
+    /// Waits for the others; the last to come calls `action`, if there is one.
+    fn wait(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        action: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u32> {
+        let arrival = self.proxy.object.arrive(seconds(timeout), action.is_some());
+        let (index, asked) = self.proxy.get(py, arrival)?;
+        if let (Some(asked), Some(action)) = (asked, action) {
+            action.call0()?;
+            self.proxy.get(py, asked.done())?;
+        }
+        Ok(index)
+    }
+
+    fn reset(&self, py: Python<'_>) -> PyResult<()> {
+        self.proxy.get(py, self.proxy.object.barrier().reset())
+    }
+
+    fn abort(&self, py: Python<'_>) -> PyResult<()> {
+        self.proxy.get(py, self.proxy.object.barrier().abort())
+    }
+
+    /// How many wait, and whether it is broken.
+    fn state(&self, py: Python<'_>) -> PyResult<(u32, bool)> {
+        let state = self.proxy.get(py, self.proxy.object.barrier().state())?;
+        Ok((state.waiting, state.broken))
+    }
+
+    fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
+        self.proxy.get(py, self.proxy.object.handle()).map(drop)
+    }
+
+    #[getter]
+    fn token(&self) -> String {
+        self.proxy.token()
+    }
+
+    #[getter]
+    fn label(&self) -> Option<&str> {
+        self.proxy.name()
+    }
+}
+
+fn other_kind(kind: &str, token: &str) -> PyErr {
+    PyValueError::new_err(format!("the token isn't {kind}'s: {token}"))
+}

@@ -1,0 +1,143 @@
+//! What went wrong, as Python's exceptions, and what the daemon reports of processes, as the
+//! package's values. Never here: deciding that something went wrong.
+
+use std::fmt::Display;
+
+use pyo3::{
+    exceptions::{
+        PyAssertionError, PyFileExistsError, PyFileNotFoundError, PyOSError, PyValueError,
+    },
+    import_exception, intern,
+    prelude::*,
+};
+use syncd_client::{
+    Abandonment, AcquireError, BarrierError, ConditionError, CreateError, Holder, ReleaseError,
+    SessionError,
+};
+
+import_exception!(syncd._report, Error);
+import_exception!(syncd._report, NoDaemon);
+import_exception!(syncd._report, SessionLost);
+import_exception!(syncd._report, LockTimeout);
+import_exception!(threading, BrokenBarrierError);
+
+// As every platform numbers them.
+const ENOENT: i32 = 2;
+const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
+
+/// An exception to be raised.
+pub(crate) struct Failure(PyErr);
+
+impl Failure {
+    pub(crate) fn value(error: &impl Display) -> Self {
+        Self(PyValueError::new_err(error.to_string()))
+    }
+
+    pub(crate) fn invalid(text: &str) -> PyErr {
+        PyOSError::new_err((EINVAL, text.to_owned()))
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(Failure(error): Failure) -> Self {
+        error
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        let text = error.to_string();
+        Self(match error {
+            SessionError::Connect(_) => NoDaemon::new_err(text),
+            SessionError::Lost(_) => SessionLost::new_err(text),
+            _ => Error::new_err(text),
+        })
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        let text = error.to_string();
+        Self(match error {
+            CreateError::Session(error) => return error.into(),
+            CreateError::Exists(_) => PyFileExistsError::new_err((EEXIST, text)),
+            CreateError::NotFound(_) => PyFileNotFoundError::new_err((ENOENT, text)),
+            _ => PyValueError::new_err(text),
+        })
+    }
+}
+
+impl From<AcquireError> for Failure {
+    fn from(error: AcquireError) -> Self {
+        let text = error.to_string();
+        match error {
+            AcquireError::Session(error) => error.into(),
+            AcquireError::TimedOut { held_by, .. } => {
+                Python::attach(|py| {
+                    let holders =
+                        held_by.iter().map(|held| holder(py, held)).collect::<PyResult<Vec<_>>>();
+                    Self(holders.map_or_else(
+                        |error| error,
+                        |holders| LockTimeout::new_err((text, holders)),
+                    ))
+                })
+            }
+            _ => Self(Error::new_err(text)),
+        }
+    }
+}
+
+impl From<ReleaseError> for Failure {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Session(error) => error.into(),
+            ReleaseError::OverReleased(_) => {
+                Self(PyValueError::new_err("semaphore or lock released too many times"))
+            }
+            error => Self(Error::new_err(error.to_string())),
+        }
+    }
+}
+
+impl From<ConditionError> for Failure {
+    fn from(error: ConditionError) -> Self {
+        match error {
+            ConditionError::Session(error) => error.into(),
+            error => Self(PyAssertionError::new_err(error.to_string())),
+        }
+    }
+}
+
+impl From<BarrierError> for Failure {
+    fn from(error: BarrierError) -> Self {
+        match error {
+            BarrierError::Session(error) => error.into(),
+            error => Self(BrokenBarrierError::new_err(error.to_string())),
+        }
+    }
+}
+
+/// The module of the package that has the values and exceptions.
+pub(crate) fn report(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import(intern!(py, "syncd._report"))
+}
+
+pub(crate) fn holder(py: Python<'_>, holder: &Holder) -> PyResult<Py<PyAny>> {
+    let Holder { process, token, held, .. } = holder;
+    let fields = (process.pid, &process.command, held.as_secs_f64(), *token);
+    Ok(report(py)?.getattr(intern!(py, "Holder"))?.call1(fields)?.unbind())
+}
+
+pub(crate) fn abandonment<'py>(py: Python<'py>, left: &Abandonment) -> PyResult<Bound<'py, PyAny>> {
+    let Abandonment { process, cause, held, ago, token, .. } = left;
+    let fields = (
+        process.pid,
+        &process.command,
+        cause.to_string(),
+        held.as_secs_f64(),
+        ago.as_secs_f64(),
+        *token,
+    );
+    report(py)?.getattr(intern!(py, "Abandonment"))?.call1(fields)
+}

@@ -1,0 +1,42 @@
+//! The extension module of the Python package syncd: the blocking client's objects, as Python
+//! sees them. Never here: the classes that people use, which are Python's (`syncd/*.py`).
+
+mod condition;
+mod failure;
+mod semlock;
+mod wait;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use pyo3::prelude::*;
+
+/// `python -m syncd`.
+#[derive(Parser)]
+#[command(name = "syncd", version, after_help = syncd::Options::EXAMPLES)]
+struct Daemon {
+    #[command(flatten)]
+    options: syncd::Options,
+}
+
+/// Is the daemon, until it is told to leave, and then exits.
+#[pyfunction]
+fn daemon(py: Python<'_>, arguments: Vec<OsString>) {
+    py.detach(|| {
+        let code = match Daemon::try_parse_from(arguments) {
+            Ok(daemon) => syncd::run(daemon.options),
+            Err(error) => error.exit(),
+        };
+        std::process::exit(code.into())
+    })
+}
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{
+        condition::{Barrier, Condition, Event},
+        daemon,
+        semlock::{SemLock, sem_unlink},
+    };
+}

@@ -1,0 +1,362 @@
+"""The locks of multiprocessing, with owners: who dies lets go, and the next one is told.
+
+Every object can be pickled, to any process of the same user; those that have a name can be had
+by it as well. Threads of one process exclude each other as processes do.
+
+Never here: processes, queues and pools, which are in `syncd.multiprocessing`.
+"""
+
+import contextlib
+import multiprocessing.process
+import multiprocessing.util
+import sys
+import threading
+import time
+from typing import Any, Callable, Iterator, List, Optional, Tuple, Type, TypeVar, Union
+
+from . import _native
+from ._report import Abandonment, Error, Holder
+
+__all__ = [
+    "Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore",
+]  # fmt: skip
+
+T = TypeVar("T")
+P = TypeVar("P", bound="_Proxy")
+
+
+class _Proxy:
+    """What all of them have: a name, a token, and a way into other processes."""
+
+    _native: Any
+
+    def _enrol(self) -> None:
+        multiprocessing.util.register_after_fork(self, _Proxy._after_fork)
+
+    def _after_fork(self) -> None:
+        # The parent may let go of it before this process first uses it. If that can't be seen
+        # to now, the first use says why.
+        with contextlib.suppress(Error, OSError):
+            self._native._after_fork()
+
+    @property
+    def name(self) -> Optional[str]:
+        """Its name, if it has one."""
+        return self._native.label
+
+    @property
+    def token(self) -> str:
+        """One line of text, by which another process of the user can `attach`."""
+        return self._native.token
+
+    @classmethod
+    def attach(cls: Type[P], token: str) -> P:
+        """The object that a token is of."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self).attach, (self.token,)
+
+
+class _SemLock(_Proxy):
+    """A lock or semaphore."""
+
+    _KIND = ""
+
+    def __init__(self, value: int, name: Optional[str]) -> None:
+        self._set(_native.SemLock.make(self._KIND, value, name or ""))
+
+    def _set(self, semlock: _native.SemLock) -> None:
+        self._native = self._semlock = semlock
+        self.acquire = semlock.acquire
+        self.release = semlock.release
+        self._enrol()
+
+    @classmethod
+    def attach(cls: Type[P], token: str) -> P:
+        self = cls.__new__(cls)
+        self._set(_native.SemLock.attach(cls._KIND, token))  # type: ignore[attr-defined]
+        return self
+
+    def __enter__(self) -> bool:
+        return self._semlock.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        self._semlock.__exit__()
+
+    @contextlib.contextmanager
+    def within(self, timeout: float) -> Iterator[None]:
+        """Acquires for a with-block, or raises `LockTimeout`, which says who has it instead."""
+        self._semlock.enter_within(timeout)
+        try:
+            yield
+        finally:
+            self._semlock.__exit__()
+
+    def locked_by(self) -> List[Holder]:
+        """Who holds it, oldest first. Loose permits are nobody's."""
+        return self._semlock.locked_by()
+
+    @property
+    def fencing_token(self) -> Optional[int]:
+        """The number of the grant by which this process holds it: they rise, grant by grant."""
+        return self._semlock.fencing_token
+
+    @property
+    def abandoned(self) -> Optional[Abandonment]:
+        """Who left it to this process without a release, if anybody did."""
+        return self._semlock.abandoned
+
+    def _owner(self) -> str:
+        """As multiprocessing shows it."""
+        if self._semlock._is_mine():
+            name = multiprocessing.process.current_process().name
+            thread = threading.current_thread().name
+            return name if thread == "MainThread" else f"{name}|{thread}"
+        if self._semlock._get_value() == 1:
+            return "None"
+        return "SomeOtherThread" if self._semlock._count() > 0 else "SomeOtherProcess"
+
+
+class Lock(_SemLock):
+    """A lock that isn't recursive; anybody may release it."""
+
+    _KIND = "Lock"
+
+    def __init__(self, *, name: Optional[str] = None) -> None:
+        super().__init__(1, name)
+
+    def locked(self) -> bool:
+        """Whether anybody has it."""
+        return self._semlock._is_zero()
+
+    def __repr__(self) -> str:
+        try:
+            owner = self._owner()
+        except Exception:
+            owner = "unknown"
+        return f"<{type(self).__name__}(owner={owner})>"
+
+
+class RLock(_SemLock):
+    """A lock that its owner may take again, and alone may release."""
+
+    _KIND = "RLock"
+
+    def __init__(self, *, name: Optional[str] = None) -> None:
+        super().__init__(1, name)
+
+    def locked(self) -> bool:
+        """Whether anybody has it."""
+        return self._semlock._is_zero()
+
+    def __repr__(self) -> str:
+        count: Union[int, str]
+        try:
+            owner = self._owner()
+            if owner in ("SomeOtherThread", "SomeOtherProcess"):
+                count = "nonzero"
+            else:
+                count = 0 if owner == "None" else self._semlock._count()
+        except Exception:
+            owner = count = "unknown"
+        return f"<{type(self).__name__}({owner}, {count})>"
+
+
+class Semaphore(_SemLock):
+    """A number of permits. A bare `acquire` takes one for nobody, as a counter wants it; a
+    with-block takes one that returns when its process dies."""
+
+    _KIND = "Semaphore"
+
+    def __init__(self, value: int = 1, *, name: Optional[str] = None) -> None:
+        super().__init__(value, name)
+
+    def get_value(self) -> int:
+        """How many permits are free."""
+        return self._semlock._get_value()
+
+    def locked(self) -> bool:
+        """Whether no permit is free."""
+        return self._semlock._is_zero()
+
+    def _value(self) -> Union[int, str]:
+        try:
+            return self.get_value()
+        except Exception:
+            return "unknown"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={self._value()})>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that never has more permits free than at first."""
+
+    _KIND = "BoundedSemaphore"
+
+    def __repr__(self) -> str:
+        name, limit = type(self).__name__, self._semlock.maxvalue
+        return f"<{name}(value={self._value()}, maxvalue={limit})>"
+
+
+class Condition(_Proxy):
+    """A condition variable. Each notify wakes exactly those that waited, oldest first."""
+
+    def __init__(
+        self, lock: Union[Lock, RLock, None] = None, *, name: Optional[str] = None
+    ) -> None:
+        lock = lock or RLock()
+        self._set(lock, _native.Condition(lock._semlock, name or ""))
+
+    def _set(self, lock: Union[Lock, RLock], condition: _native.Condition) -> None:
+        self._lock, self._native = lock, condition
+        self.acquire = lock.acquire
+        self.release = lock.release
+        self._enrol()
+
+    @classmethod
+    def attach(cls, token: str, lock: Union[Lock, RLock, None] = None) -> "Condition":
+        """The condition that a token is of, and its `lock`."""
+        if lock is None:
+            raise TypeError("a Condition is attached to together with its lock")
+        self = cls.__new__(cls)
+        self._set(lock, _native.Condition.attach(lock._semlock, token))
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self).attach, (self.token, self._lock)
+
+    def __enter__(self) -> bool:
+        return self._lock.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.__exit__(*raised)
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Releases the lock, waits for a notify, and has the lock again; false if the time
+        was over."""
+        assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
+        return self._native.wait(timeout)
+
+    def wait_for(self, predicate: Callable[[], T], timeout: Optional[float] = None) -> T:
+        """Waits until `predicate()` is true, or the time is over; gives its last value."""
+        end = None if timeout is None else time.monotonic() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+    def notify(self, n: int = 1) -> None:
+        """Wakes the `n` oldest waiters."""
+        assert self._lock._semlock._is_mine(), "lock is not owned"
+        if n > 0:
+            self._native.notify(min(n, 2**32 - 1))
+
+    def notify_all(self) -> None:
+        """Wakes all who wait."""
+        self.notify(sys.maxsize)
+
+    def __repr__(self) -> str:
+        try:
+            waiters = self._native.waiters()
+        except Exception:
+            waiters = "unknown"
+        return f"<{type(self).__name__}({self._lock}, {waiters})>"
+
+
+class Event(_Proxy):
+    """A flag that can be waited for."""
+
+    def __init__(self, *, name: Optional[str] = None) -> None:
+        self._set(_native.Event(name or ""))
+
+    def _set(self, event: _native.Event) -> None:
+        self._native = event
+        self.is_set, self.set, self.clear = event.is_set, event.set, event.clear
+        self._enrol()
+
+    @classmethod
+    def attach(cls: Type[P], token: str) -> P:
+        self = cls.__new__(cls)
+        self._set(_native.Event.attach(token))  # type: ignore[attr-defined]
+        return self
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Waits until it is set; false if the time was over first."""
+        return self._native.wait(timeout)
+
+    def __repr__(self) -> str:
+        state = "set" if self.is_set() else "unset"
+        return f"<{type(self).__qualname__} at {id(self):#x} {state}>"
+
+
+class Barrier(_Proxy):
+    """Where so many parties wait for each other. It breaks for all if one of them dies, or
+    its time is over; as threading's, it then raises `threading.BrokenBarrierError`."""
+
+    def __init__(
+        self,
+        parties: int,
+        action: Optional[Callable[[], object]] = None,
+        timeout: Optional[float] = None,
+        *,
+        name: Optional[str] = None,
+    ) -> None:
+        if parties < 1:
+            raise ValueError("parties must be > 0")
+        self._set(_native.Barrier(parties, name or ""), action, timeout)
+
+    def _set(
+        self,
+        barrier: _native.Barrier,
+        action: Optional[Callable[[], object]],
+        timeout: Optional[float],
+    ) -> None:
+        self._native, self._action, self._timeout = barrier, action, timeout
+        self.abort, self.reset = barrier.abort, barrier.reset
+        self._enrol()
+
+    @classmethod
+    def attach(
+        cls,
+        token: str,
+        action: Optional[Callable[[], object]] = None,
+        timeout: Optional[float] = None,
+    ) -> "Barrier":
+        """The barrier that a token is of; what to do and how long to wait is each party's."""
+        self = cls.__new__(cls)
+        self._set(_native.Barrier.attach(token), action, timeout)
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self).attach, (self.token, self._action, self._timeout)
+
+    def wait(self, timeout: Optional[float] = None) -> int:
+        """Waits for the others; gives this party's number, in order of arrival."""
+        return self._native.wait(self._timeout if timeout is None else timeout, self._action)
+
+    @property
+    def parties(self) -> int:
+        """How many pass at once."""
+        return self._native.parties
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait."""
+        return self._native.state()[0]
+
+    @property
+    def broken(self) -> bool:
+        """Whether it lets nobody pass until it is reset."""
+        return self._native.state()[1]
+
+    def __repr__(self) -> str:
+        name, address = type(self).__qualname__, f"{id(self):#x}"
+        if self.broken:
+            return f"<{name} at {address}: broken>"
+        return f"<{name} at {address}: waiters={self.n_waiting}/{self.parties}>"
