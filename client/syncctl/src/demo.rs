@@ -26,7 +26,28 @@ use crate::{
 
 mod act;
 
-use act::Act;
+use act::{Act, Plot};
+
+const LOCK: Plot = Plot {
+    title: "1. A lock around a shared counter",
+    story: "Three processes read a number from a file, add one, and write it back.",
+    objects: &[worker::COUNTER],
+};
+const SEMAPHORE: Plot = Plot {
+    title: "2. A semaphore of two",
+    story: "Five processes have an item each to work on; two may at a time.",
+    objects: &[worker::DESK],
+};
+const CONDITION: Plot = Plot {
+    title: "3. A condition between producer and consumer",
+    story: "One puts items on a shelf and notifies; the other waits for them and takes them off.",
+    objects: &[worker::SHELF, worker::NEW_ITEM],
+};
+const DEATH: Plot = Plot {
+    title: "4. A holder is killed",
+    story: "The lock goes on at once, and the next one is told who left it.",
+    objects: &[worker::VAULT],
+};
 
 /// Nothing here takes longer, unless something hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -138,7 +159,8 @@ impl Stage {
         let status = reply(self.inspect.status(v1::StatusRequest {})).await?;
         if !self.screen.json {
             self.screen.line(format!(
-                "{} {} is up, pid {}, on a socket of its own: {}",
+                "{} {} is up, pid {}, on a socket of its own: {}\n\
+                 Each name below is a process; lines by syncd are what the daemon says of them.",
                 self.screen.paint(Ink::Bold, "syncd"),
                 status.version,
                 status.pid,
@@ -146,27 +168,24 @@ impl Stage {
             ))?;
         }
 
-        let mut act = Act::begin(self, "1. A lock around a shared counter", &[worker::COUNTER])?;
+        let mut act = Act::begin(self, &LOCK)?;
         for i in 0..3 {
             act.enter(&format!("Worker-{i}"), Role::Count)?;
         }
         act.finish().await?;
 
-        let mut act =
-            Act::begin(self, "2. A semaphore: two at a time, five items", &[worker::DESK])?;
+        let mut act = Act::begin(self, &SEMAPHORE)?;
         for i in 0..5 {
             act.enter(&format!("Item-{i}"), Role::Work)?;
         }
         act.finish().await?;
 
-        let title = "3. A condition between producer and consumer";
-        let mut act = Act::begin(self, title, &[worker::SHELF, worker::NEW_ITEM])?;
+        let mut act = Act::begin(self, &CONDITION)?;
         act.enter("Consumer", Role::Consume)?;
         act.enter("Producer", Role::Produce)?;
         act.finish().await?;
 
-        let title = "4. kill -9: the lock goes on, and the next one is told";
-        let mut act = Act::begin(self, title, &[worker::VAULT])?;
+        let mut act = Act::begin(self, &DEATH)?;
         let holder = act.enter("Holder", Role::Hold)?;
         act.until(1, 0).await?;
         act.enter("Next", Role::Inherit)?;

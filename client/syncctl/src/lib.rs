@@ -45,11 +45,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
         Command::Daemon(options) => return syncd::run(*options).into(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "syncctl", &mut script);
-            Screen::new(false, global.color)
+            clap_complete::generate(shell, &mut visible(), "syncctl", &mut script);
+            let screen = Screen::new(false, global.color);
+            screen
                 .line(String::from_utf8_lossy(&script).trim_end())
-                .map_err(Failure::from)
                 .map(|()| 0)
+                .map_err(Failure::from)
         }
         Command::Bench => bench::bench(&global, Screen::new(global.json, global.color)).map(|()| 0),
         Command::Worker(worker) => worker.work(&global).map(|()| 0),
@@ -102,4 +103,11 @@ async fn act(command: Command, global: Global) -> Result<u8, Failure> {
         }
     }
     .map(|()| 0)
+}
+
+/// The arguments as people are to see them.
+fn visible() -> clap::Command {
+    let all = Cli::command();
+    let shown: Vec<_> = all.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();
+    clap::Command::new("syncctl").args(all.get_arguments().cloned()).subcommands(shown)
 }

@@ -5,7 +5,7 @@
 use std::{
     fmt::Display,
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     thread::sleep,
     time::Duration,
@@ -209,7 +209,10 @@ fn pong(client: &Client) -> Result<(), Failure> {
 /// On standard input, which is one end of a socket pair, until the other one is closed.
 #[cfg(unix)]
 fn echo() -> io::Result<()> {
-    use std::os::{fd::AsFd as _, unix::net::UnixStream};
+    use std::{
+        io::Read as _,
+        os::{fd::AsFd as _, unix::net::UnixStream},
+    };
 
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut message = [0; 16];

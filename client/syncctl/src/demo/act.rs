@@ -25,32 +25,34 @@ use crate::{
     worker::Role,
 };
 
+/// What an act is about.
+pub(super) struct Plot {
+    pub(super) title: &'static str,
+    pub(super) story: &'static str,
+    /// The names on which all turns.
+    pub(super) objects: &'static [&'static str],
+}
+
 /// Processes that end with it.
 pub(super) struct Act<'a> {
     stage: &'a Stage,
-    objects: &'static [&'static str],
+    plot: &'static Plot,
     players: Vec<(String, Child)>,
     speech: JoinSet<()>,
     view: JoinSet<()>,
 }
 
 impl<'a> Act<'a> {
-    /// Begins to show who holds `objects` and who waits for them.
-    pub(super) fn begin(
-        stage: &'a Stage,
-        title: &str,
-        objects: &'static [&'static str],
-    ) -> Result<Self, Failure> {
-        let mut act = Self {
-            stage,
-            objects,
-            players: Vec::new(),
-            speech: JoinSet::new(),
-            view: JoinSet::new(),
-        };
-        if !stage.screen.json {
-            stage.screen.heading(title)?;
-            act.view.spawn(show(act.voice("syncd", Ink::Yellow), stage.inspect.clone(), objects));
+    /// Begins to show who holds the plot's objects and who waits for them.
+    pub(super) fn begin(stage: &'a Stage, plot: &'static Plot) -> Result<Self, Failure> {
+        let (speech, view) = (JoinSet::new(), JoinSet::new());
+        let mut act = Self { stage, plot, players: Vec::new(), speech, view };
+        let screen = stage.screen;
+        if !screen.json {
+            screen.heading(plot.title)?;
+            screen.line(screen.paint(Ink::Dim, plot.story))?;
+            let voice = act.voice("syncd", Ink::Yellow);
+            act.view.spawn(show(voice, stage.inspect.clone(), plot.objects));
         }
         Ok(act)
     }
@@ -87,7 +89,7 @@ impl<'a> Act<'a> {
     pub(super) async fn until(&self, holders: usize, waiters: usize) -> Result<(), Failure> {
         let mut inspect = self.stage.inspect.clone();
         loop {
-            let found = describe(&mut inspect, self.objects[0]).await?;
+            let found = describe(&mut inspect, self.plot.objects[0]).await?;
             if found.is_some_and(|d| (d.holders.len(), d.waiters.len()) == (holders, waiters)) {
                 return Ok(());
             }
