@@ -171,15 +171,19 @@ impl inspect_server::Inspect for InspectService {
         let user = Connection::of(&request)?.user;
         let asked = request.into_inner();
         let limit = if asked.limit == 0 { PAGE } else { asked.limit.min(PAGE) } as usize;
+        let namespaces = self.listed(user, &asked.namespace)?;
         // A page is a namespace, and how far the last one went in it.
-        let (from, mut after) = match asked.page.split_once('\n') {
-            Some((from, after)) => (from, (!after.is_empty()).then_some(after)),
-            None if asked.page.is_empty() => ("", None),
+        let (begin, mut after) = match asked.page.split_once('\n') {
+            Some((from, after)) => {
+                let from = self.address(user, from)?;
+                let begin = namespaces.partition_point(|n| n.address < from);
+                let is_there = namespaces.get(begin).is_some_and(|n| n.address == from);
+                (begin, (is_there && !after.is_empty()).then_some(after))
+            }
+            None if asked.page.is_empty() => (0, None),
             None => return Err(Status::invalid_argument("page: not one that List gave")),
         };
         let mut reply = ListReply::default();
-        let namespaces = self.listed(user, &asked.namespace)?;
-        let begin = namespaces.iter().position(|n| n.address.to_string() == from).unwrap_or(0);
         for namespace in &namespaces[begin..] {
             let shown = namespace.address.to_string();
             let limit = limit - reply.objects.len();

@@ -1,9 +1,11 @@
 //! One daemon per socket: the lock file, the socket's directory, its permissions, a stale
 //! socket, and a socket that systemd hands over. Never here: who connects to it.
 
+#[cfg(unix)]
+use std::{fs, io};
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, Write as _},
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
     path::PathBuf,
 };
 

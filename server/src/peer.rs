@@ -11,21 +11,16 @@ use std::{
     io, mem,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
 };
 
 use dashmap::Entry;
 use syncd_core::{Cause, SessionId};
 use syncd_proto::socket::Socket;
-use tokio::{sync::Notify, time::timeout};
+use tokio::sync::Notify;
 use tracing::debug;
 
 use crate::{broker::Broker, connection::Connection, namespace::Namespace};
 use watch::Watch;
-
-/// Reading what an exited process had still written takes no longer: it can't write any more,
-/// though a child that it forked might.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A process, as long as it has a connection or a session. One entry per process and user, so
 /// two of the same entry are of the same process, whatever becomes of its number.

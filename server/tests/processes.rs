@@ -16,6 +16,7 @@ use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_me
 /// Where the client's part finds its daemon, and what else it is to do.
 const SOCKET: &str = "SYNCD_TEST_SOCKET";
 const FORK: &str = "SYNCD_TEST_FORK";
+const RELEASE: &str = "SYNCD_TEST_RELEASE";
 
 /// A process that holds the lock "a".
 struct Holder(
@@ -24,12 +25,12 @@ struct Holder(
 );
 
 impl Holder {
-    async fn start(daemon: &Daemon, fork: bool) -> Self {
+    async fn start(daemon: &Daemon, part: Option<&str>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
         command.env(SOCKET, daemon.endpoint.to_string()).stdin(Stdio::piped());
-        if fork {
-            command.env(FORK, "1");
+        if let Some(part) = part {
+            command.env(part, "1");
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -80,6 +81,16 @@ async fn the_client() {
             }
         }
     }
+    if std::env::var_os(RELEASE).is_some() {
+        let release = v1::Release { handle, owner: 1, token: 0, quiet: true };
+        session.send(Request::Release(release)).await;
+        // Until it is written; not until it is read.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        // SAFETY: it only exits, with the connection as it is.
+        unsafe { libc::_exit(0) };
+    }
     println!("holding");
     wait();
 }
@@ -103,7 +114,7 @@ async fn is_told_of(mut waiter: Session, pid: u32) {
 #[tokio::test]
 async fn a_killed_holder_lets_go() {
     let daemon = Daemon::start();
-    let mut holder = Holder::start(&daemon, false).await;
+    let mut holder = Holder::start(&daemon, None).await;
     let (waiter, _) = waiter(&daemon).await;
     holder.0.kill().unwrap();
     is_told_of(waiter, holder.pid()).await;
@@ -112,7 +123,7 @@ async fn a_killed_holder_lets_go() {
 #[tokio::test]
 async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent() {
     let daemon = Daemon::start();
-    let mut holder = Holder::start(&daemon, true).await;
+    let mut holder = Holder::start(&daemon, Some(FORK)).await;
     let (waiter, _) = waiter(&daemon).await;
     // The child's copy of the pipe keeps this end's reader waiting: it lives on.
     let stdin = holder.0.stdin.take();
@@ -121,11 +132,35 @@ async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent()
     drop(stdin);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_said_before_it_exited_counts() {
+    let daemon = Daemon::start();
+    let mut forked = Vec::new();
+    for turn in 0..20 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_client"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.env(SOCKET, daemon.endpoint.to_string()).env(RELEASE, "1");
+        if turn % 2 == 1 {
+            command.env(FORK, "1");
+        }
+        let mut client = command.spawn().unwrap();
+        forked.push(client.stdin.take());
+        let exited = tokio::task::spawn_blocking(move || client.wait());
+        assert!(support::within(exited).await.unwrap().unwrap().success());
+    }
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    assert!(matches!(session.ask(acquire(handle)).await, Message::Granted(_)));
+    let status = daemon.inspect().await.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    let counters = status.counters.unwrap();
+    assert_eq!((counters.grants, counters.releases, counters.abandoned), (21, 20, 0));
+}
+
 #[tokio::test]
 async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
     let grace = Duration::from_millis(500);
     let daemon = Daemon::with(|config| config.grace = grace);
-    let holder = Holder::start(&daemon, false).await;
+    let holder = Holder::start(&daemon, None).await;
     holder.signal(libc::SIGSTOP);
     let mut session = daemon.session().await;
     let handle = session.lock("a").await;
@@ -145,7 +180,7 @@ async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
 #[tokio::test]
 async fn a_process_that_dies_in_its_grace_lets_go_at_once() {
     let daemon = Daemon::with(|config| config.grace = Duration::from_secs(3600));
-    let mut holder = Holder::start(&daemon, false).await;
+    let mut holder = Holder::start(&daemon, None).await;
     let (waiter, _) = waiter(&daemon).await;
     // Its standard input at its end, it drops its connection and exits.
     drop(holder.0.stdin.take());

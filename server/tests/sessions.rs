@@ -207,3 +207,33 @@ async fn an_idle_daemon_leaves_but_not_while_an_object_is_kept() {
     drop(session);
     daemon.left().await;
 }
+
+#[tokio::test]
+async fn a_quota_that_is_used_up_is_named() {
+    let daemon = Daemon::with(|config| {
+        config.limits.sessions = 1;
+        config.limits.connections = 3;
+    });
+    let in_namespace = |name: &str| v1::Open { namespace: name.into(), ..open() };
+    let channel = daemon.channel().await;
+    let first = Session::open(channel.clone(), open()).await.unwrap();
+    let refused = Session::open(channel.clone(), open()).await.err().unwrap();
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "sessions"));
+    let mut sessions = vec![first];
+    let refused = loop {
+        let name = format!("n{}", sessions.len());
+        match Session::open(channel.clone(), in_namespace(&name)).await {
+            Ok(session) => sessions.push(session),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "namespace"));
+    assert_eq!(sessions.len(), 64);
+
+    let _two = (daemon.channel().await, daemon.channel().await);
+    let mut one_more = tokio::net::UnixStream::connect(daemon.endpoint.as_path()).await.unwrap();
+    let mut said = Vec::new();
+    let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut one_more, &mut said)).await;
+    assert!(said.is_empty(), "a connection too many is closed without a word");
+    sessions[0].lock("still served").await;
+}
