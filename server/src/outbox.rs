@@ -17,7 +17,8 @@ use tracing::info;
 use crate::{connection::Connection, namespace::Namespace, peer::PeerUse};
 
 /// The most messages that wait for a stream: a reader further behind is dropped, not buffered.
-pub(crate) const MAX_UNSENT: usize = 65_536;
+/// Above what a session's waiting requests can be answered with at once.
+pub(crate) const MAX_UNSENT: usize = 262_144;
 
 /// A session as the daemon knows it, from its opening to its end, connected or not.
 pub(crate) struct Session {

@@ -52,7 +52,7 @@ impl Space {
             self.break_barrier(now, ix);
             return Err(self.refuse(ix, ErrorKind::TimedOut { holders: Vec::new() }));
         }
-        self.check_room(ix)?;
+        self.check_room(claim.session, ix)?;
         self.enqueue(now, ix, claim, Wait::Barrier { action: has_action });
         Ok(None)
     }

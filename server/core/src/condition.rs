@@ -55,7 +55,7 @@ impl Space {
         timeout: Option<Duration>,
     ) -> Outcome {
         let (ix, hold) = self.resolve_condition(now, session, handle, owner)?;
-        self.check_room(ix)?;
+        self.check_room(session, ix)?;
         let depth = self.holds[hold as usize].depth;
         let claim = Claim { session, request, owner, timeout };
         self.enqueue(now, ix, claim, Wait::Notify { depth });

@@ -59,7 +59,7 @@ impl Space {
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(self.refuse(ix, ErrorKind::TimedOut { holders: Vec::new() }));
         }
-        self.check_room(ix)?;
+        self.check_room(session, ix)?;
         self.enqueue(now, ix, Claim { session, request, owner, timeout }, Wait::Event);
         Ok(None)
     }

@@ -104,7 +104,7 @@ impl Space {
             let holders = self.holders(now, ix);
             return Err(self.refuse(ix, ErrorKind::TimedOut { holders }));
         }
-        self.check_room(ix)?;
+        self.check_room(session, ix)?;
         if fail_on_deadlock && let Some(cycle) = self.cycle_of(now, session, owner, ix) {
             self.emit_deadlock(now, ix, session, owner, cycle.clone());
             return Err(self.refuse(ix, ErrorKind::Deadlock { cycle }));

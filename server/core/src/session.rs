@@ -192,11 +192,13 @@ impl Space {
         if let Some(at) = s.grace_until.take() {
             self.deadlines.remove(at, Reason::Grace { session });
         }
-        // Waits first, so that nothing it gives up comes back to it.
+        // Waits first, so that nothing it gives up comes back to it. One that vanishes may take
+        // others along: a broken barrier's.
         while let Some((_, &waiter)) = self.sessions[&session].waiters.first_key_value() {
             self.vanish(now, waiter);
         }
-        while let Some((_, &hold)) = self.sessions[&session].holds.first_key_value() {
+        let s = self.sessions.get_mut(&session).expect("checked by the callers");
+        for hold in std::mem::take(&mut s.holds).into_values() {
             self.abandon(now, hold, cause);
         }
         let objects: Vec<(Ix, u32)> =

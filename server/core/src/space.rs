@@ -41,6 +41,8 @@ pub struct Limits {
     pub objects: usize,
     /// Requests that wait.
     pub waiters: usize,
+    /// Requests of one session that wait: all of them may be answered at once.
+    pub waiters_per_session: usize,
     /// Messages kept per session until it acknowledges them. Beyond, the oldest are
     /// forgotten: a resume that would need them is refused.
     pub unacknowledged: usize,
@@ -58,7 +60,13 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { sessions: 16_384, objects: 4_000_000, waiters: 1_000_000, unacknowledged: 8_192 }
+        Limits {
+            sessions: 16_384,
+            objects: 4_000_000,
+            waiters: 1_000_000,
+            waiters_per_session: 131_072,
+            unacknowledged: 131_072,
+        }
     }
 }
 

@@ -91,13 +91,19 @@ impl Space {
         }
     }
 
-    /// Refuses if the namespace has as many waiters as it may have.
-    pub(crate) fn check_room(&self, ix: Ix) -> Result<(), Box<crate::Error>> {
-        let limit = self.config.limits.waiters;
-        if self.waiters.len() < limit {
-            return Ok(());
+    /// Refuses if the namespace or the session has as many waiters as it may have.
+    pub(crate) fn check_room(&self, session: SessionId, ix: Ix) -> Result<(), Box<crate::Error>> {
+        let limits = &self.config.limits;
+        let quota = |field, limit: usize| {
+            Err(self.refuse(ix, ErrorKind::Quota { field, limit: limit as u64 }))
+        };
+        if self.waiters.len() >= limits.waiters {
+            return quota("waiters", limits.waiters);
         }
-        Err(self.refuse(ix, ErrorKind::Quota { field: "waiters", limit: limit as u64 }))
+        if self.sessions[&session].waiters.len() >= limits.waiters_per_session {
+            return quota("waiters_per_session", limits.waiters_per_session);
+        }
+        Ok(())
     }
 
     /// Puts a request at the end of an object's queue.
