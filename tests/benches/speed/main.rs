@@ -78,6 +78,7 @@ fn role(role: &str, args: &[String]) {
         ("echo", [path]) => raw::echo(path),
         ("relay", [path]) => raw::relay(path),
         ("driver", [path]) => raw::driver(path),
+        ("raw-loop", [path]) => raw::exchanges(path),
         ("returner", [path]) => raw::returner(path),
         ("daemon", [path]) => daemon::serve(path),
         ("stack", [path]) => stack::serve(path),

@@ -7,13 +7,23 @@ use std::{
     path::Path,
 };
 
-use crate::worker::{Worker, answer, p50};
+use crate::{
+    throughput::Window,
+    worker::{Worker, answer, p50},
+};
 
 type Frame = [u8; 16];
 
 fn pass(from: &mut UnixStream, to: &mut UnixStream) -> bool {
     let mut frame = Frame::default();
     from.read_exact(&mut frame).is_ok() && to.write_all(&frame).is_ok()
+}
+
+/// Where a server can listen, whoever did before.
+fn fresh(dir: &Path, server: &str) -> String {
+    let path = dir.join(format!("{server}.sock"));
+    let _ = std::fs::remove_file(&path);
+    path.to_str().expect("a temporary directory has a plain name").into()
 }
 
 fn connect(path: &str) -> UnixStream {
@@ -38,13 +48,11 @@ impl Pair {
     }
 
     fn through(server: &str, dir: &Path, clients: usize) -> Pair {
-        let path = dir.join(format!("{server}.sock"));
-        let _ = std::fs::remove_file(&path);
-        let path = path.to_str().expect("a temporary directory has a plain name");
-        let server = Worker::role(server, &[path]);
-        let driver = Worker::role("driver", &[path]);
+        let path = fresh(dir, server);
+        let server = Worker::role(server, &[&path]);
+        let driver = Worker::role("driver", &[&path]);
         let mut others = vec![server];
-        others.extend((1..clients).map(|_| Worker::role("returner", &[path])));
+        others.extend((1..clients).map(|_| Worker::role("returner", &[&path])));
         Pair { driver, _others: others }
     }
 
@@ -59,13 +67,31 @@ impl Pair {
     }
 }
 
-/// Role: gives back what it gets.
+/// Many processes that each have their frames echoed.
+pub struct Crowd {
+    pub clients: Vec<Worker>,
+    _server: Worker,
+}
+
+impl Crowd {
+    /// So many clients: role `raw-loop`.
+    pub fn echo(dir: &Path, clients: u32) -> Crowd {
+        let path = fresh(dir, "crowd");
+        let _server = Worker::role("echo", &[&path]);
+        let clients = (0..clients).map(|_| Worker::role("raw-loop", &[&path])).collect();
+        Crowd { clients, _server }
+    }
+}
+
+/// Role: gives back what it gets, with a thread for each client.
 pub fn echo(path: &str) {
     let listener = UnixListener::bind(path).expect("the path is free");
     std::thread::spawn(move || {
-        let (mut from, _) = listener.accept().expect("a client connects");
-        let mut to = from.try_clone().expect("a socket can be duplicated");
-        while pass(&mut from, &mut to) {}
+        for from in listener.incoming() {
+            let mut from = from.expect("a client connects");
+            let mut to = from.try_clone().expect("a socket can be duplicated");
+            std::thread::spawn(move || while pass(&mut from, &mut to) {});
+        }
     });
     answer(|_| Vec::new());
 }
@@ -81,15 +107,28 @@ pub fn relay(path: &str) {
     answer(|_| Vec::new());
 }
 
-/// Role: sends, and waits until it comes back.
+/// Sends, and waits until it comes back.
+fn exchange(socket: &mut UnixStream) {
+    let mut frame = Frame::default();
+    socket.write_all(&frame).expect("the other side reads");
+    socket.read_exact(&mut frame).expect("the other side writes");
+}
+
+/// Role: one exchange after the other; their median time.
 pub fn driver(path: &str) {
     let mut socket = connect(path);
-    let mut frame = Frame::default();
-    answer(|n| {
-        vec![p50(n[0], || {
-            socket.write_all(&frame).expect("the other side reads");
-            socket.read_exact(&mut frame).expect("the other side writes");
-        })]
+    answer(|n| vec![p50(n[0], || exchange(&mut socket))]);
+}
+
+/// Role: one exchange after the other; how many a second.
+pub fn exchanges(path: &str) {
+    let mut socket = connect(path);
+    answer(|asked| {
+        let window = Window::asked(asked);
+        while window.count(1) {
+            exchange(&mut socket);
+        }
+        vec![window.rate()]
     });
 }
 

@@ -14,7 +14,9 @@ use syncd_client::{Client, Lock};
 use crate::{
     Lab,
     daemon::{Daemon, runtime},
-    latency, stack,
+    latency,
+    raw::Crowd,
+    stack,
     table::{Goal, Unit},
     wire::{Wire, acquire, granted, lock, release},
     worker::{Worker, answer},
@@ -28,14 +30,15 @@ const LEAD: Duration = Duration::from_millis(200);
 const SPAN: Duration = Duration::from_millis(800);
 
 /// A span of time, the same in all processes, and what was done in it.
-struct Window {
+pub struct Window {
     start: Instant,
     end: Instant,
     count: AtomicU64,
 }
 
 impl Window {
-    fn asked(asked: &[u64]) -> Window {
+    /// From a worker's question: its start in microseconds of the Unix epoch, and its length.
+    pub fn asked(asked: &[u64]) -> Window {
         let &[start, micros] = asked else { panic!("when, and for how long?") };
         let start = SystemTime::UNIX_EPOCH + Duration::from_micros(start);
         let ahead = start.duration_since(SystemTime::now()).unwrap_or_default();
@@ -45,7 +48,7 @@ impl Window {
     }
 
     /// Counts so many; false at the end.
-    fn count(&self, done: u64) -> bool {
+    pub fn count(&self, done: u64) -> bool {
         let now = Instant::now();
         if now >= self.start && now < self.end {
             self.count.fetch_add(done, Relaxed);
@@ -54,7 +57,7 @@ impl Window {
     }
 
     /// How many a second.
-    fn rate(&self) -> f64 {
+    pub fn rate(&self) -> f64 {
         self.count.load(Relaxed) as f64 / (self.end - self.start).as_secs_f64()
     }
 }
@@ -87,26 +90,39 @@ pub fn pipelined(lab: &mut Lab) {
     lab.row("S4", work, Unit::Rate, &by_hand[0]).against("bare gRPC stack", &bare[0]);
 }
 
-/// S5: 64 processes, on locks of their own and on one lock, one request at a time and pipelined.
+/// S5: 64 processes, on locks of their own and on one lock, one request at a time and 16.
 pub fn fan_in(lab: &mut Lab) {
     let daemon = Daemon::start(lab.dir.path());
     let mut alone = [daemon.client("tasks", &["alone", &DEPTH.to_string()])];
-    let depth = DEPTH_OF_MANY.to_string();
-    for (locks, common) in [("64 locks", false), ("one lock", true)] {
-        for (how, role) in [("one at a time", "closed-loop"), ("16 at once", "tasks-on-one")] {
-            let mut workers: Vec<_> = (0..PROCESSES)
+    let mut crowd = Crowd::echo(lab.dir.path(), PROCESSES);
+    for (locks, common) in [("locks of their own", false), ("one lock", true)] {
+        for (how, one_at_a_time) in [("one at a time", true), ("16 at once", false)] {
+            let role = match (one_at_a_time, common) {
+                (true, _) => "closed-loop",
+                (false, true) => "tasks-on-one",
+                (false, false) => "tasks",
+            };
+            let depth = DEPTH_OF_MANY.to_string();
+            let mut clients: Vec<_> = (0..PROCESSES)
                 .map(|number| {
                     let name = if common { "common".into() } else { format!("{role}-{number}") };
                     daemon.client(role, &[&name, &depth])
                 })
                 .collect();
-            let [fan, one] = lab.rounds([&mut || fan(&mut workers), &mut || rates(&mut alone)]);
-            let work = format!("64 processes on {locks}, {how}: all together");
+            let [fan, one, raw] =
+                lab.rounds([&mut || fan(&mut clients), &mut || rates(&mut alone), &mut || {
+                    fan(&mut crowd.clients)
+                }]);
+            let work = format!("64 processes on {locks}, {how}, all together");
             lab.row("S5", &work, Unit::Rate, &fan[0])
                 .against("S4", &one[0])
                 .goal(Goal::RatioAtLeast(0.6));
+            if one_at_a_time {
+                lab.row("S5", &work, Unit::Rate, &fan[0])
+                    .against("raw echo, 64 processes", &raw[0]);
+            }
             if common {
-                let work = format!("64 processes on {locks}, {how}: largest share by smallest");
+                let work = format!("64 processes on {locks}, {how}, largest share by smallest");
                 lab.row("S5", &work, Unit::Share, &fan[1]).goal(Goal::AtMost(1.1));
             }
         }
