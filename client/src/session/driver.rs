@@ -400,6 +400,8 @@ impl Driver {
                 self.enqueue(Request::Acknowledge(Ack {}));
             }
             match turned {
+                // It said why as the last thing.
+                Poll::Ready(_) if self.lost().is_some() => break,
                 Poll::Ready(error) if error.is_final() => self.lose(SessionLost::by_link(&error)),
                 Poll::Ready(_) => self.go_down(),
                 Poll::Pending if self.out.is_empty() || self.out.len() == before => break,

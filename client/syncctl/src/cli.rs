@@ -166,6 +166,7 @@ Exit codes: the command's own, 128+n if signal n ended it, and
   126  the command can't be executed
   127  there is no such command
 
+Standard output is the command's alone; what syncctl has to say goes to standard error.
 The command runs in its own process group and the lock is held until it exits; signals
 are passed on. If the lock is lost, the group gets SIGTERM and, two seconds later, SIGKILL.
 If syncctl itself is killed (kill -9), Linux kills the command with it, but not the

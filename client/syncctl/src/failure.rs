@@ -43,9 +43,9 @@ pub enum Failure {
     /// A check of the demo did not hold, or it was interrupted.
     #[error("{0}")]
     Unmet(String),
-    /// Standard output is gone.
-    #[error("cannot write: {0}")]
-    Output(#[from] io::Error),
+    /// The system said no: most likely standard output is gone.
+    #[error("{0}")]
+    System(#[from] io::Error),
 }
 
 /// No daemon, or none that can be used (`EX_UNAVAILABLE`).
@@ -68,14 +68,14 @@ impl Failure {
             Self::Exec { error, .. } if error.kind() == io::ErrorKind::NotFound => 127,
             Self::Exec { .. } => 126,
             // As a program that SIGPIPE ends, and as silently.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
-            Self::Refused(_) | Self::Unmet(_) | Self::Output(_) => 1,
+            Self::System(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
+            Self::Refused(_) | Self::Unmet(_) | Self::System(_) => 1,
         }
     }
 
     /// Whether there is nobody left to tell.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, Self::System(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 

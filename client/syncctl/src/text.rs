@@ -124,8 +124,8 @@ pub struct Table {
     rows: Vec<Vec<(Ink, String)>>,
 }
 
-/// No column is cut below this.
-const NARROWEST: usize = 6;
+/// No column is cut below this, which leaves all headings whole.
+const NARROWEST: usize = 9;
 
 impl Table {
     /// An empty one. A heading that starts with `>` is of numbers: aligned to the right, and

@@ -1,0 +1,169 @@
+//! The Python package, driven by the python3 at hand: each test is a script beside this file, run
+//! with the extension that cargo built and a daemon of its own. Never here: what is tested.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Against hangs alone: a script takes a small part of this.
+const WATCHDOG: Duration = Duration::from_secs(600);
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// A directory with the package in it, as a wheel would put it into site-packages.
+fn site() -> &'static Path {
+    static SITE: OnceLock<TempDir> = OnceLock::new();
+    let site = SITE.get_or_init(|| {
+        let site = TempDir::new().unwrap();
+        let package = site.path().join("syncd");
+        fs::create_dir(&package).unwrap();
+        for entry in fs::read_dir(here().join("syncd")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, package.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        fs::copy(here().join("syncd.pth"), site.path().join("syncd.pth")).unwrap();
+        // Beside deps/, where this test's executable is.
+        let built = env::current_exe().unwrap();
+        let built = built.ancestors().nth(2).unwrap();
+        let library = format!("{}_native{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+        std::os::unix::fs::symlink(built.join(library), package.join("_native.so")).unwrap();
+        site
+    });
+    site.path()
+}
+
+/// A daemon on a socket of its own, carried by the package.
+struct Daemon {
+    directory: TempDir,
+    process: Child,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("syncd.sock");
+        let process = python(&socket)
+            .args(["-m", "syncd", "--log", "warn"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let daemon = Self { directory, process };
+        let start = Instant::now();
+        while !socket.exists() {
+            assert!(start.elapsed() < WATCHDOG, "the daemon doesn't come up");
+            thread::sleep(Duration::from_millis(5));
+        }
+        daemon
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("syncd.sock")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn python(socket: &Path) -> Command {
+    let mut python = Command::new("python3");
+    python
+        .env_clear()
+        .envs(env::vars().filter(|(name, _)| !name.starts_with("SYNCD") && !name.starts_with("PY")))
+        .env("PYTHONPATH", site())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONWARNINGS", "ignore::DeprecationWarning")
+        .env("SYNCD_SOCKET", socket)
+        .env("SYNCD_NO_AUTOSTART", "1");
+    python
+}
+
+/// Runs a script of tests to its end.
+fn run(script: &str, arguments: &[&str]) {
+    let daemon = Daemon::start();
+    let scratch = TempDir::new().unwrap();
+    let mut child = python(&daemon.socket())
+        .arg(here().join("tests").join(script))
+        .args(arguments)
+        .env("TMPDIR", scratch.path())
+        .env("SYNCD_TEST_SITE", site())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > WATCHDOG {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{script} hangs");
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{script} {arguments:?}: {status}");
+}
+
+#[test]
+fn the_classes_are_multiprocessings_and_more() {
+    run("classes.py", &[]);
+}
+
+#[test]
+fn processes_die_fork_and_are_interrupted() {
+    run("processes.py", &[]);
+}
+
+#[test]
+fn the_articles_programs_run_with_their_import_line_changed() {
+    run("programs.py", &[]);
+}
+
+#[test]
+fn a_platform_without_semaphores_has_them() {
+    run("platforms.py", &[]);
+}
+
+#[test]
+fn the_standard_suite_passes_on_the_module_under_fork() {
+    run("standard_suite.py", &["drop-in", "fork"]);
+}
+
+#[test]
+fn the_standard_suite_passes_on_installed_semaphores_under_fork() {
+    run("standard_suite.py", &["install", "fork"]);
+}
+
+/// Its Queue and Pool take minutes under spawn: `every_python` has them.
+const BRIEF: [&str; 5] = [
+    "WithProcessesTestLock",
+    "WithProcessesTestSemaphore",
+    "WithProcessesTestCondition",
+    "WithProcessesTestEvent",
+    "WithProcessesTestBarrier",
+];
+
+#[test]
+fn the_standard_suite_passes_on_the_module_under_spawn() {
+    run("standard_suite.py", &[&["drop-in", "spawn"], &BRIEF[..]].concat());
+}
+
+#[test]
+fn the_standard_suite_passes_on_installed_semaphores_under_spawn() {
+    run("standard_suite.py", &[&["install", "spawn"], &BRIEF[..]].concat());
+}

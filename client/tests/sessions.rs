@@ -1,0 +1,217 @@
+//! What becomes of a session when its connection breaks, its daemon leaves, or somebody ends it.
+
+mod support;
+
+use std::{sync::mpsc, time::Duration};
+
+use support::{Daemon, Relay, WATCHDOG, within};
+use syncd_client::{
+    Cause, Client, ConnectError, Inspector,
+    proto::v1::{KickRequest, StatusRequest},
+};
+
+async fn kick(daemon: &Daemon, session: u64) {
+    let mut inspector = Inspector::connect(&daemon.endpoint, false).await.unwrap();
+    inspector.kick(KickRequest { namespace: String::new(), session }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_connection_loses_nothing() {
+    let daemon = Daemon::start();
+    let relay = Relay::to(&daemon);
+    let (client, other) = (relay.client().await, daemon.client().await);
+    let id = client.session_id().await.unwrap();
+    let lock = client.lock("l").await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    relay.cut();
+    let second = within(client.lock("m")).await.unwrap();
+    assert!(guard.is_valid());
+    assert_eq!(client.session_id().await.unwrap(), id);
+    assert!(other.lock("l").await.unwrap().try_acquire().await.unwrap().is_none());
+
+    let theirs = other.lock("m").await.unwrap().acquire().await.unwrap();
+    let waiter = tokio::spawn(async move { second.acquire().await.unwrap() });
+    tokio::task::yield_now().await;
+    relay.cut();
+    drop(theirs);
+    assert!(within(waiter).await.unwrap().is_valid());
+}
+
+#[tokio::test]
+async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
+    let daemon = Daemon::start();
+    let relay = Relay::to(&daemon);
+    let (client, other) = (relay.client().await, daemon.client().await);
+    let lock = client.lock("l").await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let theirs = other.lock("m").await.unwrap();
+    let held = theirs.acquire().await.unwrap();
+    let mine = client.lock("m").await.unwrap();
+    let waiter = tokio::spawn(async move { drop(mine.acquire().await) });
+    tokio::task::yield_now().await;
+    relay.close(true);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The one is released and the other withdrawn where nobody hears of it.
+    drop(guard);
+    waiter.abort();
+    assert!(waiter.await.unwrap_err().is_cancelled());
+    relay.close(false);
+    within(other.lock("l").await.unwrap().acquire()).await.unwrap().release().await.unwrap();
+    drop(held);
+    within(theirs.acquire()).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_requests_survive_many_cuts_in_order() {
+    let daemon = Daemon::start();
+    let relay = Relay::to(&daemon);
+    let client = relay.client().await;
+    let sem = client.semaphore("s", 1).await.unwrap();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let sem = sem.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    drop(sem.acquire().await.unwrap());
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    let cutting = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            relay.cut();
+        }
+    };
+    let work = async {
+        for task in tasks {
+            task.await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = cutting => unreachable!(),
+        () = within(work) => {}
+    }
+    assert_eq!(within(sem.value()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_kicked_session_is_told_and_its_guards_are_void() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let lock = client.lock("l").await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let id = client.session_id().await.unwrap();
+    let told = {
+        let client = client.clone();
+        tokio::spawn(async move { client.lost().await.unwrap() })
+    };
+    tokio::task::yield_now().await;
+    kick(&daemon, id).await;
+    assert_eq!(within(told).await.unwrap().cause(), Cause::Kicked);
+    assert!(!guard.is_valid());
+    // The next call is another session's, and the old guard can't harm it.
+    let next = within(lock.acquire()).await.unwrap();
+    assert_eq!(next.abandoned().unwrap().cause, Cause::Kicked);
+    assert_ne!(client.session_id().await.unwrap(), id);
+    drop(guard);
+    assert!(next.is_valid());
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_session() {
+    let daemon = Daemon::start();
+    let (client, other) = (daemon.client().await, daemon.client().await);
+    let held = other.lock("l").await.unwrap().acquire().await.unwrap();
+    let lock = client.lock("l").await.unwrap();
+    let waiters: Vec<_> = (0..3)
+        .map(|_| {
+            let lock = lock.clone();
+            tokio::spawn(async move { lock.acquire().await.map(drop).unwrap_err() })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    kick(&daemon, client.session_id().await.unwrap()).await;
+    for waiter in waiters {
+        let error = within(waiter).await.unwrap();
+        assert!(error.to_string().contains("lost"), "{error}");
+    }
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_hold_taken_by_force_is_no_longer_valid() {
+    use syncd_client::proto::v1::ForceReleaseRequest;
+
+    let daemon = Daemon::start();
+    let (client, other) = (daemon.client().await, daemon.client().await);
+    let guard = client.lock("l").await.unwrap().acquire().await.unwrap();
+    let mut inspector = Inspector::connect(&daemon.endpoint, false).await.unwrap();
+    let request = ForceReleaseRequest { namespace: String::new(), object: "l".into() };
+    let reply = inspector.force_release(request).await.unwrap().into_inner();
+    assert_eq!(reply.released.len(), 1);
+    let next = within(other.lock("l").await.unwrap().acquire()).await.unwrap();
+    assert_eq!(next.abandoned().unwrap().cause, Cause::Forced);
+    let gone = async {
+        while guard.is_valid() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(gone).await;
+    drop(guard);
+    assert!(next.is_valid());
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_daemon_calls_go_on_and_old_guards_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = support::endpoint_in(dir.path(), "syncd.sock");
+    let mut daemon = Daemon::at(&endpoint);
+    let client = daemon.client().await;
+    let (lock, event) = (client.lock("l").await.unwrap(), client.event("e").await.unwrap());
+    let guard = lock.acquire().await.unwrap();
+    daemon.stop();
+    let daemon = Daemon::at(&endpoint);
+    within(event.set()).await.unwrap();
+    let next = within(lock.acquire()).await.unwrap();
+    assert!(next.is_valid() && !guard.is_valid());
+    drop(guard);
+    assert!(daemon.client().await.lock("l").await.unwrap().try_acquire().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn without_a_daemon_a_client_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = support::endpoint_in(dir.path(), "nobody.sock");
+    let error = Client::builder().endpoint(endpoint.clone()).auto_start(false).connect().await;
+    assert!(matches!(error, Err(ConnectError::NoDaemon { .. })));
+    let error = Inspector::connect(&endpoint, false).await.unwrap_err();
+    assert!(error.to_string().contains("nobody.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn an_inspector_sees_what_clients_do() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let _guard = client.lock("l").await.unwrap().acquire().await.unwrap();
+    let mut inspector = Inspector::connect(&daemon.endpoint, false).await.unwrap();
+    let status = inspector.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.sessions, status.holds), (1, 1));
+}
+
+#[test]
+fn the_loss_of_an_idle_blocking_session_is_pushed() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (told, news) = mpsc::channel();
+    client.on_lost(move |why| told.send(why).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(kick(&daemon, client.session_id().unwrap()));
+    assert_eq!(news.recv_timeout(WATCHDOG).unwrap().cause(), Cause::Kicked);
+
+    let (told, news) = mpsc::channel();
+    client.on_lost(move |why| told.send(why).unwrap()).unwrap();
+    client.close();
+    assert!(news.recv_timeout(WATCHDOG).is_err(), "a session that was closed isn't lost");
+}
