@@ -5,19 +5,24 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
 };
 
 use crate::script::{Actor, Case, Line, Needs, Step};
 
+/// How many cases are played at once: most of a case is waiting.
+const AT_A_TIME: usize = 4;
+
 /// A face of syncd that can be told what to do.
 pub trait Driver {
-    /// As it is called in a report.
-    fn name(&self) -> &'static str;
-
     /// The most that it is able to.
     fn ability(&self) -> Needs;
 
-    /// Begins a new world.
+    /// Begins the world of a case, once.
     fn begin(&mut self, case: &Case);
 
     /// Does what the line says, and waits for nothing.
@@ -32,9 +37,6 @@ pub trait Driver {
 
     /// What inspection says of an object, until it is `wanted` or stays another.
     fn shows(&mut self, object: &str, wanted: &str) -> String;
-
-    /// Ends the world.
-    fn end(&mut self);
 }
 
 /// Reads every script of `dir`, in the order of their names.
@@ -56,32 +58,30 @@ pub fn suite(dir: &Path) -> Vec<Case> {
     files.iter().flat_map(|path| read(path)).collect()
 }
 
-/// Plays every case that the driver is able to, and says how many.
+/// Plays every case that the driver is able to, several at a time, and says how many.
 ///
 /// # Panics
 /// With each failure, once all have been played.
-pub fn play_all(cases: &[Case], driver: &mut dyn Driver) -> usize {
-    let able: Vec<_> = cases.iter().filter(|case| case.needs <= driver.ability()).collect();
-    let failures: Vec<_> = able
-        .iter()
-        .filter_map(|case| {
-            let failure = play(case, driver).err();
-            driver.end();
-            failure.map(|why| format!("{} ({})\n    {why}", case.title, case.place))
-        })
-        .collect();
-    assert!(
-        failures.is_empty(),
-        "{}: {} of {} cases failed\n{}",
-        driver.name(),
-        failures.len(),
-        able.len(),
-        failures.join("\n")
-    );
-    able.len()
+pub fn play_all<D: Driver>(cases: &[Case], driver: impl Fn() -> D + Sync) -> usize {
+    let ability = driver().ability();
+    let able: Vec<_> = cases.iter().filter(|case| case.needs <= ability).collect();
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(vec![]));
+    let work = || {
+        while let Some(case) = able.get(next.fetch_add(1, Relaxed)) {
+            if let Err(why) = play(case, &mut driver()) {
+                let failure = format!("{} ({})\n    {why}", case.title, case.place);
+                failures.lock().expect("no panic").push(failure);
+            }
+        }
+    };
+    thread::scope(|scope| (0..AT_A_TIME).for_each(|_| drop(scope.spawn(work))));
+    let failures = failures.into_inner().expect("no panic");
+    let (failed, all) = (failures.len(), able.len());
+    assert!(failed == 0, "{failed} of {all} cases failed\n{}", failures.join("\n"));
+    all
 }
 
-fn play(case: &Case, driver: &mut dyn Driver) -> Result<(), String> {
+fn play(case: &Case, driver: &mut impl Driver) -> Result<(), String> {
     driver.begin(case);
     let mut waiting: BTreeSet<Actor> = BTreeSet::new();
     let mut last_token = 0;

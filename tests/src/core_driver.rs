@@ -189,7 +189,9 @@ impl CoreDriver {
                 Request::Cancel { request, give_back }
             }
             Op::Leave => Request::Goodbye,
-            Op::Valid { .. } | Op::Disconnect | Op::Resume => unreachable!("no request"),
+            Op::Valid { .. } | Op::Open { .. } | Op::Disconnect | Op::Resume => {
+                unreachable!("no request")
+            }
         })
     }
 
@@ -351,16 +353,12 @@ fn refusal(kind: &ErrorKind) -> String {
 }
 
 impl Driver for CoreDriver {
-    fn name(&self) -> &'static str {
-        "core"
-    }
-
     fn ability(&self) -> Needs {
         Needs::Clock
     }
 
     fn begin(&mut self, case: &Case) {
-        *self = CoreDriver { objects: case.objects.clone(), ..CoreDriver::default() };
+        self.objects = case.objects.clone();
     }
 
     fn perform(&mut self, line: &Line) -> Result<(), String> {
@@ -370,6 +368,10 @@ impl Driver for CoreDriver {
             Step::Do(actor, Op::Valid { object }) => {
                 let valid = self.valid(*actor, object)?.to_string();
                 self.outcomes.push_back((*actor, valid));
+            }
+            Step::Do(actor, Op::Open { object }) => {
+                self.handle(*actor, object)?;
+                self.outcomes.push_back((*actor, "ok".into()));
             }
             Step::Do(actor, Op::Disconnect) => {
                 let now = self.now;
@@ -443,6 +445,4 @@ impl Driver for CoreDriver {
         let broken = if object.broken { broken } else { "" };
         format!("{what} {}{loose}{held}{waits}{broken}", object.value)
     }
-
-    fn end(&mut self) {}
 }

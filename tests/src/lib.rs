@@ -4,6 +4,9 @@
 
 pub mod conformance;
 pub mod core_driver;
+pub mod daemon;
+pub mod faults;
 pub mod model;
+pub mod process_driver;
 pub mod script;
 pub mod simulator;

@@ -109,6 +109,7 @@ pub enum Op {
     Mark { object: String },
     Query { object: String },
     Valid { object: String },
+    Open { object: String },
     Wait { object: String, timeout: Option<Duration> },
     Notify { object: String, n: Option<u32> },
     Set { object: String },
@@ -387,6 +388,7 @@ impl Op {
             "mark" => Op::Mark { object },
             "query" => Op::Query { object },
             "valid" => Op::Valid { object },
+            "open" => Op::Open { object },
             "wait" => Op::Wait { object, timeout: words.timeout()? },
             "notify" if words.take("all") => Op::Notify { object, n: None },
             "notify" => Op::Notify { object, n: Some(words.number()?) },
@@ -416,6 +418,7 @@ impl Op {
             | Op::Mark { object }
             | Op::Query { object }
             | Op::Valid { object }
+            | Op::Open { object }
             | Op::Wait { object, .. }
             | Op::Notify { object, .. }
             | Op::Set { object }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Kind, Model, No, Oid, Outcome, Said, Wait, Who, Why, Word};
+use super::{Kind, Model, No, Oid, Outcome, Said, Sid, Wait, Who, Why, Word};
 
 impl Model {
     pub(crate) fn queue(&self, o: Oid) -> impl Iterator<Item = &Wait> {
@@ -13,9 +13,16 @@ impl Model {
         self.waits.iter().position(|wait| wait.object == o)
     }
 
-    pub(super) fn has_room(&self, o: Oid) -> Result<(), (Option<Oid>, No)> {
-        let room = self.waits.len() < self.config.limits.waiters;
-        room.then_some(()).ok_or((Some(o), No::Quota("waiters")))
+    pub(super) fn has_room(&self, session: Sid, o: Oid) -> Result<(), (Option<Oid>, No)> {
+        let limits = &self.config.limits;
+        let own = self.waits.iter().filter(|wait| wait.who.session == session).count();
+        if self.waits.len() >= limits.waiters {
+            return Err((Some(o), No::Quota("waiters")));
+        }
+        if own >= limits.waiters_per_session {
+            return Err((Some(o), No::Quota("waiters_per_session")));
+        }
+        Ok(())
     }
 
     pub(super) fn enqueue(
@@ -26,7 +33,7 @@ impl Model {
         timeout: Option<Duration>,
         why: Why,
     ) -> Outcome {
-        self.has_room(object)?;
+        self.has_room(who.session, object)?;
         let (since, stamp) = (self.now, self.tick());
         let deadline =
             timeout.map(|t| self.now.saturating_add(t.as_nanos().min(u64::MAX.into()) as u64));

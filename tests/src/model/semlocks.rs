@@ -85,7 +85,7 @@ impl Model {
         if timeout.is_some_and(|t| t.is_zero()) {
             return Err((Some(o), No::TimedOut(self.first_holders(o))));
         }
-        self.has_room(o)?;
+        self.has_room(who.session, o)?;
         if careful && let Some(circle) = self.circle(who, o) {
             return Err((Some(o), No::Deadlock(circle)));
         }

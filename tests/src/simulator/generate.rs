@@ -166,6 +166,7 @@ fn world(rng: &mut Rng) -> World {
             sessions: 3,
             objects: 6,
             waiters: rng.usize(1..6),
+            waiters_per_session: rng.usize(1..4),
             unacknowledged: rng.usize(1..9),
         };
     }

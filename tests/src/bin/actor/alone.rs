@@ -1,0 +1,82 @@
+//! Processes that go their own way: one that toils at a fenced file, one that forks while it
+//! holds a lock. Never here: lines on stdin.
+
+use std::{env, fs, io::Read as _, path::PathBuf, process, thread, time::Duration};
+
+use syncd_client::{Client, blocking};
+use syncd_tests::faults::read_fenced;
+
+use super::{pids, say};
+
+fn client(namespace: String) -> blocking::Client {
+    let builder = Client::builder().namespace(namespace).auto_start(false);
+    builder.connect_blocking().expect("a session")
+}
+
+/// Takes turns at a file: reads it, and writes its token and the count. Exits with failure if
+/// the file has seen a higher token, or changed under the lock.
+pub fn toil(namespace: String) {
+    let mut arguments = env::args().skip(3);
+    let file = PathBuf::from(arguments.next().expect("a file"));
+    let turns: u32 = arguments.next().and_then(|turns| turns.parse().ok()).expect("turns");
+    let lock = client(namespace).lock("toil").expect("a lock");
+    for _ in 0..turns {
+        let guard = lock.acquire().expect("granted");
+        let token = guard.fencing_token();
+        // A file that its last writer left half written was left by a death, which is told.
+        let (last, count) = match (read_fenced(&file), guard.abandoned()) {
+            (Ok(found), _) => found,
+            (Err(why), _) => panic!("{why}"),
+        };
+        assert!(token > last, "token {token} after {last}");
+        let draft = file.with_extension(process::id().to_string());
+        fs::write(&draft, format!("{token} {}", count + 1)).expect("written");
+        thread::yield_now();
+        assert_eq!(read_fenced(&file).expect("whole"), (last, count), "under the lock");
+        fs::rename(&draft, &file).expect("renamed");
+    }
+    process::exit(0);
+}
+
+/// Takes an RLock and forks; the child tells what it can do with what it has inherited.
+pub fn fork(namespace: String) {
+    let lock = client(namespace).rlock("door").expect("a lock");
+    let guard = lock.acquire().expect("granted");
+    // SAFETY: this process has one thread.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            say(1, if guard.is_valid() { "valid" } else { "invalid" });
+            say(1, &lock.release().map_or_else(|error| not_owner(&error), |()| "ok".into()));
+            let tried = lock.acquire_timeout(Duration::ZERO);
+            say(
+                1,
+                &match &tried {
+                    Ok(_) => "granted".into(),
+                    Err(error) => {
+                        let holders = error.held_by().iter().map(|holder| holder.process.pid);
+                        format!("timed out{}", pids(" held by", holders))
+                    }
+                },
+            );
+            drop(guard);
+            say(1, "dropped");
+            // Outlives its parent, until nobody can tell it anything any more.
+            let _ = std::io::stdin().read(&mut [0]);
+            process::exit(0);
+        }
+        _ => {
+            say(0, &format!("granted @{}", guard.fencing_token()));
+            loop {
+                thread::sleep(Duration::from_secs(3600));
+            }
+        }
+    }
+}
+
+fn not_owner(error: &syncd_client::ReleaseError) -> String {
+    match error {
+        syncd_client::ReleaseError::NotOwner(_) => "not owner".into(),
+        other => other.to_string(),
+    }
+}
