@@ -43,7 +43,6 @@ pub(crate) struct SemLock {
     books: Mutex<Books>,
 }
 
-#[derive(Default)]
 pub(crate) struct Books {
     generation: u32,
     /// The C type's count: acquired less released, by this object in this process.
@@ -70,7 +69,7 @@ impl SemLock {
             (0, _) => i32::MAX,
             (max, _) => max.cast_signed(),
         };
-        let books = Mutex::new(Books { generation: raw::generation(), ..Books::default() });
+        let books = Mutex::new(Books::new());
         Self { proxy, kind, class, maxvalue, name, owning, books }
     }
 
@@ -82,7 +81,7 @@ impl SemLock {
     fn books(&self) -> MutexGuard<'_, Books> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if books.generation != raw::generation() {
-            *books = Books { generation: raw::generation(), ..Books::default() };
+            *books = Books::new();
         }
         books
     }
@@ -181,10 +180,22 @@ impl SemLock {
 }
 
 impl Books {
+    fn new() -> Self {
+        Self { generation: raw::generation(), count: 0, last: 0, holds: Vec::new() }
+    }
+
     fn enter(&mut self, owner: u64, guard: Option<LockGuard>) {
         self.count += 1;
         self.last = owner;
         self.holds.extend(guard.map(|guard| (owner, guard)));
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        // What was acquired and not released stays so, as in multiprocessing: until the process
+        // dies, or somebody releases it by another object.
+        self.holds.drain(..).for_each(std::mem::forget);
     }
 }
 

@@ -4,6 +4,7 @@ Never here: what one process alone can show.
 """
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ import syncd.multiprocessing as multiprocessing
 METHODS = ("fork", "spawn", "forkserver")
 
 
-def take_and_wait(take, event):
-    take()
+def take_and_wait(taken, method, event):
+    getattr(taken, method)()
     event.set()
     time.sleep(600)
 
@@ -39,14 +40,10 @@ def try_to_take(lock):
     return lock.acquire(False)
 
 
-def enter(semaphore):
-    semaphore.__enter__()
-
-
-def killed_holder(context, take):
+def killed_holder(context, taken, method="acquire"):
     """Has a process take something, and kills it."""
     event = context.Event()
-    process = context.Process(target=take_and_wait, args=(take, event))
+    process = context.Process(target=take_and_wait, args=(taken, method, event))
     process.start()
     event.wait()
     os.kill(process.pid, signal.SIGKILL)
@@ -60,7 +57,7 @@ class Deaths(unittest.TestCase):
                 with self.subTest(method=method, kind=kind):
                     context = multiprocessing.get_context(method)
                     lock = getattr(context, kind)()
-                    process = killed_holder(context, lock.acquire)
+                    process = killed_holder(context, lock)
                     with self.assertWarns(syncd.AbandonedLockWarning) as warned:
                         lock.acquire()
                     self.assertEqual(warned.filename, __file__)
@@ -77,8 +74,8 @@ class Deaths(unittest.TestCase):
     def test_a_with_blocks_permit_returns_and_a_bare_one_does_not(self):
         context = multiprocessing.get_context("fork")
         semaphore = context.Semaphore(2)
-        killed_holder(context, semaphore.acquire).join()
-        killed_holder(context, lambda: enter(semaphore)).join()
+        killed_holder(context, semaphore).join()
+        killed_holder(context, semaphore, "__enter__").join()
         warnings.simplefilter("ignore", syncd.AbandonedLockWarning)
         with semaphore:
             self.assertEqual(semaphore.get_value(), 0)
@@ -121,6 +118,13 @@ class Ways(unittest.TestCase):
             self.assertIs(pool.apply(try_to_take, (lock,)), True)
             self.assertIs(lock.acquire(False), False)
             self.assertIs(pool.apply(try_to_take, (lock,)), False)
+
+    def test_what_is_held_outlives_the_object_by_which_it_was_taken(self):
+        lock = syncd.Lock()
+        pickle.loads(pickle.dumps(lock)).acquire()
+        self.assertIs(lock.acquire(False), False)
+        lock.release()
+        self.assertIs(lock.acquire(False), True)
 
     def test_a_stranger_comes_by_token_or_by_name(self):
         name = uuid.uuid4().hex
@@ -249,10 +253,11 @@ class Signals(unittest.TestCase):
             self.send(signal.SIGUSR1)
             try:
                 lock.acquire()
-                lock.release()
                 signal.pause()
             except Interrupted:
-                pass
+                # The signal may have come when acquire had just returned.
+                if lock._semlock._count():
+                    lock.release()
 
         for _ in range(5):
             self.in_child(lock, check)
