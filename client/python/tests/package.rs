@@ -32,7 +32,7 @@ fn site() -> &'static Path {
                 fs::copy(&path, package.join(path.file_name().unwrap())).unwrap();
             }
         }
-        fs::copy(here().join("syncd.pth"), site.path().join("syncd.pth")).unwrap();
+        fs::copy(here().join("wheel/purelib/syncd.pth"), site.path().join("syncd.pth")).unwrap();
         // Beside deps/, where this test's executable is.
         let built = env::current_exe().unwrap();
         let built = built.ancestors().nth(2).unwrap();

@@ -2,6 +2,7 @@
 //! out. Never here: request ids, sequence numbers, or what to do when it breaks.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io,
     pin::{Pin, pin},
@@ -38,6 +39,8 @@ pub(super) struct Link {
     send: SendStream<Bytes>,
     recv: RecvStream,
     partial: BytesMut,
+    /// What came together with Opened.
+    early: VecDeque<ServerMessage>,
     notes: Arc<Notes>,
     descriptor: i32,
 }
@@ -126,14 +129,16 @@ pub(super) async fn establish(
     .await?;
     check_headers(response.status(), response.headers())?;
     let recv = response.into_body();
-    let mut link = Link { connection, send, recv, partial: BytesMut::new(), notes, descriptor };
-    let mut first = Vec::new();
+    let (partial, early) = (BytesMut::new(), VecDeque::new());
+    let mut link = Link { connection, send, recv, partial, early, notes, descriptor };
     std::future::poll_fn(|cx| {
-        let turned = link.turn(cx, &mut first);
-        if first.is_empty() { turned.map(Err) } else { Poll::Ready(Ok(())) }
+        let mut received = Vec::new();
+        let turned = link.turn(cx, &mut received);
+        link.early.extend(received);
+        if link.early.is_empty() { turned.map(Err) } else { Poll::Ready(Ok(())) }
     })
     .await?;
-    match first.into_iter().next().and_then(|first: ServerMessage| first.message) {
+    match link.early.pop_front().and_then(|first| first.message) {
         Some(Message::Opened(opened)) => Ok((link, opened)),
         Some(Message::Error(error)) => Err(LinkError::Refused(Box::new(error))),
         other => Err(LinkError::Protocol(format!("{other:?} in answer to Open"))),
@@ -169,6 +174,7 @@ impl Link {
         cx: &mut Context<'_>,
         received: &mut Vec<ServerMessage>,
     ) -> Poll<LinkError> {
+        received.extend(self.early.drain(..));
         let connection = Pin::new(&mut self.connection).poll(cx);
         // The stream is only ever read right after the connection, so it needn't wake anybody:
         // that would be the one who is reading.

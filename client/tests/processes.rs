@@ -1,0 +1,11 @@
+//! What takes a process of its own: forking with a session open, and starting a daemon. Run
+//! with `--socket` it is that daemon. Never here: what one process can test.
+
+#[cfg(unix)]
+#[path = "processes/unix.rs"]
+mod unix;
+
+fn main() {
+    #[cfg(unix)]
+    unix::main();
+}
