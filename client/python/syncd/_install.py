@@ -78,9 +78,9 @@ def _mend() -> None:
     """Sees to what was imported, and decided, before."""
     from . import _native
 
-    synchronize = importlib.import_module("multiprocessing.synchronize")
-    tracker = importlib.import_module("multiprocessing.resource_tracker")
-    util = importlib.import_module("multiprocessing.util")
+    synchronize: Any = importlib.import_module("multiprocessing.synchronize")
+    tracker: Any = importlib.import_module("multiprocessing.resource_tracker")
+    util: Any = importlib.import_module("multiprocessing.util")
     synchronize.sem_unlink = _native.sem_unlink
     tracker._CLEANUP_FUNCS["semaphore"] = _native.sem_unlink
     # By this name a Lock is told from the semaphore of a queue for one item.
@@ -90,8 +90,8 @@ def _mend() -> None:
         importlib.import_module("multiprocessing.heap").Arena._dir_candidates = []
     # What it says of the system's own semaphores is no concern of ours.
     if "concurrent.futures.process" in sys.modules or _few_semaphores():
-        futures = importlib.import_module("concurrent.futures.process")
-        futures._system_limits_checked, futures._system_limited = True, None  # type: ignore[attr-defined]
+        futures: Any = importlib.import_module("concurrent.futures.process")
+        futures._system_limits_checked, futures._system_limited = True, None
     spawnv_passfds = util.spawnv_passfds
 
     def spawn(path: Any, args: Sequence[Any], passfds: Any) -> int:
@@ -99,7 +99,7 @@ def _mend() -> None:
         if "-c" in command:
             at = command.index("-c") + 1
             command[at] = _PRELUDE + command[at]
-        return spawnv_passfds(path, command, passfds)
+        return int(spawnv_passfds(path, command, passfds))
 
     util.spawnv_passfds = spawn
 

@@ -73,7 +73,7 @@ def _context(method: str) -> Any:
     return _contexts[method]
 
 
-class _DefaultContext(_Primitives, multiprocessing.context.DefaultContext):
+class _DefaultContext(_Primitives, multiprocessing.context.DefaultContext):  # type: ignore[misc]
     """Follows the standard module's choice of a start method, and makes it."""
 
     def __init__(self) -> None:

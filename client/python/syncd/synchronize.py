@@ -28,7 +28,7 @@ P = TypeVar("P", bound="_Proxy")
 class _Proxy:
     """What all of them have: a name, a token, and a way into other processes."""
 
-    _native: Any
+    _object: Union[_native.SemLock, _native.Condition, _native.Event, _native.Barrier]
 
     def _enrol(self) -> None:
         multiprocessing.util.register_after_fork(self, _Proxy._after_fork)
@@ -37,17 +37,17 @@ class _Proxy:
         # The parent may let go of it before this process first uses it. If that can't be seen
         # to now, the first use says why.
         with contextlib.suppress(Error, OSError):
-            self._native._after_fork()
+            self._object._after_fork()
 
     @property
     def name(self) -> Optional[str]:
         """Its name, if it has one."""
-        return self._native.label
+        return self._object.label
 
     @property
     def token(self) -> str:
         """One line of text, by which another process of the user can `attach`."""
-        return self._native.token
+        return self._object.token
 
     @classmethod
     def attach(cls: Type[P], token: str) -> P:
@@ -62,12 +62,13 @@ class _SemLock(_Proxy):
     """A lock or semaphore."""
 
     _KIND = ""
+    _object: _native.SemLock
 
     def __init__(self, value: int, name: Optional[str]) -> None:
         self._set(_native.SemLock.make(self._KIND, value, name or ""))
 
     def _set(self, semlock: _native.SemLock) -> None:
-        self._native = self._semlock = semlock
+        self._object = self._semlock = semlock
         self.acquire = semlock.acquire
         self.release = semlock.release
         self._enrol()
@@ -151,7 +152,7 @@ class RLock(_SemLock):
         return self._semlock._is_zero()
 
     def __repr__(self) -> str:
-        count: Union[int, str]
+        count: Union[int, str] = "unknown"
         try:
             owner = self._owner()
             if owner in ("SomeOtherThread", "SomeOtherProcess"):
@@ -159,7 +160,7 @@ class RLock(_SemLock):
             else:
                 count = 0 if owner == "None" else self._semlock._count()
         except Exception:
-            owner = count = "unknown"
+            owner = "unknown"
         return f"<{type(self).__name__}({owner}, {count})>"
 
 
@@ -203,6 +204,8 @@ class BoundedSemaphore(Semaphore):
 class Condition(_Proxy):
     """A condition variable. Each notify wakes exactly those that waited, oldest first."""
 
+    _object: _native.Condition
+
     def __init__(
         self, lock: Union[Lock, RLock, None] = None, *, name: Optional[str] = None
     ) -> None:
@@ -210,7 +213,7 @@ class Condition(_Proxy):
         self._set(lock, _native.Condition(lock._semlock, name or ""))
 
     def _set(self, lock: Union[Lock, RLock], condition: _native.Condition) -> None:
-        self._lock, self._native = lock, condition
+        self._lock, self._object = lock, condition
         self.acquire = lock.acquire
         self.release = lock.release
         self._enrol()
@@ -237,7 +240,7 @@ class Condition(_Proxy):
         """Releases the lock, waits for a notify, and has the lock again; false if the time
         was over."""
         assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
-        return self._native.wait(timeout)
+        return self._object.wait(timeout)
 
     def wait_for(self, predicate: Callable[[], T], timeout: Optional[float] = None) -> T:
         """Waits until `predicate()` is true, or the time is over; gives its last value."""
@@ -255,7 +258,7 @@ class Condition(_Proxy):
         """Wakes the `n` oldest waiters."""
         assert self._lock._semlock._is_mine(), "lock is not owned"
         if n > 0:
-            self._native.notify(min(n, 2**32 - 1))
+            self._object.notify(min(n, 2**32 - 1))
 
     def notify_all(self) -> None:
         """Wakes all who wait."""
@@ -263,7 +266,7 @@ class Condition(_Proxy):
 
     def __repr__(self) -> str:
         try:
-            waiters = self._native.waiters()
+            waiters: Union[int, str] = self._object.waiters()
         except Exception:
             waiters = "unknown"
         return f"<{type(self).__name__}({self._lock}, {waiters})>"
@@ -272,11 +275,13 @@ class Condition(_Proxy):
 class Event(_Proxy):
     """A flag that can be waited for."""
 
+    _object: _native.Event
+
     def __init__(self, *, name: Optional[str] = None) -> None:
         self._set(_native.Event(name or ""))
 
     def _set(self, event: _native.Event) -> None:
-        self._native = event
+        self._object = event
         self.is_set, self.set, self.clear = event.is_set, event.set, event.clear
         self._enrol()
 
@@ -288,7 +293,7 @@ class Event(_Proxy):
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until it is set; false if the time was over first."""
-        return self._native.wait(timeout)
+        return self._object.wait(timeout)
 
     def __repr__(self) -> str:
         state = "set" if self.is_set() else "unset"
@@ -298,6 +303,8 @@ class Event(_Proxy):
 class Barrier(_Proxy):
     """Where so many parties wait for each other. It breaks for all if one of them dies, or
     its time is over; as threading's, it then raises `threading.BrokenBarrierError`."""
+
+    _object: _native.Barrier
 
     def __init__(
         self,
@@ -317,7 +324,7 @@ class Barrier(_Proxy):
         action: Optional[Callable[[], object]],
         timeout: Optional[float],
     ) -> None:
-        self._native, self._action, self._timeout = barrier, action, timeout
+        self._object, self._action, self._timeout = barrier, action, timeout
         self.abort, self.reset = barrier.abort, barrier.reset
         self._enrol()
 
@@ -338,22 +345,22 @@ class Barrier(_Proxy):
 
     def wait(self, timeout: Optional[float] = None) -> int:
         """Waits for the others; gives this party's number, in order of arrival."""
-        return self._native.wait(self._timeout if timeout is None else timeout, self._action)
+        return self._object.wait(self._timeout if timeout is None else timeout, self._action)
 
     @property
     def parties(self) -> int:
         """How many pass at once."""
-        return self._native.parties
+        return self._object.parties
 
     @property
     def n_waiting(self) -> int:
         """How many wait."""
-        return self._native.state()[0]
+        return self._object.state()[0]
 
     @property
     def broken(self) -> bool:
         """Whether it lets nobody pass until it is reset."""
-        return self._native.state()[1]
+        return self._object.state()[1]
 
     def __repr__(self) -> str:
         name, address = type(self).__qualname__, f"{id(self):#x}"

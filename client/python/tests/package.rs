@@ -58,10 +58,9 @@ impl Daemon {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let daemon = Self { directory, process };
-        let start = Instant::now();
+        let mut daemon = Self { directory, process };
         while !socket.exists() {
-            assert!(start.elapsed() < WATCHDOG, "the daemon doesn't come up");
+            assert!(daemon.process.try_wait().unwrap().is_none(), "the daemon doesn't come up");
             thread::sleep(Duration::from_millis(5));
         }
         daemon
@@ -82,6 +81,8 @@ impl Drop for Daemon {
 fn python(socket: &Path) -> Command {
     let mut python = Command::new("python3");
     python
+        // `-m` looks into the working directory first, and here that has the sources.
+        .current_dir(site())
         .env_clear()
         .envs(env::vars().filter(|(name, _)| !name.starts_with("SYNCD") && !name.starts_with("PY")))
         .env("PYTHONPATH", site())

@@ -53,7 +53,7 @@ if MODE == "drop-in":
     def check_invariant(self, condition):
         """The original looks at the semaphores of which the standard Condition is made."""
         if self.TYPE == "processes":
-            self.assertEqual(condition._native.waiters(), 0)
+            self.assertEqual(condition._object.waiters(), 0)
 
     standard._TestCondition.check_invariant = check_invariant
     assert isinstance(standard.multiprocessing.Lock(), syncd.Lock)
