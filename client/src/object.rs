@@ -2,7 +2,8 @@
 //! session of the moment. Never here: what one can do with it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -74,6 +75,8 @@ pub(crate) struct Binding {
     pub(crate) session: Arc<Session>,
     pub(crate) handle: u32,
     key: Arc<str>,
+    /// The recursive holds that there are, by owner: their tokens.
+    pub(crate) holds: Mutex<HashMap<u64, Weak<AtomicU64>>>,
 }
 
 impl Drop for Binding {
@@ -207,7 +210,8 @@ async fn bind(
 ) -> Result<(Arc<Binding>, Attached), CallError> {
     let attached = expect_attached(session.call(request, None).await?);
     let key = attached.key.as_str().into();
-    Ok((Arc::new(Binding { session, handle: attached.handle, key }), attached))
+    let (handle, holds) = (attached.handle, Mutex::default());
+    Ok((Arc::new(Binding { session, handle, key, holds }), attached))
 }
 
 /// A daemon that answers with something else is as good as one that answers nothing: the
@@ -286,6 +290,11 @@ impl Object {
 
     pub(crate) fn spec(&self) -> Option<&create::Spec> {
         self.create.spec.as_ref()
+    }
+
+    /// It is an RLock.
+    pub(crate) fn is_recursive(&self) -> bool {
+        matches!(&self.create.spec, Some(create::Spec::SemLock(spec)) if spec.class() == SemLockClass::Rlock)
     }
 
     pub(crate) fn token(&self) -> Token {

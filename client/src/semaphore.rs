@@ -116,18 +116,6 @@ macro_rules! semaphore {
                 self.0.take_loose(Some(timeout)).await
             }
 
-            /// Gives back one permit, as POSIX's `sem_post` does: a loose one if there is one,
-            /// else the caller's oldest, else the oldest.
-            ///
-            /// # Errors
-            /// [`OverReleased`](ReleaseError::OverReleased) if that would exceed the maximum.
-            ///
-            /// # Cancel safety
-            /// It may or may not be released.
-            pub async fn release(&self) -> Result<(), ReleaseError> {
-                self.0.release().await
-            }
-
             /// How many permits are free.
             ///
             /// # Errors
@@ -168,7 +156,36 @@ macro_rules! semaphore {
 semaphore!(Semaphore, Semaphore);
 semaphore!(BoundedSemaphore, BoundedSemaphore);
 
+impl BoundedSemaphore {
+    /// Gives back one permit, as POSIX's `sem_post` does: a loose one if there is one, else the
+    /// caller's oldest, else the oldest.
+    ///
+    /// # Errors
+    /// [`OverReleased`](ReleaseError::OverReleased) if that would exceed the maximum.
+    ///
+    /// # Cancel safety
+    /// It may or may not be released.
+    pub async fn release(&self) -> Result<(), ReleaseError> {
+        self.0.release().await
+    }
+}
+
 impl Semaphore {
+    /// Gives one permit, as POSIX's `sem_post` does: back, a loose one if there is one, else the
+    /// caller's oldest, else the oldest; or one more than there were.
+    ///
+    /// It is sent and not waited for, since the daemon can't but accept it, until there are
+    /// 2147483647 permits: a release beyond that changes nothing, and says nothing.
+    ///
+    /// # Errors
+    /// If there is no session to send it by.
+    ///
+    /// # Cancel safety
+    /// It may or may not be released.
+    pub async fn release(&self) -> Result<(), ReleaseError> {
+        self.0.release_unasked().await
+    }
+
     /// Gives `n` permits, one [`release`](Self::release) each.
     ///
     /// # Errors

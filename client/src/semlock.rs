@@ -1,10 +1,17 @@
 //! What Lock, RLock and the semaphores have in common: taking, giving back, and the hold in
 //! between. Never here: which of these a kind of lock lets its users do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use syncd_proto::v1::{
-    Acquire, Forget, MarkConsistent, Release, client_message::Request, server_message::Message,
+    Acquire, ErrorCode, Forget, Granted, MarkConsistent, Release, client_message::Request,
+    server_message::Message,
 };
 
 use crate::{
@@ -27,10 +34,51 @@ pub(crate) struct SemLock {
 pub struct Hold {
     binding: Arc<Binding>,
     owner: u64,
-    token: u64,
+    token: HoldToken,
     depth: u32,
     abandoned: Option<Box<Abandonment>>,
     held: bool,
+}
+
+/// A hold's fencing token.
+#[derive(Debug)]
+enum HoldToken {
+    Sole(u64),
+    /// The guards of one owner's recursive hold are of one hold, and get another token together
+    /// when one of them is lent to a wait. 0 while, and if ever after, it isn't held.
+    Shared(Arc<AtomicU64>),
+}
+
+impl HoldToken {
+    fn of(object: &Object, binding: &Binding, owner: u64, granted: &Granted) -> Self {
+        if !object.is_recursive() {
+            return Self::Sole(granted.token);
+        }
+        let mut holds = binding.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        if granted.depth > 1
+            && let Some(hold) = holds.get(&owner).and_then(Weak::upgrade)
+        {
+            return Self::Shared(hold);
+        }
+        holds.retain(|_, hold| hold.strong_count() > 0);
+        let hold = Arc::new(AtomicU64::new(granted.token));
+        holds.insert(owner, Arc::downgrade(&hold));
+        Self::Shared(hold)
+    }
+
+    fn get(&self) -> u64 {
+        match self {
+            Self::Sole(token) => *token,
+            Self::Shared(token) => token.load(Relaxed),
+        }
+    }
+
+    fn set(&mut self, renewed: u64) {
+        match self {
+            Self::Sole(token) => *token = renewed,
+            Self::Shared(token) => token.store(renewed, Relaxed),
+        }
+    }
 }
 
 impl SemLock {
@@ -49,9 +97,9 @@ impl SemLock {
     ) -> Result<Hold, AcquireError> {
         let (binding, granted) = self.acquire(owner, timeout, false).await?;
         Ok(Hold {
+            token: HoldToken::of(&self.object, &binding, owner, &granted),
             binding,
             owner,
-            token: granted.token,
             depth: granted.depth,
             abandoned: granted.abandoned.map(|left| Box::new(left.into())),
             held: true,
@@ -76,7 +124,7 @@ impl SemLock {
         owner: u64,
         timeout: Option<Duration>,
         loose: bool,
-    ) -> Result<(Arc<Binding>, syncd_proto::v1::Granted), AcquireError> {
+    ) -> Result<(Arc<Binding>, Granted), AcquireError> {
         let (timeout_us, fail_on_deadlock) = (micros(timeout), self.fail_on_deadlock);
         let request = |handle| {
             Request::Acquire(Acquire { handle, owner, loose, timeout_us, fail_on_deadlock })
@@ -92,6 +140,14 @@ impl SemLock {
         let owner = owner::current();
         let release = |handle| Request::Release(Release { handle, owner, token: 0, quiet: false });
         self.object.call(false, owner, release).await?;
+        Ok(())
+    }
+
+    /// As [`release`](Self::release), of what can't be released too often.
+    pub(crate) async fn release_unasked(&self) -> Result<(), ReleaseError> {
+        let binding = self.object.binding().await?;
+        let (handle, owner) = (binding.handle, owner::current());
+        binding.session.send(Request::Release(Release { handle, owner, token: 0, quiet: true }));
         Ok(())
     }
 
@@ -120,7 +176,7 @@ impl Hold {
     /// token it has seen can refuse a holder from the past. An RLock that is taken again has
     /// the token of its first grant.
     pub fn fencing_token(&self) -> u64 {
-        self.token
+        self.token.get()
     }
 
     /// How often its owner holds the object, this time included: 1, or more for an RLock.
@@ -138,7 +194,7 @@ impl Hold {
     /// news from the daemon. False for good once its session is lost, in a forked child, and
     /// after somebody took it by force.
     pub fn is_valid(&self) -> bool {
-        self.held && self.binding.session.has_hold(self.token)
+        self.is_held() && self.binding.session.has_hold(self.token.get())
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -147,7 +203,7 @@ impl Hold {
 
     /// Not lent to a wait that never came back.
     pub(crate) fn is_held(&self) -> bool {
-        self.held
+        self.held && self.token.get() != 0
     }
 
     pub(crate) fn owner(&self) -> u64 {
@@ -155,13 +211,13 @@ impl Hold {
     }
 
     pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
-        let (handle, owner, token) = (self.binding.handle, self.owner, self.token);
+        let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
         let release = Request::Release(Release { handle, owner, token, quiet: false });
         self.call(release, true).await
     }
 
     pub(crate) async fn forget(mut self) -> Result<(), ReleaseError> {
-        let (handle, owner, token) = (self.binding.handle, self.owner, self.token);
+        let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
         let forget = Request::Forget(Forget { handle, owner, token, quiet: false });
         self.call(forget, true).await
     }
@@ -192,10 +248,24 @@ impl Hold {
 
     /// Lets go of the lock for a request at whose end it is held again.
     pub(crate) async fn lend(&mut self, request: Request) -> Result<bool, CallError> {
-        match self.call_held(request, true).await? {
+        let lent = self.token.get();
+        self.token.set(0);
+        let returned = match self.call_held(request, true).await {
+            Err(CallError::Refused(error)) => {
+                use ErrorCode::{Cancelled, NotOwner, Poisoned};
+                // Refused at once, it is held as before; these ends come without the lock.
+                if !matches!(error.code(), Cancelled | NotOwner | Poisoned) {
+                    self.token.set(lent);
+                    self.held = true;
+                }
+                return Err(CallError::Refused(error));
+            }
+            returned => returned?,
+        };
+        match returned {
             Message::Woken(woken) => {
                 let granted = woken.granted.unwrap_or_default();
-                self.token = granted.token;
+                self.token.set(granted.token);
                 self.depth = granted.depth;
                 self.abandoned = granted.abandoned.map(|left| Box::new(left.into()));
                 self.held = true;
@@ -208,8 +278,8 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.held {
-            let (handle, owner, token) = (self.binding.handle, self.owner, self.token);
+        if self.is_held() {
+            let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
             let release = Release { handle, owner, token, quiet: true };
             self.binding.session.send(Request::Release(release));
         }

@@ -317,7 +317,9 @@ impl Identity {
     fn resume(self: Arc<Self>, seq: u64) -> Resume {
         Box::pin(async move {
             let open = Open { resume_seq: seq, ..self.open.clone() };
-            let grace = Duration::from_micros(self.opened.grace_us);
+            // Ours ends before the daemon's, so that whoever must stop what a lock guards can do
+            // so before somebody else gets it.
+            let grace = Duration::from_micros(self.opened.grace_us) * 3 / 4;
             let end = Instant::now() + grace;
             let mut pause = Duration::from_millis(2);
             loop {

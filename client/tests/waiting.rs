@@ -29,7 +29,7 @@ async fn a_dropped_acquire_leaves_the_queue() {
         assert!(poll_once(waiting.as_mut()).is_pending());
     }
     drop(held);
-    within(a.acquire()).await.unwrap();
+    drop(within(a.acquire()).await.unwrap());
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_grant_that_was_acknowledged_long_ago_goes_back_too() {
             other.set().await.unwrap();
         }
     }
-    within(lock.acquire()).await.unwrap();
+    drop(within(lock.acquire()).await.unwrap());
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_future_that_is_kept_and_not_polled_starves_nobody() {
     assert!(poll_once(kept.as_mut()).is_pending());
     // Another task, and this one itself.
     let other = free.clone();
-    within(tokio::spawn(async move { other.acquire().await.unwrap() })).await.unwrap();
+    drop(within(tokio::spawn(async move { other.acquire().await.unwrap() })).await.unwrap());
     within(free.acquire()).await.unwrap().release().await.unwrap();
 }
 

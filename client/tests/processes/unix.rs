@@ -33,9 +33,8 @@ pub fn main() {
     let wanted: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let exact = args.iter().any(|arg| arg == "--exact");
     let is_wanted = |name: &str| {
-        let matches =
-            |w: &&String| if exact { w.as_str() == name } else { name.contains(w.as_str()) };
-        wanted.is_empty() || wanted.iter().any(|w| matches(&w))
+        let mut words = wanted.iter().map(|word| word.as_str());
+        wanted.is_empty() || words.any(|w| if exact { w == name } else { name.contains(w) })
     };
     for (name, case) in cases.into_iter().filter(|(name, _)| is_wanted(name)) {
         case();
