@@ -1,6 +1,7 @@
 //! The extension module of the Python package syncd: the blocking client's objects, as Python
 //! sees them. Never here: the classes that people use, which are Python's (`syncd/*.py`).
 
+mod aio;
 mod condition;
 mod failure;
 mod semlock;
@@ -35,6 +36,7 @@ fn daemon(py: Python<'_>, arguments: Vec<OsString>) {
 mod _native {
     #[pymodule_export]
     use super::{
+        aio::{AsyncAction, AsyncCall, AsyncHold, AsyncObject},
         condition::{Barrier, Condition, Event},
         daemon,
         semlock::{SemLock, sem_unlink},

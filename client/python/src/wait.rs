@@ -9,7 +9,7 @@ use std::{
 
 use pyo3::{intern, prelude::*};
 use syncd_client::{
-    Client, CreateError, ObjectOptions, SessionError, Token,
+    Builder, Client, CreateError, ObjectOptions, SessionError, Token,
     proto::v1::create::Spec,
     raw::{self, Object},
 };
@@ -93,6 +93,16 @@ pub(crate) fn client(py: Python<'_>, token: Option<&Token>) -> PyResult<Client> 
     if let Some(client) = clients().get(&key) {
         return Ok(client.clone());
     }
+    let client = raw::client(builder(py, token)?).map_err(|error| Failure::value(&error))?;
+    // The user's own may be reached by a token too: by one session, then.
+    let own = (String::new(), client.endpoint().to_string());
+    let mut clients = clients();
+    let client = clients.entry(Some(key.clone().unwrap_or(own))).or_insert(client).clone();
+    Ok(clients.entry(key).or_insert(client).clone())
+}
+
+/// For the user's own daemon, or the one that a token is of.
+pub(crate) fn builder(py: Python<'_>, token: Option<&Token>) -> PyResult<Builder> {
     let mut builder = Client::builder();
     if let Some(token) = token {
         builder = builder.namespace(token.namespace()).endpoint(token.endpoint().clone());
@@ -102,12 +112,7 @@ pub(crate) fn client(py: Python<'_>, token: Option<&Token>) -> PyResult<Client> 
     if let Some([program, arguments @ ..]) = command.as_deref() {
         builder = builder.daemon(program, arguments);
     }
-    let client = raw::client(builder).map_err(|error| Failure::value(&error))?;
-    // The user's own may be reached by a token too: by one session, then.
-    let own = (String::new(), client.endpoint().to_string());
-    let mut clients = clients();
-    let client = clients.entry(Some(key.clone().unwrap_or(own))).or_insert(client).clone();
-    Ok(clients.entry(key).or_insert(client).clone())
+    Ok(builder)
 }
 
 fn clients() -> MutexGuard<'static, Clients> {

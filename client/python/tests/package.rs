@@ -79,7 +79,8 @@ impl Drop for Daemon {
 }
 
 fn python(socket: &Path) -> Command {
-    let mut python = Command::new("python3");
+    let interpreter = env::var_os("SYNCD_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut python = Command::new(interpreter);
     python
         // `-m` looks into the working directory first, and here that has the sources.
         .current_dir(site())
@@ -131,6 +132,11 @@ fn processes_die_fork_and_are_interrupted() {
 }
 
 #[test]
+fn tasks_are_owners_too() {
+    run("tasks.py", &[]);
+}
+
+#[test]
 fn the_articles_programs_run_with_their_import_line_changed() {
     run("programs.py", &[]);
 }
@@ -150,7 +156,7 @@ fn the_standard_suite_passes_on_installed_semaphores_under_fork() {
     run("standard_suite.py", &["install", "fork"]);
 }
 
-/// Its Queue and Pool take minutes under spawn: `every_python` has them.
+/// The rest takes minutes under spawn: `tests/every_python` has it.
 const BRIEF: [&str; 5] = [
     "WithProcessesTestLock",
     "WithProcessesTestSemaphore",
@@ -167,4 +173,14 @@ fn the_standard_suite_passes_on_the_module_under_spawn() {
 #[test]
 fn the_standard_suite_passes_on_installed_semaphores_under_spawn() {
     run("standard_suite.py", &[&["install", "spawn"], &BRIEF[..]].concat());
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn the_whole_standard_suite_passes_under_spawn_and_forkserver() {
+    for mode in ["drop-in", "install"] {
+        for method in ["spawn", "forkserver"] {
+            run("standard_suite.py", &[mode, method]);
+        }
+    }
 }
