@@ -1,6 +1,63 @@
 //! Locks, semaphores, conditions, events and barriers between the processes of one machine,
 //! kept by the syncd daemon: who dies lets go, and the next owner is told. Never here: any
 //! decision about a lock, which are the daemon's alone.
+//!
+//! [`Client::connect`] finds the user's daemon, or starts one. Objects have names, or a
+//! [`Token`] to hand over; guards release when dropped. The same for threads instead of tasks
+//! is in [`blocking`].
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use syncd_client::{AcquireError, Client};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect().await?;
+//! let lock = client.lock("ledger").await?;
+//!
+//! match lock.acquire_timeout(Duration::from_secs(5)).await {
+//!     Ok(guard) => {
+//!         if let Some(left) = guard.abandoned() {
+//!             println!("{left}: the ledger may be half written");
+//!         }
+//!         println!("storage, refuse anything below {}", guard.fencing_token());
+//!     }
+//!     Err(AcquireError::TimedOut { held_by, .. }) => println!("still held by {held_by:?}"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A producer and its consumers, in whatever processes:
+//!
+//! ```no_run
+//! # async fn example(client: syncd_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! # fn has_work() -> bool { true }
+//! let lock = client.lock("queue").await?;
+//! let filled = client.condition("queue filled", &lock).await?;
+//!
+//! let mut guard = lock.acquire().await?;
+//! filled.wait_while(&mut guard, || !has_work()).await?;
+//! filled.notify_one(&guard).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What one can rely on
+//!
+//! - **Order.** Permits go to those who wait in the order in which they came, whatever their
+//!   process; a try overtakes nobody.
+//! - **Death.** A process that exits, however, gives back what it held, and the next owner
+//!   learns of it by [`Hold::abandoned`]. One that is stopped or slow keeps what it holds.
+//! - **Owners.** A task, or outside of tasks a thread, is an owner: it can take an [`RLock`]
+//!   again. What [`Lock::acquire_owned`] gives is an owner of its own.
+//! - **Lost sessions.** A broken connection is made again, and nothing is lost, if that
+//!   succeeds within the daemon's grace. Else the session is lost ([`Client::lost`]): its
+//!   guards are void for good ([`Hold::is_valid`]), and the next call opens a new one.
+//! - **Fork.** A child has no part in its parent's session. Guards that it inherited are void,
+//!   and it may drop them; clients and objects open a session of the child's own when used.
+//! - **Cost.** No thread and no task is needed to wait: who waits does the I/O. One round trip
+//!   takes, waits or notifies; dropping a guard sends and doesn't wait.
 
 pub mod blocking;
 pub mod raw;

@@ -292,9 +292,21 @@ impl Object {
         self.create.spec.as_ref()
     }
 
+    fn sem_lock(&self) -> Option<&SemLockSpec> {
+        match &self.create.spec {
+            Some(create::Spec::SemLock(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
     /// It is an RLock.
     pub(crate) fn is_recursive(&self) -> bool {
-        matches!(&self.create.spec, Some(create::Spec::SemLock(spec)) if spec.class() == SemLockClass::Rlock)
+        self.sem_lock().is_some_and(|spec| spec.class() == SemLockClass::Rlock)
+    }
+
+    /// With how many permits it began.
+    pub(crate) fn initial_value(&self) -> u32 {
+        self.sem_lock().map_or(0, |spec| spec.value)
     }
 
     pub(crate) fn token(&self) -> Token {

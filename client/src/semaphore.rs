@@ -174,11 +174,12 @@ impl Semaphore {
     /// Gives one permit, as POSIX's `sem_post` does: back, a loose one if there is one, else the
     /// caller's oldest, else the oldest; or one more than there were.
     ///
-    /// It is sent and not waited for, since the daemon can't but accept it, until there are
-    /// 2147483647 permits: a release beyond that changes nothing, and says nothing.
+    /// It is sent and not waited for, since the daemon can't but accept it; unless the semaphore
+    /// began with more than 1073741824 permits.
     ///
     /// # Errors
-    /// If there is no session to send it by.
+    /// If there is no session to send it by; and in that last case
+    /// [`OverReleased`](ReleaseError::OverReleased) beyond 2147483647.
     ///
     /// # Cancel safety
     /// It may or may not be released.

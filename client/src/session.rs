@@ -258,6 +258,8 @@ impl Session {
             && let Runtime::Tasks(handle) = &self.inner.runtime
             && !self.inner.attended.swap(true, Relaxed)
         {
+            // The runtime of the session's first task may be gone by now.
+            let handle = tokio::runtime::Handle::try_current().unwrap_or_else(|_| handle.clone());
             handle.spawn(Attendant::new(self.clone()));
         }
         result

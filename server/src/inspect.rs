@@ -267,7 +267,7 @@ impl inspect_server::Inspect for InspectService {
                 detail.holders.iter().map(|holder| holder.party.process.uid),
             )?;
             let released = space.handle_force_release(now, object).unwrap_or_default();
-            let released = released.iter().map(convert::holder).collect();
+            let released = released.iter().take(1000).map(convert::holder).collect();
             Ok(Response::new(ForceReleaseReply { released }))
         })
     }
