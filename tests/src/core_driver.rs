@@ -1,16 +1,18 @@
 //! The core as a [`Driver`]: a `Space` whose time moves by hand, and for each session what a
 //! client would know of it. Never here: a socket or a clock.
 
+mod words;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use syncd_core::{
-    Acquire, Answer, Body, Cause, Class, Config, Create, ErrorKind, Grant, Handle, Holder,
-    ObjectId, ObjectKey, Output, Owner, Party, Process, RequestId, SEM_VALUE_MAX, SessionId, Space,
-    Spec, Time, Token,
+    Acquire, Answer, Body, Cause, Class, Config, Create, Grant, Handle, ObjectId, ObjectKey,
+    Output, Owner, Process, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec, Time, Token,
 };
+use words::{FIRST_PID, granted, lock_of, parties, refusal};
 
 use crate::{
     conformance::Driver,
@@ -55,12 +57,6 @@ impl Default for CoreDriver {
             outcomes: VecDeque::new(),
         }
     }
-}
-
-const FIRST_PID: u32 = 1000;
-
-fn letter(party: &Party) -> char {
-    char::from((party.process.pid - FIRST_PID) as u8)
 }
 
 impl CoreDriver {
@@ -293,62 +289,6 @@ impl Session {
                 parties(" held", state.holders.iter().map(|h| &h.party))
             ),
         }
-    }
-}
-
-fn lock_of<'a>(objects: &'a [Object], condition: &str) -> &'a String {
-    let lock = objects.iter().find_map(|object| match &object.kind {
-        Kind::Condition { lock } if object.name == condition => Some(lock),
-        _ => None,
-    });
-    lock.expect("a declared Condition")
-}
-
-fn granted(what: &str, grant: &Grant) -> String {
-    let depth = if grant.depth > 1 { format!(" depth {}", grant.depth) } else { String::new() };
-    let abandoned = grant.abandoned.as_ref();
-    let abandoned = abandoned.map_or(String::new(), |by| format!(" abandoned {}", left(by)));
-    format!("{what}{depth}{abandoned} @{}", grant.token.0)
-}
-
-fn left(abandonment: &syncd_core::Abandonment) -> String {
-    format!("by {} {}", letter(&abandonment.by), cause(abandonment.cause))
-}
-
-fn cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Died => "died",
-        Cause::Disconnected => "disconnected",
-        Cause::Left => "left",
-        Cause::Kicked => "kicked",
-        Cause::Forced => "forced",
-        Cause::Misbehaved => "misbehaved",
-        Cause::Released => "released",
-    }
-}
-
-fn parties<'a>(before: &str, parties: impl Iterator<Item = &'a Party>) -> String {
-    let letters: String = parties.map(|party| format!(" {}", letter(party))).collect();
-    if letters.is_empty() { letters } else { format!("{before}{letters}") }
-}
-
-fn refusal(kind: &ErrorKind) -> String {
-    let held = |holders: &[Holder]| parties(" held by", holders.iter().map(|h| &h.party));
-    match kind {
-        ErrorKind::Invalid { field, .. } => format!("invalid {field}"),
-        ErrorKind::NotFound { .. } => "not found".into(),
-        ErrorKind::Exists => "exists".into(),
-        ErrorKind::KindMismatch { .. } | ErrorKind::SpecMismatch { .. } => "kind mismatch".into(),
-        ErrorKind::NotOwner { .. } => "not owner".into(),
-        ErrorKind::OverReleased { .. } => "over-released".into(),
-        ErrorKind::Stale => "stale".into(),
-        ErrorKind::TimedOut { holders } => format!("timed out{}", held(holders)),
-        ErrorKind::Cancelled => "cancelled".into(),
-        ErrorKind::Deadlock { cycle } => parties("deadlock", cycle.iter().map(|e| &e.waiter)),
-        ErrorKind::Poisoned { by } => format!("poisoned {}", left(by)),
-        ErrorKind::BrokenBarrier => "broken".into(),
-        ErrorKind::Quota { field, .. } => format!("quota {field}"),
-        ErrorKind::SessionLost => "session lost".into(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A real daemon in a directory of its own, and a look into it. Never here: a client.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -186,7 +186,7 @@ pub async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> 
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new).map_err(io::Error::from) }
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     tonic::transport::Endpoint::from_static("http://syncd").connect_with_connector(connector).await
 }

@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod core_driver;
 pub mod daemon;
 pub mod faults;
+pub mod fuzz;
 pub mod model;
 pub mod process_driver;
 pub mod script;

@@ -2,7 +2,9 @@
 //! each message and the whole state must agree after every call. A failing life is shrunk to
 //! a short one. Never here: the rules themselves.
 
+mod ask;
 mod circles;
+mod compare;
 mod explore;
 mod generate;
 mod play;

@@ -1,59 +1,51 @@
 //! The model's state without what can't matter to the future: numbers become ranks, and time
 //! is left out.
 
-use super::{Model, Sid, Undo, Why};
+use std::hash::{Hash, Hasher};
+
+use super::{Left, Model, Said, Sid, Undo, Wait, Why};
 
 impl Model {
     /// For a world in which every session has one owner, all time-outs are equal, and requests
     /// other than a cancel acknowledge all that came before. `order` is what each session is
     /// called.
-    pub fn canonical(&self, order: [Sid; 3]) -> String {
-        use std::fmt::Write as _;
-
-        let mut text = String::new();
+    pub fn canonical(&self, order: [Sid; 3], into: &mut impl Hasher) {
         let stamps = self.stamps();
         let rank = |stamp: Option<u64>| stamp.map(|stamp| stamps.partition_point(|&s| s < stamp));
-        let held = |ticket| self.holds.iter().position(|hold| Some(hold.ticket) == ticket);
+        let held = |ticket| self.holds.iter().any(|hold| Some(hold.ticket) == ticket);
         for name in 0..order.len() {
             let s = order.iter().position(|&n| n == name).expect("a permutation");
             let session = &self.sessions[s];
             let undo = |undo: &Undo| {
                 let woken = undo.woken.map(|(condition, notify)| (condition, rank(notify)));
-                (undo.object, held(undo.ticket).is_some(), woken)
+                (undo.object, held(undo.ticket), woken)
             };
             // Only the latest request can be taken back.
-            let last = session.sent.iter().rev().find(|(_, said, _)| {
-                matches!(said, super::Said::Reply(id, _) if *id == session.last_request)
-            });
-            let last = last.and_then(|(.., u)| u.as_ref()).map(undo);
-            let waits = |w: &&super::Wait| (w.who.session, w.request) == (s, session.last_request);
-            let waits = self.waits.iter().find(waits).is_some();
-            write!(text, "{} {last:?} {waits};", session.over).expect("to a String");
+            let is_latest =
+                |said: &Said| matches!(said, Said::Reply(id, _) if *id == session.last_request);
+            let latest = session.sent.iter().rev().find(|(_, said, _)| is_latest(said));
+            let latest = latest.and_then(|(.., u)| u.as_ref()).map(undo);
+            let waits = |w: &Wait| (w.who.session, w.request) == (s, session.last_request);
+            (session.over, latest, self.waits.iter().any(waits)).hash(into);
         }
         for hold in &self.holds {
-            let who = order[hold.who.session];
-            write!(text, "h {who} {} {};", hold.ticket.object, hold.depth).expect("to a String");
+            (order[hold.who.session], hold.ticket.object, hold.depth).hash(into);
         }
         for wait in &self.waits {
-            let (why, notified) = match wait.why {
-                Why::Back { condition, depth, notified } => {
-                    (Why::Back { condition, depth, notified: None }, rank(notified))
-                }
-                why => (why, None),
+            let (depth, notified) = match wait.why {
+                Why::Back { depth, notified, .. } => (Some(depth), Some(rank(notified))),
+                Why::Notify { depth } => (Some(depth), None),
+                _ => (None, None),
             };
             let (who, stamp) = (order[wait.who.session], rank(Some(wait.stamp)));
-            let timed = wait.deadline.is_some();
-            write!(text, "w {who} {} {why:?} {notified:?} {stamp:?} {timed};", wait.object)
-                .expect("to a String");
+            (who, wait.object, depth, notified, stamp, wait.deadline.is_some()).hash(into);
         }
         for object in &self.objects {
-            let left = |left: &super::Left| (order[left.who.session], left.cause);
+            let left = |left: &Left| (order[left.who.session], left.cause);
             let untold: Vec<_> = object.untold.iter().map(left).collect();
             let (doubt, poison) = (object.inconsistent.as_ref(), object.poisoned.as_ref());
-            let (doubt, poison) = (doubt.map(left), poison.map(left));
-            write!(text, "o {untold:?} {doubt:?} {poison:?};").expect("to a String");
+            (untold, doubt.map(left), poison.map(left)).hash(into);
         }
-        text
     }
 
     /// Every number that can be compared with another, sorted.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{DefaultHasher, Hasher},
     time::Duration,
 };
 
@@ -131,7 +131,7 @@ fn key(state: &Player<'_>) -> u64 {
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let keys = orders.map(|order| {
         let mut hasher = DefaultHasher::new();
-        state.model.canonical(order).hash(&mut hasher);
+        state.model.canonical(order, &mut hasher);
         hasher.finish()
     });
     keys.into_iter().min().expect("six of them")

@@ -1,9 +1,9 @@
 //! The core's messages in the model's words. Never here: whether they are right.
 
-use syncd_core::{Abandonment, Answer, Body, Grant, Message, ObjectId, Party};
+use syncd_core::{Abandonment, Answer, Body, ErrorKind, Grant, Message, ObjectId, Party};
 
-use super::play::{Player, no};
-use crate::model::{Holder, Left, Said, Who, Word, cause_number};
+use super::play::Player;
+use crate::model::{Holder, Left, No, Said, Who, Word, cause_number};
 
 impl Player<'_> {
     pub(super) fn who(&self, party: &Party) -> Result<Who, String> {
@@ -83,4 +83,36 @@ impl Player<'_> {
         let id = key.split('-').nth(1).and_then(|id| u64::from_str_radix(id, 16).ok());
         self.oid(ObjectId(id.ok_or("a key without an id")?))
     }
+}
+
+/// Why the core refuses, in the model's words.
+fn no(player: &Player<'_>, kind: &ErrorKind) -> Result<No, String> {
+    let holders = |holders: &[syncd_core::Holder]| {
+        holders.iter().map(|holder| player.holder(holder)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(match kind {
+        ErrorKind::Invalid { field, .. } => No::Invalid(field),
+        ErrorKind::NotFound { .. } => No::NotFound,
+        ErrorKind::Exists => No::Exists,
+        ErrorKind::KindMismatch { .. } | ErrorKind::SpecMismatch { .. } => No::Mismatch,
+        ErrorKind::NotOwner { holder } => {
+            No::NotOwner(holder.as_ref().map(|holder| player.holder(holder)).transpose()?)
+        }
+        ErrorKind::OverReleased { .. } => No::OverReleased,
+        ErrorKind::Stale => No::Stale,
+        ErrorKind::TimedOut { holders: by } => No::TimedOut(holders(by)?),
+        ErrorKind::Cancelled => No::Cancelled,
+        ErrorKind::Deadlock { cycle } => {
+            let edge = |edge: &syncd_core::Edge| {
+                let nanos = |time: std::time::Duration| time.as_nanos() as u64;
+                let object = player.oid(edge.object.id)?;
+                Ok((player.who(&edge.waiter)?, object, nanos(edge.waited), nanos(edge.held)))
+            };
+            No::Deadlock(cycle.iter().map(edge).collect::<Result<_, String>>()?)
+        }
+        ErrorKind::Poisoned { by } => No::Poisoned(player.left(by)?),
+        ErrorKind::BrokenBarrier => No::Broken,
+        ErrorKind::Quota { field, .. } => No::Quota(field),
+        ErrorKind::SessionLost => return Err("a request is refused as of a lost session".into()),
+    })
 }

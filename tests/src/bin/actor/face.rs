@@ -6,100 +6,19 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use syncd_client::{
-    Abandonment, AcquireError, BarrierError, Builder, Cause, Client, ConditionError, CreateError,
-    Hold, ReleaseError, SessionError, Token, WaitOutcome,
-};
+use syncd_client::{Builder, Client, CreateError, Token, WaitOutcome};
 use syncd_tests::script::{Kind, Object, Op};
 
-use super::{Line, lines, pids, say};
+use super::{
+    Line, lines, say,
+    words::{failed, granted, not_acquired, not_created, not_met, not_released, not_waited, woken},
+};
 
 /// What becomes of an operation, in the script's words.
 type Outcome = Result<String, String>;
 
 fn builder(namespace: String) -> Builder {
     Client::builder().namespace(namespace).auto_start(false)
-}
-
-fn granted(what: &str, hold: &Hold) -> String {
-    let depth = if hold.depth() > 1 { format!(" depth {}", hold.depth()) } else { "".into() };
-    let abandoned = hold.abandoned();
-    let abandoned = abandoned.map_or("".into(), |left| format!(" abandoned {}", by(left)));
-    format!("{what}{depth}{abandoned} @{}", hold.fencing_token())
-}
-
-fn by(left: &Abandonment) -> String {
-    let cause = match left.cause {
-        Cause::Died => "died",
-        Cause::Disconnected => "disconnected",
-        Cause::Left => "left",
-        Cause::Kicked => "kicked",
-        Cause::Forced => "forced",
-        _ => "otherwise",
-    };
-    format!("by pid:{} {cause}", left.process.pid)
-}
-
-fn woken(outcome: WaitOutcome) -> &'static str {
-    if outcome.timed_out() { "unnotified" } else { "notified" }
-}
-
-fn not_acquired(error: AcquireError) -> String {
-    match error {
-        AcquireError::TimedOut { held_by, .. } => {
-            format!("timed out{}", pids(" held by", held_by.iter().map(|h| h.process.pid)))
-        }
-        AcquireError::Deadlock { cycle, .. } => {
-            pids("deadlock", cycle.iter().map(|edge| edge.process.pid))
-        }
-        AcquireError::Poisoned { by: Some(left), .. } => format!("poisoned {}", by(&left)),
-        AcquireError::Session(error) => failed(error),
-        other => other.to_string(),
-    }
-}
-
-fn not_released(error: ReleaseError) -> String {
-    match error {
-        ReleaseError::NotOwner(_) => "not owner".into(),
-        ReleaseError::OverReleased(_) => "over-released".into(),
-        ReleaseError::Stale(_) => "stale".into(),
-        ReleaseError::Session(error) => failed(error),
-        other => other.to_string(),
-    }
-}
-
-fn not_met(error: BarrierError) -> String {
-    match error {
-        BarrierError::Broken(_) => "broken".into(),
-        BarrierError::TimedOut(_) => "timed out".into(),
-        BarrierError::Session(error) => failed(error),
-        other => other.to_string(),
-    }
-}
-
-fn not_waited(error: ConditionError) -> String {
-    match error {
-        ConditionError::NotOwner(_) => "not owner".into(),
-        ConditionError::Session(error) => failed(error),
-        other => other.to_string(),
-    }
-}
-
-fn not_created(error: CreateError) -> String {
-    match error {
-        CreateError::KindMismatch(_) => "kind mismatch".into(),
-        CreateError::Exists(_) => "exists".into(),
-        CreateError::NotFound(_) => "not found".into(),
-        CreateError::Session(error) => failed(error),
-        other => other.to_string(),
-    }
-}
-
-fn failed(error: SessionError) -> String {
-    match error {
-        SessionError::Lost(_) => "session lost".into(),
-        other => other.to_string(),
-    }
 }
 
 /// One text for both: `async` and `.await`, or neither.
@@ -432,7 +351,12 @@ macro_rules! face {
                 match thing {
                     Thing::Lock(lock) => lock.release()$($await)*,
                     Thing::RLock(lock) => lock.release()$($await)*,
-                    Thing::Semaphore(semaphore) => semaphore.release()$($await)*,
+                    Thing::Semaphore(semaphore) => {
+                        let released = semaphore.release()$($await)*;
+                        // It isn't answered: what comes after must find it done.
+                        semaphore.value()$($await)*.map_err(failed)?;
+                        released
+                    }
                     Thing::Bounded(semaphore) => semaphore.release()$($await)*,
                     _ => return Err("it can't be released".into()),
                 }.map(|()| "ok".into()).map_err(not_released)

@@ -4,6 +4,7 @@
 mod alone;
 mod face;
 mod wire;
+mod words;
 
 use std::{io, process::ExitCode, sync::mpsc, thread, time::Duration};
 

@@ -1,18 +1,19 @@
 //! A session by plain gRPC: generated messages over one stream, and nothing of syncd's client.
 //! It can say all that the wire can. Never here: a convenience that a stranger's client hasn't.
 
+mod words;
+
 use std::{
     collections::{HashMap, HashSet},
     env,
 };
 
 use syncd_proto::v1::{
-    Abandonment, Acquire, Attach, Attached, BarrierAbort, BarrierAction, BarrierReset, BarrierSpec,
-    BarrierWait, Cancel, Cause, ClientMessage, ConditionSpec, Create, Detach, Error, ErrorCode,
-    EventClear, EventSet, EventSpec, EventWait, Forget, Goodbye, Granted, MarkConsistent, Notify,
-    Open, Opened, Query, Release, SemLockClass, SemLockSpec, ServerMessage, Unlink, Wait, attach,
-    attached, broker_client::BrokerClient, client_message::Request, create,
-    server_message::Message,
+    Acquire, Attach, Attached, BarrierAbort, BarrierAction, BarrierReset, BarrierSpec, BarrierWait,
+    Cancel, ClientMessage, ConditionSpec, Create, Detach, EventClear, EventSet, EventSpec,
+    EventWait, Forget, Goodbye, MarkConsistent, Notify, Open, Opened, Query, Release, SemLockClass,
+    SemLockSpec, ServerMessage, Unlink, Wait, attach, attached, broker_client::BrokerClient,
+    client_message::Request, create, server_message::Message,
 };
 use syncd_tests::{
     daemon::connect,
@@ -20,6 +21,7 @@ use syncd_tests::{
 };
 use tokio::sync::mpsc;
 use tonic::Streaming;
+use words::{granted, refusal};
 
 use super::{Line, lines, pids, say};
 
@@ -366,49 +368,5 @@ impl Session {
             Message::Error(error) => refusal(&error),
             other => format!("{other:?}"),
         }
-    }
-}
-
-fn granted(what: &str, grant: &Granted) -> String {
-    let depth = if grant.depth > 1 { format!(" depth {}", grant.depth) } else { "".into() };
-    let abandoned = grant.abandoned.as_ref();
-    let abandoned = abandoned.map_or("".into(), |left| format!(" abandoned {}", by(left)));
-    format!("{what}{depth}{abandoned} @{}", grant.token)
-}
-
-fn by(left: &Abandonment) -> String {
-    let pid = left.process.as_ref().map_or(0, |process| process.pid);
-    let cause = match left.cause() {
-        Cause::Died => "died",
-        Cause::Disconnected => "disconnected",
-        Cause::Left => "left",
-        Cause::Kicked => "kicked",
-        Cause::Forced => "forced",
-        _ => "otherwise",
-    };
-    format!("by pid:{pid} {cause}")
-}
-
-fn refusal(error: &Error) -> String {
-    let holders = error.holders.iter().filter_map(|holder| Some(holder.process.as_ref()?.pid));
-    let cycle = error.cycle.iter().filter_map(|edge| Some(edge.process.as_ref()?.pid));
-    match error.code() {
-        ErrorCode::InvalidArgument => format!("invalid {}", error.field),
-        ErrorCode::NotFound => "not found".into(),
-        ErrorCode::Exists => "exists".into(),
-        ErrorCode::KindMismatch => "kind mismatch".into(),
-        ErrorCode::NotOwner => "not owner".into(),
-        ErrorCode::OverReleased => "over-released".into(),
-        ErrorCode::Stale => "stale".into(),
-        ErrorCode::TimedOut => format!("timed out{}", pids(" held by", holders)),
-        ErrorCode::Cancelled => "cancelled".into(),
-        ErrorCode::Deadlock => pids("deadlock", cycle),
-        ErrorCode::Poisoned => {
-            format!("poisoned {}", error.abandoned.as_ref().map_or("".into(), by))
-        }
-        ErrorCode::BrokenBarrier => "broken".into(),
-        ErrorCode::Quota => format!("quota {}", error.field),
-        ErrorCode::SessionLost => "session lost".into(),
-        other => format!("{}: {}", other.as_str_name(), error.text),
     }
 }
