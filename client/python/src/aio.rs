@@ -53,15 +53,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Agent {
     /// Makes a short call, in this thread.
-    fn run<T: Send, E: Send>(
+    fn run<T: Send, E: Send + Into<Failure>>(
         &self,
         py: Python<'_>,
         call: impl Future<Output = Result<T, E>> + Send,
-    ) -> PyResult<T>
-    where
-        Failure: From<E>,
-    {
-        Ok(py.detach(|| self.handle.block_on(call)).map_err(Failure::from)?)
+    ) -> PyResult<T> {
+        Ok(py.detach(|| self.handle.block_on(call)).map_err(E::into)?)
     }
 
     /// Waits in the agent's thread, and calls `done(result, error)` from there.
@@ -72,8 +69,7 @@ impl Agent {
     ) -> AsyncCall
     where
         T: for<'py> IntoPyObject<'py> + Send,
-        E: Send,
-        Failure: From<E>,
+        E: Into<Failure> + Send,
     {
         let task = self.handle.spawn(async move {
             let result = call.await;
@@ -81,7 +77,7 @@ impl Agent {
             Python::try_attach(|py| {
                 let told = match result {
                     Ok(result) => done.call1(py, (result, py.None())),
-                    Err(error) => done.call1(py, (py.None(), PyErr::from(Failure::from(error)))),
+                    Err(error) => done.call1(py, (py.None(), PyErr::from(error.into()))),
                 };
                 if let Err(error) = told {
                     error.write_unraisable(py, None);

@@ -63,28 +63,21 @@ impl Proxy {
         Some(self.object.name()).filter(|name| !name.is_empty())
     }
 
-    pub(crate) fn wait<T: Send, E: Send>(
+    pub(crate) fn wait<T: Send, E: Send + From<SessionError>>(
         &self,
         py: Python<'_>,
         call: impl Future<Output = Result<T, E>> + Send,
-    ) -> PyResult<Result<T, E>>
-    where
-        E: From<SessionError>,
-    {
+    ) -> PyResult<Result<T, E>> {
         wait(py, &self.client, call)
     }
 
     /// As `wait`, for a call whose errors have no meaning of their own here.
-    pub(crate) fn get<T: Send, E: Send>(
+    pub(crate) fn get<T: Send, E: Send + From<SessionError> + Into<Failure>>(
         &self,
         py: Python<'_>,
         call: impl Future<Output = Result<T, E>> + Send,
-    ) -> PyResult<T>
-    where
-        E: From<SessionError>,
-        Failure: From<E>,
-    {
-        Ok(self.wait(py, call)?.map_err(Failure::from)?)
+    ) -> PyResult<T> {
+        Ok(self.wait(py, call)?.map_err(E::into)?)
     }
 }
 
