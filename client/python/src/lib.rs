@@ -12,9 +12,11 @@ use std::ffi::OsString;
 use clap::Parser;
 use pyo3::prelude::*;
 
-/// `python -m syncd`.
+/// Locks, semaphores and conditions for the programs of this machine.
+///
+/// This is the daemon. `python -m syncd run SCRIPT` runs a script on its semaphores instead.
 #[derive(Parser)]
-#[command(name = "syncd", version, after_help = syncd::Options::EXAMPLES)]
+#[command(name = "syncd", bin_name = "python -m syncd", version, after_help = syncd::Options::EXAMPLES)]
 struct Daemon {
     #[command(flatten)]
     options: syncd::Options,

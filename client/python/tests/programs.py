@@ -29,8 +29,18 @@ def run(name, method="fork"):
         path = os.path.join(directory, "program.py")
         with open(path, "w") as file:
             file.write(source)
-        command = [sys.executable, "-u", path]
-        return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
+        # Each line in one piece, and at once: as on a terminal.
+        with open(os.path.join(directory, "sitecustomize.py"), "w") as file:
+            file.write("import sys; sys.stdout.reconfigure(line_buffering=True)")
+        path_list = os.pathsep.join([directory, os.environ["PYTHONPATH"]])
+        done = subprocess.run(
+            [sys.executable, path],
+            env=dict(os.environ, PYTHONPATH=path_list),
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+        return done.stdout.splitlines()
 
 
 class TheArticlesPrograms(unittest.TestCase):
