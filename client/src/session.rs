@@ -9,7 +9,7 @@ use std::{
     future::Future,
     io,
     mem::ManuallyDrop,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
@@ -65,6 +65,8 @@ impl Reactor {
     }
 
     pub(crate) fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        // Pinned here, or the runtime would copy it from hand to hand.
+        let call = pin!(call);
         self.runtime.0.as_ref().expect("it is there until it is dropped").block_on(call)
     }
 }

@@ -20,6 +20,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
     mem,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Wake, Waker},
@@ -69,7 +70,7 @@ pub(super) struct Driver {
     /// Those who wait and don't lead, by request.
     waiting: BTreeMap<u64, Waker>,
     /// Replies to be collected, by request, with their seq.
-    done: HashMap<u64, (u64, Message)>,
+    done: HashMap<u64, (u64, Message), BuildHasherDefault<ById>>,
     /// Requests that were withdrawn, until they are answered.
     withdrawn: HashMap<u64, Undo>,
     /// Those who wait for the backlog to shrink.
@@ -90,6 +91,25 @@ enum State {
 pub(super) struct After {
     pub(super) wake: Vec<Waker>,
     pub(super) attend: bool,
+}
+
+/// Ids are consecutive, and nobody else's to choose: they need no hashing.
+#[derive(Default)]
+struct ById(u64);
+
+impl Hasher for ById {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an id is a u64");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The table takes its buckets by the low bits, its tags by the high ones.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Passes the connection's wake-ups on to whoever leads.
@@ -134,7 +154,7 @@ impl Driver {
             out: BytesMut::new(),
             received: Vec::new(),
             waiting: BTreeMap::new(),
-            done: HashMap::new(),
+            done: HashMap::default(),
             withdrawn: HashMap::new(),
             crowded: Vec::new(),
             taken: HashSet::new(),
