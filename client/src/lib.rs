@@ -96,3 +96,8 @@ pub use semlock::Hold;
 pub use start::StartError;
 pub use syncd_proto::{self as proto, Endpoint};
 pub use token::{Token, TokenError};
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

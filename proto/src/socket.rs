@@ -154,7 +154,10 @@ impl Socket {
         #[cfg(unix)]
         return self.stream.try_read(buf).map(drop);
         #[cfg(windows)]
-        return Err(io::ErrorKind::WouldBlock.into());
+        {
+            let _ = buf;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
     }
 
     /// A descriptor that polls readable when the process at the other end has exited.
