@@ -2,6 +2,7 @@
 //! sees them. Never here: the classes that people use, which are Python's (`syncd/*.py`).
 
 mod aio;
+mod books;
 mod condition;
 mod failure;
 mod semlock;

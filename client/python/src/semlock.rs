@@ -1,9 +1,8 @@
 //! SemLock: what multiprocessing's locks and semaphores are made of, with the face of
 //! `_multiprocessing.SemLock` and some more. Never here: the classes made of it.
 //!
-//! Its books (how often this object was acquired in this process, by which thread last) are the
-//! process's own, as the C type's are. They are changed only with the GIL held, and before a
-//! release is sent: whoever learns of the release finds them in order.
+//! Its [`Books`] are changed only with the GIL held, and before a release is sent: whoever learns
+//! of the release finds them in order.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +18,7 @@ use syncd_client::{
 };
 
 use crate::{
+    books::{Books, Lent},
     failure::{Failure, abandonment, holder, report},
     wait::{Proxy, client, seconds, wait},
 };
@@ -43,22 +43,6 @@ pub(crate) struct SemLock {
     books: Mutex<Books>,
 }
 
-pub(crate) struct Books {
-    generation: u32,
-    /// The C type's count: acquired less released, by this object in this process.
-    count: i32,
-    /// Who acquired last.
-    last: u64,
-    /// What is owned through this object, oldest first.
-    holds: Vec<(u64, LockGuard)>,
-}
-
-/// What a Condition takes out of the books for the time of a wait.
-pub(crate) struct Lent {
-    pub(crate) guard: LockGuard,
-    count: i32,
-}
-
 impl SemLock {
     fn new(proxy: Proxy, spec: SemLockSpec, name: Option<String>, owning: bool) -> Self {
         let class = spec.class();
@@ -80,7 +64,7 @@ impl SemLock {
     /// Nothing in here may release the GIL or run Python code while it is borrowed.
     fn books(&self) -> MutexGuard<'_, Books> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        if books.generation != raw::generation() {
+        if books.are_inherited() {
             *books = Books::new();
         }
         books
@@ -176,26 +160,6 @@ impl SemLock {
         let valid = guard.is_valid();
         books.count -= i32::from(valid);
         valid
-    }
-}
-
-impl Books {
-    fn new() -> Self {
-        Self { generation: raw::generation(), count: 0, last: 0, holds: Vec::new() }
-    }
-
-    fn enter(&mut self, owner: u64, guard: Option<LockGuard>) {
-        self.count += 1;
-        self.last = owner;
-        self.holds.extend(guard.map(|guard| (owner, guard)));
-    }
-}
-
-impl Drop for Books {
-    fn drop(&mut self) {
-        // What was acquired and not released stays so, as in multiprocessing: until the process
-        // dies, or somebody releases it by another object.
-        self.holds.drain(..).for_each(std::mem::forget);
     }
 }
 
