@@ -210,6 +210,35 @@ fn threads_of_one_client_take_turns() {
 }
 
 #[test]
+fn who_only_looks_takes_no_wake_up_away() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let (mine, theirs) = (client.lock("mine").unwrap(), client.lock("theirs").unwrap());
+    let other = daemon.blocking().lock("theirs").unwrap();
+    let (waits, over) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = mine.acquire().unwrap();
+            while over.load(SeqCst) == 0 {
+                assert!(guard.is_valid());
+            }
+        });
+        scope.spawn(|| {
+            for round in 1..=300 {
+                let held = other.acquire().unwrap();
+                waits.store(round, SeqCst);
+                std::thread::yield_now();
+                drop(held);
+            }
+        });
+        while waits.load(SeqCst) < 300 {
+            drop(theirs.acquire().unwrap());
+        }
+        over.store(1, SeqCst);
+    });
+}
+
+#[test]
 fn a_predicate_may_use_the_blocking_client_itself() {
     let daemon = Daemon::start();
     let client = daemon.blocking();

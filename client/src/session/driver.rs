@@ -12,6 +12,8 @@
 //!   without taking the leader's wake-ups away.
 //! - A leader is set in the relay before it polls the connection, under the relay's own mutex.
 //!   What became readable before is found by that poll; what does after, wakes the leader.
+//! - Somebody else who polls the connection may read the leader's own reply: then it wakes the
+//!   leader as it would any other.
 //! - Who stops leading, having its reply or having been dropped, wakes one of those who wait.
 //!   If that one is dropped instead of being polled, its own departure wakes another.
 //! - A future may be kept and not polled. If it led, others would starve; so as soon as a
@@ -57,6 +59,8 @@ pub(super) struct Driver {
     relay: Arc<Relay>,
     relay_waker: Waker,
     leader: Option<u64>,
+    /// The leader is being polled at this moment: it need not be woken.
+    leading: bool,
     /// If set, only who is polled with this waker leads: it belongs to the thread that runs
     /// the blocking client's reactor.
     reactor: Option<Waker>,
@@ -146,6 +150,7 @@ impl Driver {
             relay_waker: relay.clone().into(),
             relay,
             leader: None,
+            leading: false,
             reactor,
             last_id: 0,
             last_seq: 0,
@@ -310,8 +315,10 @@ impl Driver {
         }
         // Before the poll: what comes after it must find this waker.
         self.relay.set(Some(cx.waker().clone()));
+        self.leading = true;
         self.drive();
         self.resume();
+        self.leading = false;
     }
 
     /// Gives up waiting, or having waited.
@@ -451,10 +458,15 @@ impl Driver {
             Some(Message::SessionEnd(end)) if end.shutting_down => {}
             Some(Message::SessionEnd(end)) => self.lose(SessionLost::by_daemon(&end)),
             Some(message) => {
+                let leads = self.leader == Some(id);
                 let waker = self.waiting.remove(&id);
-                if waker.is_some() || self.leader == Some(id) {
+                if leads || waker.is_some() {
                     self.done.insert(id, (seq, message));
                     self.after.wake.extend(waker);
+                    if leads && !self.leading {
+                        // Whoever reads this has emptied the socket, which will wake nobody.
+                        self.after.wake.extend(self.relay.get());
+                    }
                 } else {
                     let undo = self.withdrawn.remove(&id);
                     // A grant was undone by the Cancel itself.
