@@ -246,6 +246,7 @@ impl Session {
     }
 
     /// The socket, to be watched for its end; -1 if there is none just now.
+    #[cfg(unix)]
     pub(crate) fn descriptor(&self) -> i32 {
         self.identity.descriptor.load(Relaxed)
     }

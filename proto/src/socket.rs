@@ -53,12 +53,16 @@ pub struct Peer {
 pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     endpoint.verify_directory()?;
     let options = ConnectOptions::new().name(name(endpoint)?);
-    let mut stream = options.connect_tokio().await?;
+    #[cfg(windows)]
+    let stream = options.connect_tokio().await?;
     #[cfg(unix)]
-    while !unix::is_connected(&stream) {
+    let stream = loop {
+        let stream = options.connect_tokio().await?;
+        if unix::is_connected(&stream) {
+            break stream;
+        }
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        stream = options.connect_tokio().await?;
-    }
+    };
     let socket = Socket::new(stream)?;
     #[cfg(unix)]
     unix::check_server(endpoint, socket.peer)?;
