@@ -291,7 +291,7 @@ impl Builder {
     /// As [`Client::connect`].
     ///
     /// # Panics
-    /// As all of [`blocking`](crate::blocking), within a Tokio runtime.
+    /// As all of [`blocking`], within a Tokio runtime.
     pub fn connect_blocking(self) -> Result<blocking::Client, ConnectError> {
         blocking::Client::open(self.build(true)?)
     }

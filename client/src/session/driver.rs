@@ -1,6 +1,6 @@
-//! What one session knows: requests on their way, replies not yet collected, who waits, and
-//! who of them reads for all. Everything happens under the session's mutex, by calls; nothing
-//! here has a thread or a task of its own. Never here: what a request means.
+//! Who of those that wait at a session reads for all, and what they do: send, read, hand out,
+//! reconnect. Everything happens under the session's mutex, by calls; nothing here has a thread
+//! or a task of its own. Never here: what a request means.
 //!
 //! # Who reads
 //!
@@ -17,26 +17,27 @@
 //! - Who stops leading, having its reply or having been dropped, wakes one of those who wait.
 //!   If that one is dropped instead of being polled, its own departure wakes another.
 //! - A future may be kept and not polled. If it led, others would starve; so as soon as a
-//!   second task waits, an [attendant](super::Attendant) takes the lead. Futures of one task
+//!   second task waits, an [attendant](super::wait::Attendant) takes the lead. Futures of one task
 //!   share its wake-ups, and simply take the lead from each other.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
+    hash::BuildHasherDefault,
     mem,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use bytes::BytesMut;
 use syncd_proto::v1::{
-    Ack, Attached, BarrierAction, Cancel, ClientMessage, Detach, Release, ServerMessage, Woken,
-    client_message::Request, server_message::Message,
+    Ack, ClientMessage, ServerMessage, client_message::Request, server_message::Message,
 };
 
 use super::{
     Identity, Undo,
     link::{Link, Resume, encode},
+    relay::Relay,
+    requests::ById,
 };
 use crate::error::SessionLost;
 
@@ -46,46 +47,39 @@ const BACKLOG: usize = 1 << 18;
 /// Replies after which an acknowledgement is sent by itself.
 const ACK_EVERY: u64 = 1024;
 
-/// How far the acknowledgement stays behind a reply that is still to be collected, and might
-/// have to be given back.
-const ACK_LAG: u64 = 512;
-
-/// Unacknowledged requests above which a release asks for a reply, to learn what has arrived.
-const QUIET_LIMIT: usize = 1024;
-
 pub(super) struct Driver {
     identity: Arc<Identity>,
-    state: State,
-    relay: Arc<Relay>,
+    pub(super) state: State,
+    pub(super) relay: Arc<Relay>,
     relay_waker: Waker,
-    leader: Option<u64>,
+    pub(super) leader: Option<u64>,
     /// The leader is being polled at this moment: it need not be woken.
-    leading: bool,
+    pub(super) leading: bool,
     /// If set, only who is polled with this waker leads: it belongs to the thread that runs
     /// the blocking client's reactor.
     reactor: Option<Waker>,
-    last_id: u64,
-    last_seq: u64,
-    acked: u64,
+    pub(super) last_id: u64,
+    pub(super) last_seq: u64,
+    pub(super) acked: u64,
     /// Sent, and not known to have arrived.
-    sent: VecDeque<ClientMessage>,
-    out: BytesMut,
+    pub(super) sent: VecDeque<ClientMessage>,
+    pub(super) out: BytesMut,
     received: Vec<ServerMessage>,
     /// Those who wait and don't lead, by request.
-    waiting: BTreeMap<u64, Waker>,
+    pub(super) waiting: BTreeMap<u64, Waker>,
     /// Replies to be collected, by request, with their seq.
-    done: HashMap<u64, (u64, Message), BuildHasherDefault<ById>>,
+    pub(super) done: HashMap<u64, (u64, Message), BuildHasherDefault<ById>>,
     /// Requests that were withdrawn, until they are answered.
-    withdrawn: HashMap<u64, Undo>,
+    pub(super) withdrawn: HashMap<u64, Undo>,
     /// Those who wait for the backlog to shrink.
     crowded: Vec<Waker>,
     /// Tokens of holds that were taken away.
-    taken: HashSet<u64>,
+    pub(super) taken: HashSet<u64>,
     /// What to do when the mutex is free again.
     pub(super) after: After,
 }
 
-enum State {
+pub(super) enum State {
     Up(Box<Link>),
     Down(Resume),
     Lost(SessionLost),
@@ -97,53 +91,9 @@ pub(super) struct After {
     pub(super) attend: bool,
 }
 
-/// Ids are consecutive, and nobody else's to choose: they need no hashing.
-#[derive(Default)]
-struct ById(u64);
-
-impl Hasher for ById {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("an id is a u64");
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        // The table takes its buckets by the low bits, its tags by the high ones.
-        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// Passes the connection's wake-ups on to whoever leads.
-struct Relay(Mutex<Option<Waker>>);
-
-impl Relay {
-    fn set(&self, leader: Option<Waker>) -> Option<Waker> {
-        mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), leader)
-    }
-
-    fn get(&self) -> Option<Waker> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Wake for Relay {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(leader) = self.get() {
-            leader.wake();
-        }
-    }
-}
-
 impl Driver {
     pub(super) fn new(link: Link, identity: Arc<Identity>, reactor: Option<Waker>) -> Self {
-        let relay = Arc::new(Relay(Mutex::new(None)));
+        let relay = Relay::new();
         Self {
             identity,
             state: State::Up(Box::new(link)),
@@ -194,55 +144,6 @@ impl Driver {
 
     pub(super) fn is_taken(&self, token: u64) -> bool {
         self.taken.contains(&token)
-    }
-
-    /// A number to wait by that no request has.
-    pub(super) fn draw_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
-
-    /// Queues a request, and returns its id. It leaves with the next [`drive`](Self::drive).
-    pub(super) fn enqueue(&mut self, request: Request) -> u64 {
-        let ack = self.acknowledgement();
-        self.enqueue_with(request, ack)
-    }
-
-    /// Queues a request whose refusal alone would be answered, and that nobody waits for.
-    pub(super) fn enqueue_quiet(&mut self, mut request: Request) {
-        if self.sent.len() >= QUIET_LIMIT
-            && let Request::Release(release) = &mut request
-        {
-            release.quiet = false;
-        }
-        self.enqueue(request);
-    }
-
-    fn enqueue_with(&mut self, request: Request, ack: u64) -> u64 {
-        let id = self.draw_id();
-        if self.lost().is_some() {
-            return id;
-        }
-        self.acked = ack;
-        let message = ClientMessage { id, ack, request: Some(request) };
-        if matches!(self.state, State::Up(_)) {
-            encode(&message, &mut self.out);
-        }
-        self.sent.push_back(message);
-        id
-    }
-
-    /// What may be acknowledged: a grant that was acknowledged can't be given back by a
-    /// Cancel, so one that is still to be collected holds it back, for a while.
-    fn acknowledgement(&self) -> u64 {
-        if self.done.is_empty() {
-            return self.last_seq;
-        }
-        if self.last_seq - self.acked < ACK_LAG {
-            return self.acked;
-        }
-        let oldest = self.done.values().map(|(seq, _)| seq - 1).min().unwrap_or(self.last_seq);
-        oldest.max(self.last_seq - ACK_LAG)
     }
 
     /// The reply to request `id`, or the wait for it.
@@ -337,57 +238,6 @@ impl Driver {
         }
     }
 
-    /// Nobody wants the reply to `id` any more: what it brings, or has brought, goes back.
-    pub(super) fn withdraw(&mut self, id: u64, undo: Option<Undo>) {
-        match (self.done.remove(&id), undo) {
-            (None, None) => {}
-            (Some((seq, message)), undo) if seq <= self.acked || undo.is_none() => {
-                self.undo(message, undo);
-            }
-            // With an acknowledgement that doesn't cover the reply, or it would stand.
-            (reply, undo) => {
-                self.enqueue_with(Request::Cancel(Cancel { id, give_back: true }), self.acked);
-                match reply {
-                    Some((_, message @ Message::BarrierPassed(_))) => self.undo(message, undo),
-                    Some(_) => {}
-                    None => self.withdrawn.extend(undo.map(|undo| (id, undo))),
-                }
-            }
-        }
-        self.leave(id);
-        self.drive();
-    }
-
-    /// Gives back what an unwanted reply has brought.
-    fn undo(&mut self, message: Message, undo: Option<Undo>) {
-        let (grant, levels) = match message {
-            Message::Attached(Attached { handle, .. }) => {
-                self.enqueue(Request::Detach(Detach { handle, quiet: true }));
-                return;
-            }
-            Message::BarrierPassed(passed) if passed.run_action => {
-                if let Some(Undo { handle, owner }) = undo {
-                    self.enqueue(Request::BarrierAction(BarrierAction {
-                        handle,
-                        owner,
-                        ok: false,
-                    }));
-                }
-                return;
-            }
-            Message::Granted(grant) => (grant, 1),
-            Message::Woken(Woken { granted: Some(grant), .. }) => {
-                let depth = grant.depth;
-                (grant, depth)
-            }
-            _ => return,
-        };
-        if let Some(Undo { handle, owner }) = undo {
-            let release = Release { handle, owner, token: grant.token, quiet: true };
-            (0..levels).for_each(|_| self.enqueue_quiet(Request::Release(release)));
-        }
-    }
-
     /// Nobody waits but the one who leads, and nothing is left to send.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && !self.is_unsent()
@@ -439,43 +289,6 @@ impl Driver {
             self.after.wake.append(&mut self.crowded);
         }
         self.after.attend |= self.is_unsent();
-    }
-
-    fn dispatch(&mut self, message: ServerMessage) {
-        if message.seq <= self.last_seq {
-            return;
-        }
-        self.last_seq = message.seq;
-        let (id, seq) = (message.id, message.seq);
-        // Requests are handled in order, so an answer tells of all before it, too.
-        while self.sent.front().is_some_and(|sent| sent.id <= id) {
-            self.sent.pop_front();
-        }
-        match message.message {
-            None => {}
-            Some(Message::HoldLost(hold)) => drop(self.taken.insert(hold.token)),
-            // A daemon that merely leaves may come back.
-            Some(Message::SessionEnd(end)) if end.shutting_down => {}
-            Some(Message::SessionEnd(end)) => self.lose(SessionLost::by_daemon(&end)),
-            Some(message) => {
-                let leads = self.leader == Some(id);
-                let waker = self.waiting.remove(&id);
-                if leads || waker.is_some() {
-                    self.done.insert(id, (seq, message));
-                    self.after.wake.extend(waker);
-                    if leads && !self.leading {
-                        // Whoever reads this has emptied the socket, which will wake nobody.
-                        self.after.wake.extend(self.relay.get());
-                    }
-                } else {
-                    let undo = self.withdrawn.remove(&id);
-                    // A grant was undone by the Cancel itself.
-                    if matches!(message, Message::Attached(_) | Message::BarrierPassed(_)) {
-                        self.undo(message, undo);
-                    }
-                }
-            }
-        }
     }
 
     fn go_down(&mut self) {
