@@ -33,9 +33,9 @@ fn site() -> &'static Path {
             }
         }
         fs::copy(here().join("wheel/purelib/syncd.pth"), site.path().join("syncd.pth")).unwrap();
-        // Beside deps/, where this test's executable is.
+        // In deps/, beside this test's executable: `cargo test` puts it nowhere else.
         let built = env::current_exe().unwrap();
-        let built = built.ancestors().nth(2).unwrap();
+        let built = built.parent().unwrap();
         let library = format!("{}_native{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
         std::os::unix::fs::symlink(built.join(library), package.join("_native.so")).unwrap();
         site
