@@ -62,11 +62,20 @@ impl Daemon {
     /// # Panics
     /// If it can't, or doesn't.
     pub fn start(flags: &[&str]) -> Self {
+        let mut command = Command::new(program("daemon"));
+        command.args(flags);
+        Self::start_by(command)
+    }
+
+    /// As [`start`](Self::start), by another command that is a daemon.
+    ///
+    /// # Panics
+    /// If it can't, or doesn't.
+    pub fn start_by(mut command: Command) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("s");
         let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let mut process = Command::new(program("daemon"))
-            .args(flags)
+        let mut process = command
             .arg("--socket")
             .arg(&socket)
             .stdin(Stdio::null())

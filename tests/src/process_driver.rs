@@ -20,7 +20,7 @@ use crate::{
     script::{Actor, Case, Kind, Line, Needs, Object, Op, Step},
 };
 
-/// Of all cases, each of which has its own daemon.
+/// Of most faces. Each case has its own daemon.
 const NAMESPACE: &str = "conformance";
 
 /// A command that is one session: it gets the namespace as its last argument.
@@ -36,6 +36,8 @@ pub struct Face {
 #[derive(Debug)]
 pub struct ProcessDriver {
     face: Face,
+    namespace: &'static str,
+    start: fn() -> Daemon,
     objects: Vec<Object>,
     keys: HashMap<String, String>,
     sessions: BTreeMap<char, ActorProcess>,
@@ -153,8 +155,15 @@ impl Drop for ActorProcess {
 impl ProcessDriver {
     /// For a face.
     pub fn new(face: Face) -> Self {
+        Self::of(face, NAMESPACE, || Daemon::start(&[]))
+    }
+
+    /// For a face that has a namespace and a daemon of its own.
+    pub fn of(face: Face, namespace: &'static str, start: fn() -> Daemon) -> Self {
         ProcessDriver {
             face,
+            namespace,
+            start,
             daemon: None,
             objects: vec![],
             keys: HashMap::new(),
@@ -170,7 +179,7 @@ impl ProcessDriver {
     fn session(&mut self, name: char) -> &mut ActorProcess {
         self.sessions.entry(name).or_insert_with(|| {
             let daemon = self.daemon.as_ref().expect("a case has begun");
-            let process = ActorProcess::start(&self.face, daemon, NAMESPACE);
+            let process = ActorProcess::start(&self.face, daemon, self.namespace);
             self.letters.insert(process.pid(), name);
             process
         })
@@ -218,7 +227,7 @@ impl ProcessDriver {
         let anonymous = self.objects.iter().any(|o| o.name == object && o.anonymous);
         // A token of the client crate has the key between colons.
         let key = self.keys.get(object).map(|key| key.split(':').nth(2).unwrap_or(key));
-        self.daemon().describe(NAMESPACE, key.filter(|_| anonymous).unwrap_or(object))
+        self.daemon().describe(self.namespace, key.filter(|_| anonymous).unwrap_or(object))
     }
 
     fn text(&self, detail: &DescribeReply) -> String {
@@ -240,10 +249,10 @@ impl ProcessDriver {
 
     fn kick(&self, name: char) {
         let pid = self.sessions[&name].pid();
-        let sessions = self.daemon().sessions(NAMESPACE);
+        let sessions = self.daemon().sessions(self.namespace);
         let of_pid =
             |s: &&_| matches!(s, syncd_proto::v1::Session { process: Some(p), .. } if p.pid == pid);
-        self.daemon().kick(NAMESPACE, sessions.iter().find(of_pid).expect("its session").id);
+        self.daemon().kick(self.namespace, sessions.iter().find(of_pid).expect("its session").id);
     }
 }
 
@@ -253,7 +262,7 @@ impl Driver for ProcessDriver {
     }
 
     fn begin(&mut self, case: &Case) {
-        self.daemon = Some(Daemon::start(&[]));
+        self.daemon = Some((self.start)());
         self.objects = case.objects.clone();
     }
 
@@ -288,7 +297,7 @@ impl Driver for ProcessDriver {
                 Ok(())
             }
             Step::Forced(object) => {
-                self.daemon().force_release(NAMESPACE, object);
+                self.daemon().force_release(self.namespace, object);
                 Ok(())
             }
             Step::Advance(_) => Ok(()),
@@ -303,7 +312,7 @@ impl Driver for ProcessDriver {
     fn settle(&mut self, waiting: &BTreeMap<char, usize>) -> Result<(), String> {
         let end = Instant::now() + WATCHDOG;
         loop {
-            let sessions = self.daemon().sessions(NAMESPACE);
+            let sessions = self.daemon().sessions(self.namespace);
             let mut odd = None;
             for (&name, process) in &mut self.sessions {
                 process.listen();

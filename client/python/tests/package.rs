@@ -1,47 +1,20 @@
 //! The Python package, driven by the python3 at hand: each test is a script beside this file, run
 //! with the extension that cargo built and a daemon of its own. Never here: what is tested.
 
+mod site;
+
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::OnceLock,
+    path::PathBuf,
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use site::{here, python, site};
 use tempfile::TempDir;
 
 /// Against hangs alone: a script takes a small part of this.
 const WATCHDOG: Duration = Duration::from_secs(600);
-
-fn here() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
-}
-
-/// A directory with the package in it, as a wheel would put it into site-packages.
-fn site() -> &'static Path {
-    static SITE: OnceLock<TempDir> = OnceLock::new();
-    let site = SITE.get_or_init(|| {
-        let site = TempDir::new().unwrap();
-        let package = site.path().join("syncd");
-        fs::create_dir(&package).unwrap();
-        for entry in fs::read_dir(here().join("syncd")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                fs::copy(&path, package.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        fs::copy(here().join("wheel/purelib/syncd.pth"), site.path().join("syncd.pth")).unwrap();
-        // In deps/, beside this test's executable: `cargo test` puts it nowhere else.
-        let built = env::current_exe().unwrap();
-        let built = built.parent().unwrap();
-        let library = format!("{}_native{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
-        std::os::unix::fs::symlink(built.join(library), package.join("_native.so")).unwrap();
-        site
-    });
-    site.path()
-}
 
 /// A daemon on a socket of its own, carried by the package.
 struct Daemon {
@@ -76,22 +49,6 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn python(socket: &Path) -> Command {
-    let interpreter = env::var_os("SYNCD_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut python = Command::new(interpreter);
-    python
-        // `-m` looks into the working directory first, and here that has the sources.
-        .current_dir(site())
-        .env_clear()
-        .envs(env::vars().filter(|(name, _)| !name.starts_with("SYNCD") && !name.starts_with("PY")))
-        .env("PYTHONPATH", site())
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("PYTHONWARNINGS", "ignore::DeprecationWarning")
-        .env("SYNCD_SOCKET", socket)
-        .env("SYNCD_NO_AUTOSTART", "1");
-    python
 }
 
 /// Runs a script of tests to its end.
