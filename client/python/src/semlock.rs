@@ -151,15 +151,24 @@ impl SemLock {
         self.proxy.get(py, self.proxy.object.query())
     }
 
-    /// Gives back what a hold of this object has, if there is one that still holds.
-    fn end_hold(&self) -> bool {
+    /// Gives back a hold of this object, if there is one.
+    ///
+    /// # Errors
+    /// ValueError if the hold is gone, by force or by somebody else's release: a release now
+    /// would be of whoever has it since. A plain Semaphore counts such a release, as POSIX does.
+    fn end_hold(&self) -> PyResult<bool> {
         let mut books = self.books();
         let mine = books.holds.iter().rposition(|(owner, _)| *owner == raw::owner());
-        let Some(at) = mine.or(books.holds.len().checked_sub(1)) else { return false };
+        let Some(at) = mine.or(books.holds.len().checked_sub(1)) else { return Ok(false) };
         let (_, guard) = books.holds.remove(at);
         let valid = guard.is_valid();
-        books.count -= i32::from(valid);
-        valid
+        if valid || self.class != SemLockClass::Semaphore {
+            books.count -= 1;
+        }
+        if !valid && self.class != SemLockClass::Semaphore {
+            return Err(PyValueError::new_err("semaphore or lock released too many times"));
+        }
+        Ok(valid)
     }
 }
 
@@ -285,7 +294,7 @@ impl SemLock {
                 return Ok(());
             }
         }
-        if self.is_exclusive() && self.end_hold() {
+        if self.is_exclusive() && self.end_hold()? {
             return Ok(());
         }
         let Proxy { object, .. } = &self.proxy;
@@ -306,7 +315,7 @@ impl SemLock {
 
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        if self.is_exclusive() || !self.end_hold() {
+        if self.is_exclusive() || !self.end_hold()? {
             return self.release(py);
         }
         Ok(())
