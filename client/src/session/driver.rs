@@ -210,8 +210,11 @@ impl Driver {
     pub(super) fn lead(&mut self, id: u64, cx: &mut Context<'_>) {
         if self.leader != Some(id) {
             self.waiting.remove(&id);
-            if let Some(deposed) = self.leader.replace(id) {
-                self.waiting.extend(self.relay.set(None).map(|waker| (deposed, waker)));
+            // One that has come back to wait without the reactor has a waker of its own by now.
+            if let Some(deposed) = self.leader.replace(id)
+                && let Some(waker) = self.relay.set(None)
+            {
+                self.waiting.entry(deposed).or_insert(waker);
             }
         }
         // Before the poll: what comes after it must find this waker.
