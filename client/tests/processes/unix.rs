@@ -74,7 +74,7 @@ impl Daemon {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--socket", &endpoint.to_string()]).stdout(Stdio::null());
         let child = command.spawn().unwrap();
-        eventually(|| endpoint.as_path().exists());
+        eventually(|| std::os::unix::net::UnixStream::connect(endpoint.as_path()).is_ok());
         Self { child, endpoint, _dir: dir }
     }
 
