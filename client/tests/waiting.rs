@@ -3,15 +3,18 @@
 mod support;
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::pin,
-    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    sync::{
+        atomic::{AtomicU32, Ordering::SeqCst},
+        mpsc,
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use support::{Daemon, within};
-use syncd_client::WaitOutcome;
+use support::{Daemon, WATCHDOG, within};
+use syncd_client::{AcquireError, Client, WaitOutcome, raw};
 
 /// Polls once, and never hears of it again.
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -267,4 +270,54 @@ fn a_blocking_client_can_be_dropped_in_an_async_context() {
         drop(client);
     });
     daemon.blocking().lock("l").unwrap().acquire().unwrap().release().unwrap();
+}
+
+/// What a binding does to run a signal's handler: leave the reactor in mid-call, and come back.
+#[test]
+fn a_call_that_comes_back_while_another_thread_reads_is_woken() {
+    let daemon = Daemon::start();
+    let client = raw::client(Client::builder().endpoint(daemon.endpoint.clone())).unwrap();
+    let lock = raw::block_on(&client, client.lock("l")).unwrap();
+    let event = raw::block_on(&client, client.event("e")).unwrap();
+    let other = daemon.blocking();
+    let theirs = other.lock("l").unwrap();
+
+    let (enter, entered) = mpsc::channel();
+    let (leave, left) = mpsc::channel();
+    let (finish, finished) = mpsc::channel();
+    let caller = client.clone();
+    std::thread::spawn(move || {
+        let mut held = Some(theirs.acquire().unwrap());
+        let mut call = pin!(lock.acquire());
+        let first = poll_fn(|cx| {
+            assert!(call.as_mut().poll(cx).is_pending());
+            Poll::Ready(Ok::<_, AcquireError>(()))
+        });
+        raw::block_on(&caller, first).unwrap();
+        enter.send(()).unwrap();
+        left.recv().unwrap();
+        // The reactor is the other thread's by now, which has yet to take the lead.
+        let second = poll_fn(|cx| {
+            let polled = call.as_mut().poll(cx);
+            if held.take().is_some() {
+                assert!(polled.is_pending());
+                enter.send(()).unwrap();
+            }
+            polled
+        });
+        drop(raw::block_on(&caller, second).unwrap());
+        finish.send(()).unwrap();
+    });
+    entered.recv().unwrap();
+    let reader = std::thread::spawn(move || {
+        let read = async {
+            leave.send(()).unwrap();
+            entered.recv().unwrap();
+            event.wait().await
+        };
+        raw::block_on(&client, read).unwrap();
+    });
+    finished.recv_timeout(WATCHDOG).expect("it hangs");
+    other.event("e").unwrap().set().unwrap();
+    reader.join().unwrap();
 }
