@@ -28,6 +28,8 @@ use crate::{
 const BACKLOG: usize = 65_536;
 /// How many objects one List tells at most, and unless it asks for fewer.
 const PAGE: u32 = 1000;
+/// How many of the ended holds the reply to a ForceRelease names.
+const NAMED: usize = 1000;
 
 pub(crate) struct InspectService(pub Arc<Broker>);
 
@@ -267,7 +269,7 @@ impl inspect_server::Inspect for InspectService {
                 detail.holders.iter().map(|holder| holder.party.process.uid),
             )?;
             let released = space.handle_force_release(now, object).unwrap_or_default();
-            let released = released.iter().take(1000).map(convert::holder).collect();
+            let released = released.iter().take(NAMED).map(convert::holder).collect();
             Ok(Response::new(ForceReleaseReply { released }))
         })
     }

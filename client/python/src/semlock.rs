@@ -162,13 +162,14 @@ impl SemLock {
         let Some(at) = mine.or(books.holds.len().checked_sub(1)) else { return Ok(false) };
         let (_, guard) = books.holds.remove(at);
         let valid = guard.is_valid();
-        if valid || self.class != SemLockClass::Semaphore {
-            books.count -= 1;
+        if !valid && self.class == SemLockClass::Semaphore {
+            return Ok(false);
         }
-        if !valid && self.class != SemLockClass::Semaphore {
-            return Err(PyValueError::new_err("semaphore or lock released too many times"));
+        books.count -= 1;
+        match valid {
+            true => Ok(true),
+            false => Err(PyValueError::new_err("semaphore or lock released too many times")),
         }
-        Ok(valid)
     }
 }
 

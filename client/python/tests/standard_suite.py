@@ -5,12 +5,16 @@
 What can't apply is left out by name, with the reason. Never here: a test of our own.
 """
 
+import signal
 import sys
 import unittest
 
 import syncd
 
 MODE, METHOD = sys.argv[1:3]
+
+# A shell's job in the background ignores it, and then Python has no KeyboardInterrupt to raise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = {
     "WithProcessesTestLock",
