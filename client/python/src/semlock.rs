@@ -36,6 +36,9 @@ pub(crate) struct SemLock {
     kind: i32,
     class: SemLockClass,
     maxvalue: i32,
+    /// Whether it began so far below its maximum that no release will ever pass that: then none
+    /// is waited for.
+    roomy: bool,
     /// What it can be reopened by.
     name: Option<String>,
     /// Whether a with-block takes an owned permit of a semaphore.
@@ -53,8 +56,10 @@ impl SemLock {
             (0, _) => i32::MAX,
             (max, _) => max.cast_signed(),
         };
+        let roomy = class == SemLockClass::Semaphore
+            && maxvalue.cast_unsigned().saturating_sub(spec.value) > i32::MAX.cast_unsigned() / 2;
         let books = Mutex::new(Books::new());
-        Self { proxy, kind, class, maxvalue, name, owning, books }
+        Self { proxy, kind, class, maxvalue, roomy, name, owning, books }
     }
 
     fn is_exclusive(&self) -> bool {
@@ -300,7 +305,7 @@ impl SemLock {
         }
         let Proxy { object, .. } = &self.proxy;
         self.books().count -= 1;
-        if self.maxvalue == i32::MAX && self.class == SemLockClass::Semaphore {
+        if self.roomy {
             return self.proxy.get(py, object.release_quietly());
         }
         let released = self.proxy.wait(py, object.release())?;

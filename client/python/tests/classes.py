@@ -117,6 +117,14 @@ class Semaphores(unittest.TestCase):
             semaphore.release()
         self.assertEqual(semaphore.get_value(), 4)
 
+    def test_any_ends_at_the_greatest_value(self):
+        semaphore = syncd.Semaphore(2**31 - 1)
+        with self.assertRaisesRegex(ValueError, "^semaphore or lock released too many times$"):
+            semaphore.release()
+        semaphore.acquire()
+        semaphore.release()
+        self.assertEqual(semaphore.get_value(), 2**31 - 1)
+
     def test_a_bounded_one_ends_where_it_began(self):
         semaphore = syncd.BoundedSemaphore(2)
         self.assertEqual(repr(semaphore), "<BoundedSemaphore(value=2, maxvalue=2)>")
