@@ -3,6 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    pin::Pin,
     sync::{Arc, OnceLock, atomic::AtomicI32},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crate::{
     condition::AnyLock,
     fork::{self, PerProcess},
     object::{Attachable, Object},
-    session::{Reactor, Runtime, Session, close_inherited},
+    session::{Patience, Reactor, Runtime, Session, close_inherited},
     start::{self, Daemon},
 };
 
@@ -380,6 +381,20 @@ impl Shared {
         match self.reactor(self.slot()) {
             Ok(reactor) => reactor.block_on(call),
             Err(error) => Err(SessionError::from(error).into()),
+        }
+    }
+
+    /// As `block_on`, but returns with nothing when a signal's handler has run.
+    pub(crate) fn block_on_or_signal<T, E>(
+        &self,
+        call: Pin<&mut impl Future<Output = Result<T, E>>>,
+    ) -> Option<Result<T, E>>
+    where
+        E: From<SessionError>,
+    {
+        match self.reactor(self.slot()) {
+            Ok(reactor) => reactor.run(call, Patience::Signal),
+            Err(error) => Some(Err(SessionError::from(error).into())),
         }
     }
 

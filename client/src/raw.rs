@@ -2,7 +2,7 @@
 //! waits that the caller can leave for a while, say to run a signal's handler. Never here:
 //! anything that a Rust program would rather use.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use syncd_proto::{
     endpoint::EndpointError,
@@ -39,16 +39,20 @@ pub fn client(builder: Builder) -> Result<Client, EndpointError> {
     Ok(Client { shared: builder.build(true)? })
 }
 
-/// Runs a call of such a client in this thread. What returns before the call is over may go on
-/// with it in another `block_on`; dropping the call withdraws what it asked for.
+/// Runs a call of such a client in this thread. None when a signal's handler has run here
+/// meanwhile, and now and then for no reason: the call isn't over, and another `block_on` goes on
+/// with it. Dropping it withdraws what it asked for.
 ///
 /// # Errors
 /// The call's, or if there can be no reactor.
+///
+/// # Panics
+/// Within a Tokio runtime.
 pub fn block_on<T, E: From<SessionError>>(
     client: &Client,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    client.shared.block_on(call)
+    call: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> Option<Result<T, E>> {
+    client.shared.block_on_or_signal(call)
 }
 
 /// An object of any kind. Asking one for what its kind can't is the daemon's KIND_MISMATCH.

@@ -4,20 +4,24 @@
 
 mod driver;
 mod link;
+mod outlet;
 mod relay;
 mod requests;
+mod seat;
+#[cfg(unix)]
+mod tap;
+mod thread;
 mod wait;
 
 use std::{
     future::Future,
-    io,
     mem::ManuallyDrop,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
     },
-    task::{Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
@@ -28,11 +32,13 @@ use syncd_proto::{
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
-    driver::Driver,
+    driver::{Driver, Posting, State},
     link::Resume,
+    thread::Post,
     wait::{Attendant, Phase, Reply, Wait},
 };
 pub(crate) use link::LinkError;
+pub(crate) use thread::{Patience, Reactor};
 
 use crate::{
     error::{SessionError, SessionLost},
@@ -49,40 +55,6 @@ pub(crate) enum Runtime {
     Tasks(tokio::runtime::Handle),
     /// The calling thread.
     Blocking(Reactor),
-}
-
-/// The blocking client's runtime: it does in the calling thread what has to be waited for.
-#[derive(Clone, Debug)]
-pub(crate) struct Reactor {
-    runtime: Arc<Background>,
-    /// What a thread is polled with while it runs the reactor. One that has to wait for its
-    /// turn at that is polled with a waker of its own.
-    waker: Waker,
-}
-
-#[derive(Debug)]
-struct Background(Option<tokio::runtime::Runtime>);
-
-impl Reactor {
-    pub(crate) fn new() -> io::Result<Self> {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_io().enable_time().build()?;
-        let waker = runtime.block_on(std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())));
-        Ok(Self { runtime: Arc::new(Background(Some(runtime))), waker })
-    }
-
-    pub(crate) fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
-        // Pinned here, or the runtime would copy it from hand to hand.
-        let call = pin!(call);
-        self.runtime.0.as_ref().expect("it is there until it is dropped").block_on(call)
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // A plain drop would panic in an async context, where a client may well be dropped.
-        self.0.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
-    }
 }
 
 #[derive(Debug)]
@@ -111,6 +83,7 @@ struct Identity {
     /// With the key, to resume.
     open: Open,
     opened: Opened,
+    blocking: bool,
     lost: AtomicBool,
     descriptor: Arc<AtomicI32>,
 }
@@ -139,17 +112,20 @@ impl Session {
     ) -> Result<Arc<Self>, LinkError> {
         fork::watch();
         let generation = fork::generation();
-        let (link, opened) = link::establish(endpoint, open.clone()).await?;
-        descriptor.store(link.descriptor(), Relaxed);
+        let blocking = matches!(runtime, Runtime::Blocking(_));
+        let (link, opened) = link::establish(endpoint, open.clone(), blocking).await?;
+        descriptor.store(link.outlet().descriptor(), Relaxed);
         open.resume_key = opened.resume_key.clone();
         let lost = AtomicBool::new(false);
-        let identity =
-            Arc::new(Identity { endpoint: endpoint.clone(), open, opened, lost, descriptor });
-        let reactor = match &runtime {
-            Runtime::Tasks(_) => None,
-            Runtime::Blocking(reactor) => Some(reactor.waker.clone()),
-        };
-        let driver = Mutex::new(Driver::new(link, identity.clone(), reactor));
+        let identity = Arc::new(Identity {
+            endpoint: endpoint.clone(),
+            open,
+            opened,
+            blocking,
+            lost,
+            descriptor,
+        });
+        let driver = Mutex::new(Driver::new(link, identity.clone(), blocking));
         let inner = Inner { driver, runtime, attended: AtomicBool::new(false) };
         Ok(Arc::new(Self { generation, identity, inner: ManuallyDrop::new(inner) }))
     }
@@ -206,8 +182,8 @@ impl Session {
             && let Runtime::Blocking(reactor) = &self.inner.runtime
             && tokio::runtime::Handle::try_current().is_err()
         {
-            let sent = self.wait(|driver| (!driver.is_unsent()).then_some(()));
-            let _ = reactor.block_on(async { timeout(FLUSH, sent).await });
+            let sent = pin!(self.wait(|driver| (!driver.is_unsent()).then_some(())));
+            reactor.run(sent, Patience::Until(Instant::now() + FLUSH));
         }
     }
 
@@ -221,8 +197,11 @@ impl Session {
     /// Drives a blocking client's connection, as if something were waited for, so long unless
     /// the session is lost before.
     pub(crate) fn stand_by(self: &Arc<Self>, limit: Duration) {
-        let lost = async { Ok::<_, SessionError>(timeout(limit, self.lost()).await.map(drop)) };
-        let _ = self.block_on(lost);
+        if let Runtime::Blocking(reactor) = &self.inner.runtime
+            && self.is_ours()
+        {
+            reactor.run(pin!(self.lost()), Patience::Until(Instant::now() + limit));
+        }
     }
 
     /// Waits until the session is lost.
@@ -262,6 +241,7 @@ impl Session {
         let mut driver = self.inner.driver.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut driver);
         let after = std::mem::take(&mut driver.after);
+        after.post.into_iter().for_each(|posting| self.post(&driver, posting));
         drop(driver);
         after.wake.into_iter().for_each(Waker::wake);
         if after.attend
@@ -273,6 +253,35 @@ impl Session {
             handle.spawn(Attendant::new(self.clone()));
         }
         result
+    }
+
+    /// Tells the thread where to wait.
+    fn post(self: &Arc<Self>, driver: &Driver, posting: Posting) {
+        match (posting, &driver.state) {
+            (Posting::Leave(id), _) => Post::leave(id),
+            (Posting::Wait(id, leads), state) => {
+                let outlet = match state {
+                    State::Up(link) => Some(link.outlet()),
+                    State::Down(_) | State::Lost(_) => None,
+                };
+                let post = Post {
+                    session: self.clone(),
+                    id,
+                    leads,
+                    full: outlet.is_some_and(|outlet| outlet.is_full()),
+                    #[cfg(unix)]
+                    tap: outlet.and_then(|outlet| outlet.tap()),
+                };
+                post.take_up();
+            }
+        }
+    }
+
+    /// The thread of that waker isn't polled for some time.
+    fn step_aside(self: &Arc<Self>, thread: &Waker) {
+        if self.is_ours() {
+            self.with(|driver| driver.step_aside(thread));
+        }
     }
 
     fn wait<T, F: FnMut(&mut Driver) -> Option<T> + Unpin>(
@@ -335,7 +344,8 @@ impl Identity {
             let end = Instant::now() + grace;
             let mut pause = Duration::from_millis(2);
             loop {
-                match timeout(grace, link::establish(&self.endpoint, open.clone())).await {
+                let resumed = link::establish(&self.endpoint, open.clone(), self.blocking);
+                match timeout(grace, resumed).await {
                     Ok(Ok(resumed)) => return Ok(resumed),
                     Ok(Err(error)) if error.is_final() => return Err(SessionLost::by_link(&error)),
                     Ok(Err(error)) if Instant::now() + pause >= end => {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use support::{Daemon, WATCHDOG, within};
-use syncd_client::{AcquireError, Client, WaitOutcome, raw};
+use syncd_client::{AcquireError, Client, SessionError, WaitOutcome, raw};
 
 /// Polls once, and never hears of it again.
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -272,52 +272,50 @@ fn a_blocking_client_can_be_dropped_in_an_async_context() {
     daemon.blocking().lock("l").unwrap().acquire().unwrap().release().unwrap();
 }
 
-/// What a binding does to run a signal's handler: leave the reactor in mid-call, and come back.
+/// What a binding does to run a signal's handler: leave the wait in mid-call, and come back.
 #[test]
-fn a_call_that_comes_back_while_another_thread_reads_is_woken() {
+fn a_call_that_is_left_for_a_while_keeps_nobody_and_loses_nothing() {
     let daemon = Daemon::start();
     let client = raw::client(Client::builder().endpoint(daemon.endpoint.clone())).unwrap();
-    let lock = raw::block_on(&client, client.lock("l")).unwrap();
-    let event = raw::block_on(&client, client.event("e")).unwrap();
+    let lock = run(&client, client.lock("l"));
+    let events = [run(&client, client.event("e1")), run(&client, client.event("e2"))];
     let other = daemon.blocking();
     let theirs = other.lock("l").unwrap();
+    let held = theirs.acquire().unwrap();
 
-    let (enter, entered) = mpsc::channel();
-    let (leave, left) = mpsc::channel();
-    let (finish, finished) = mpsc::channel();
-    let caller = client.clone();
-    std::thread::spawn(move || {
-        let mut held = Some(theirs.acquire().unwrap());
-        let mut call = pin!(lock.acquire());
-        let first = poll_fn(|cx| {
-            assert!(call.as_mut().poll(cx).is_pending());
-            Poll::Ready(Ok::<_, AcquireError>(()))
-        });
-        raw::block_on(&caller, first).unwrap();
-        enter.send(()).unwrap();
-        left.recv().unwrap();
-        // The reactor is the other thread's by now, which has yet to take the lead.
-        let second = poll_fn(|cx| {
-            let polled = call.as_mut().poll(cx);
-            if held.take().is_some() {
-                assert!(polled.is_pending());
-                enter.send(()).unwrap();
-            }
-            polled
-        });
-        drop(raw::block_on(&caller, second).unwrap());
-        finish.send(()).unwrap();
+    let mut call = pin!(lock.acquire());
+    let started = poll_fn(|cx| {
+        assert!(call.as_mut().poll(cx).is_pending());
+        Poll::Ready(Ok::<_, AcquireError>(()))
     });
-    entered.recv().unwrap();
+    run(&client, started);
+    let (seen, saw) = mpsc::channel();
+    let reader = client.clone();
     let reader = std::thread::spawn(move || {
-        let read = async {
-            leave.send(()).unwrap();
-            entered.recv().unwrap();
-            event.wait().await
-        };
-        raw::block_on(&client, read).unwrap();
+        for event in events {
+            run(&reader, event.wait());
+            seen.send(()).unwrap();
+        }
     });
-    finished.recv_timeout(WATCHDOG).expect("it hangs");
-    other.event("e").unwrap().set().unwrap();
+    other.event("e1").unwrap().set().unwrap();
+    saw.recv_timeout(WATCHDOG).expect("it reads in the place of the one who left");
+    held.release().unwrap();
+    other.event("e2").unwrap().set().unwrap();
+    saw.recv_timeout(WATCHDOG).expect("it reads what is for the one who left, too");
     reader.join().unwrap();
+    let granted = poll_fn(|cx| Poll::Ready(Ok(call.as_mut().poll(cx))));
+    let granted: Result<_, AcquireError> = raw::block_on(&client, pin!(granted)).unwrap();
+    assert!(matches!(granted, Ok(Poll::Ready(Ok(_)))));
+}
+
+fn run<T, E: From<SessionError> + std::fmt::Debug>(
+    client: &Client,
+    call: impl Future<Output = Result<T, E>>,
+) -> T {
+    let mut call = pin!(call);
+    loop {
+        if let Some(done) = raw::block_on(client, call.as_mut()) {
+            return done.unwrap();
+        }
+    }
 }

@@ -17,7 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::Endpoint;
 
 #[cfg(unix)]
+mod direct;
+#[cfg(unix)]
 mod unix;
+#[cfg(unix)]
+pub use direct::Direct;
 #[cfg(windows)]
 use local::Stream;
 #[cfg(unix)]
@@ -162,6 +166,12 @@ impl Socket {
             let _ = buf;
             return Err(io::ErrorKind::WouldBlock.into());
         }
+    }
+
+    /// Takes it from the reactor.
+    #[cfg(unix)]
+    pub fn into_direct(self) -> Direct {
+        self.stream.into_direct()
     }
 
     /// A descriptor that polls readable when the process at the other end has exited.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pyo3::{intern, prelude::*};
+use pyo3::prelude::*;
 use syncd_client::{
     Builder, Client, CreateError, ObjectOptions, SessionError, Token,
     proto::v1::create::Spec,
@@ -15,9 +15,6 @@ use syncd_client::{
 };
 
 use crate::failure::{Failure, report};
-
-/// How late a signal may be noticed by a wait.
-const TICK: Duration = Duration::from_millis(50);
 
 /// By namespace and endpoint; the user's own by None.
 type Clients = BTreeMap<Option<(String, String)>, Client>;
@@ -119,37 +116,12 @@ pub(crate) fn wait<T: Send, E: Send + From<SessionError>>(
     call: impl Future<Output = Result<T, E>> + Send,
 ) -> PyResult<Result<T, E>> {
     let mut call = std::pin::pin!(call);
-    let mut tick = Some(TICK);
     loop {
-        let slice = async {
-            let tick = async {
-                match tick {
-                    Some(tick) => tokio::time::sleep(tick).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                done = &mut call => done.map(Some),
-                () = tick => Ok(None),
-            }
-        };
-        match py.detach(|| raw::block_on(client, slice)) {
-            Ok(Some(done)) => return Ok(Ok(done)),
-            Err(error) => return Ok(Err(error)),
-            Ok(None) => {
-                py.check_signals()?;
-                // Handlers run in the main thread alone: others need not look again.
-                tick = is_main_thread(py)?.then_some(TICK);
-            }
+        match py.detach(|| raw::block_on(client, call.as_mut())) {
+            Some(done) => return Ok(done),
+            None => py.check_signals()?,
         }
     }
-}
-
-fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
-    let threading = py.import(intern!(py, "threading"))?;
-    let main = threading.call_method0(intern!(py, "main_thread"))?;
-    main.getattr(intern!(py, "ident"))?.eq(threading.call_method0(intern!(py, "get_ident"))?)
 }
 
 /// A time-out in seconds, as Python has it: below zero is zero, beyond all bounds is none.

@@ -4,21 +4,24 @@
 //!
 //! # Who reads
 //!
-//! One of those who wait *leads*: whatever the socket wakes is sent to the leader's waker, by
-//! way of [`Relay`]. When it is polled it reads all that came and wakes those whose replies are
-//! among it. No wake-up is lost, for these reasons:
+//! One of those who wait *leads*. When it is polled it reads all that came and wakes those whose
+//! replies are among it. No wake-up is lost, for these reasons:
 //!
-//! - The connection only ever sees the relay's waker, so anybody may poll it, say to send,
-//!   without taking the leader's wake-ups away.
+//! - The connection only ever sees the waker of a [`Relay`], which wakes the leader: anybody may
+//!   poll it, say to send, without taking the leader's wake-ups away.
 //! - A leader is set in the relay before it polls the connection, under the relay's own mutex.
 //!   What became readable before is found by that poll; what does after, wakes the leader.
 //! - Somebody else who polls the connection may read the leader's own reply: then it wakes the
 //!   leader as it would any other.
 //! - Who stops leading, having its reply or having been dropped, wakes one of those who wait.
 //!   If that one is dropped instead of being polled, its own departure wakes another.
-//! - A future may be kept and not polled. If it led, others would starve; so as soon as a
-//!   second task waits, an [attendant](super::wait::Attendant) takes the lead. Futures of one task
-//!   share its wake-ups, and simply take the lead from each other.
+//! - A future may be kept and not polled. If it led, others would starve. So, among tasks, an
+//!   [attendant](super::wait::Attendant) takes the lead as soon as a second one waits; and a
+//!   thread that returns from a wait without its reply [steps aside](Driver::step_aside).
+//!   Futures of one task or thread share its wake-ups, and simply take the lead from each other.
+//!
+//! Tasks have their runtime's reactor, which wakes the leader. A thread of the blocking client
+//! is its own reactor: the one that leads polls the socket, and says when it is to be read.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -55,9 +58,8 @@ pub(super) struct Driver {
     pub(super) leader: Option<u64>,
     /// The leader is being polled at this moment: it need not be woken.
     pub(super) leading: bool,
-    /// If set, only who is polled with this waker leads: it belongs to the thread that runs
-    /// the blocking client's reactor.
-    reactor: Option<Waker>,
+    /// Those who wait are threads of the blocking client.
+    blocking: bool,
     pub(super) last_id: u64,
     pub(super) last_seq: u64,
     pub(super) acked: u64,
@@ -66,7 +68,8 @@ pub(super) struct Driver {
     pub(super) out: BytesMut,
     received: Vec<ServerMessage>,
     /// Those who wait and don't lead, by request.
-    pub(super) waiting: BTreeMap<u64, Waker>,
+    /// None is one that has stepped aside: it wants its reply, but may not be polled for long.
+    pub(super) waiting: BTreeMap<u64, Option<Waker>>,
     /// Replies to be collected, by request, with their seq.
     pub(super) done: HashMap<u64, (u64, Message), BuildHasherDefault<ById>>,
     /// Requests that were withdrawn, until they are answered.
@@ -89,10 +92,19 @@ pub(super) enum State {
 pub(super) struct After {
     pub(super) wake: Vec<Waker>,
     pub(super) attend: bool,
+    /// Where the thread that did it is to wait.
+    pub(super) post: Option<Posting>,
+}
+
+pub(super) enum Posting {
+    /// By this number; and whether it leads.
+    Wait(u64, bool),
+    /// No longer by this number.
+    Leave(u64),
 }
 
 impl Driver {
-    pub(super) fn new(link: Link, identity: Arc<Identity>, reactor: Option<Waker>) -> Self {
+    pub(super) fn new(link: Link, identity: Arc<Identity>, blocking: bool) -> Self {
         let relay = Relay::new();
         Self {
             identity,
@@ -101,7 +113,7 @@ impl Driver {
             relay,
             leader: None,
             leading: false,
-            reactor,
+            blocking,
             last_id: 0,
             last_seq: 0,
             acked: 0,
@@ -124,10 +136,15 @@ impl Driver {
     /// Something is still to leave this process.
     pub(super) fn is_unsent(&self) -> bool {
         match &self.state {
-            State::Up(link) => !self.out.is_empty() || link.is_full(),
+            State::Up(_) => !self.out.is_empty() || self.is_full(),
             State::Down(_) => !self.sent.is_empty(),
             State::Lost(_) => false,
         }
+    }
+
+    /// The socket took less than it was given.
+    fn is_full(&self) -> bool {
+        matches!(&self.state, State::Up(link) if link.outlet().is_full())
     }
 
     pub(super) fn lost(&self) -> Option<&SessionLost> {
@@ -178,24 +195,28 @@ impl Driver {
         Poll::Ready(())
     }
 
-    /// Leads, if `id` is to lead, or else waits.
+    /// Leads, if nobody else does, or else waits.
     pub(super) fn attend(&mut self, id: u64, cx: &mut Context<'_>) {
-        let leads = match (&self.reactor, self.leader) {
-            (Some(reactor), _) => reactor.will_wake(cx.waker()),
-            (None, None) => true,
-            (None, Some(leader)) => {
-                leader == id || self.relay.get().is_some_and(|held| held.will_wake(cx.waker()))
-            }
-        };
+        let leads = self.leader.is_none_or(|leader| {
+            leader == id || self.relay.get().is_some_and(|held| held.will_wake(cx.waker()))
+        });
         if leads {
             self.lead(id, cx);
-            return;
+        } else {
+            self.wait_behind(id, cx);
         }
+        if self.blocking {
+            self.after.post = Some(Posting::Wait(id, leads));
+        }
+    }
+
+    /// Waits until the leader has what is for `id`.
+    fn wait_behind(&mut self, id: u64, cx: &mut Context<'_>) {
         match self.waiting.get_mut(&id) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => drop(self.waiting.insert(id, cx.waker().clone())),
+            Some(Some(waker)) => waker.clone_from(cx.waker()),
+            _ => drop(self.waiting.insert(id, Some(cx.waker().clone()))),
         }
-        if self.reactor.is_some() {
+        if self.blocking {
             self.drive();
         } else {
             // The leader sends what is queued, together with what else will be by then.
@@ -210,11 +231,8 @@ impl Driver {
     pub(super) fn lead(&mut self, id: u64, cx: &mut Context<'_>) {
         if self.leader != Some(id) {
             self.waiting.remove(&id);
-            // One that has come back to wait without the reactor has a waker of its own by now.
-            if let Some(deposed) = self.leader.replace(id)
-                && let Some(waker) = self.relay.set(None)
-            {
-                self.waiting.entry(deposed).or_insert(waker);
+            if let Some(deposed) = self.leader.replace(id) {
+                self.waiting.insert(deposed, self.relay.set(None));
             }
         }
         // Before the poll: what comes after it must find this waker.
@@ -232,12 +250,29 @@ impl Driver {
             self.leader = None;
             self.relay.set(None);
         }
-        // The blocking client's next reader is whoever gets the reactor.
-        if self.leader.is_none()
-            && self.reactor.is_none()
-            && let Some((_, heir)) = self.waiting.first_key_value()
+        if self.blocking && !matches!(self.after.post, Some(Posting::Wait(other, _)) if other != id)
         {
-            self.after.wake.push(heir.clone());
+            self.after.post = Some(Posting::Leave(id));
+        }
+        self.call_leader();
+    }
+
+    /// A thread isn't polled for some time: what it wants is kept for it, but another is to lead.
+    pub(super) fn step_aside(&mut self, thread: &Waker) {
+        if self.relay.get().is_some_and(|leader| leader.will_wake(thread)) {
+            self.relay.set(None);
+            self.waiting.extend(self.leader.take().map(|id| (id, None)));
+        }
+        for waker in self.waiting.values_mut() {
+            waker.take_if(|waker| waker.will_wake(thread));
+        }
+        self.call_leader();
+    }
+
+    /// If nobody leads, one of those who wait is to.
+    fn call_leader(&mut self) {
+        if self.leader.is_none() {
+            self.after.wake.extend(self.waiting.values().flatten().next().cloned());
         }
     }
 
@@ -249,7 +284,7 @@ impl Driver {
     /// Reads although the reactor hasn't said that there is something to read.
     pub(super) fn look(&mut self) {
         if let State::Up(link) = &self.state {
-            link.look();
+            link.outlet().look();
         }
         self.drive();
     }
@@ -292,6 +327,10 @@ impl Driver {
             self.after.wake.append(&mut self.crowded);
         }
         self.after.attend |= self.is_unsent();
+        if self.blocking && !self.leading && self.is_full() {
+            // Whoever leads is to wait for room as well: who found none may not for long.
+            self.after.wake.extend(self.relay.get());
+        }
     }
 
     fn go_down(&mut self) {
@@ -312,7 +351,7 @@ impl Driver {
                 Poll::Pending => return,
                 Poll::Ready(Err(why)) => self.lose(why),
                 Poll::Ready(Ok((link, opened))) => {
-                    self.identity.set_descriptor(link.descriptor());
+                    self.identity.set_descriptor(link.outlet().descriptor());
                     self.state = State::Up(Box::new(link));
                     self.sent.retain(|message| message.id > opened.last_id);
                     self.sent.iter().for_each(|message| encode(message, &mut self.out));
@@ -328,7 +367,7 @@ impl Driver {
         self.out.clear();
         self.sent.clear();
         self.after.wake.append(&mut self.crowded);
-        self.after.wake.extend(mem::take(&mut self.waiting).into_values());
+        self.after.wake.extend(mem::take(&mut self.waiting).into_values().flatten());
         self.after.wake.extend(self.relay.get());
     }
 }

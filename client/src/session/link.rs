@@ -6,10 +6,6 @@ use std::{
     future::Future,
     io,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll, Waker, ready},
 };
 
@@ -24,8 +20,8 @@ use syncd_proto::{
         server_message::Message,
     },
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::outlet::Outlet;
 use crate::error::SessionLost;
 
 /// Far above what a reply can be: the daemon's lists are bounded.
@@ -41,17 +37,8 @@ pub(super) struct Link {
     partial: BytesMut,
     /// What came together with Opened.
     early: VecDeque<ServerMessage>,
-    notes: Arc<Notes>,
-    descriptor: i32,
-}
-
-/// What passes between a link and its socket, which the connection owns.
-#[derive(Default)]
-struct Notes {
-    /// The socket took less than it was given.
-    full: AtomicBool,
-    /// To be read once even if the reactor hasn't called it readable.
-    look: AtomicBool,
+    /// The connection's too.
+    outlet: Outlet,
 }
 
 /// Why there is no link, or no longer.
@@ -91,19 +78,20 @@ impl LinkError {
 /// An attempt to resume a session, with all its repetitions.
 pub(super) type Resume = Pin<Box<dyn Future<Output = Result<(Link, Opened), SessionLost>> + Send>>;
 
-/// Connects, and opens or resumes a session.
+/// Connects, and opens or resumes a session. If `tapped`, threads are to read it from then on,
+/// where they can.
 pub(super) async fn establish(
     endpoint: &Endpoint,
     open: Open,
+    tapped: bool,
 ) -> Result<(Link, Opened), LinkError> {
     let socket = socket::connect(endpoint).await?;
-    let descriptor = descriptor(&socket);
-    let notes = Arc::new(Notes::default());
+    let outlet = Outlet::new(socket);
     let (mut requests, mut connection) = client::Builder::new()
         .enable_push(false)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .handshake(Outlet { socket, notes: notes.clone() })
+        .handshake(outlet.clone())
         .await?;
     let mut request = http::Request::new(());
     *request.method_mut() = http::Method::POST;
@@ -130,7 +118,7 @@ pub(super) async fn establish(
     check_headers(response.status(), response.headers())?;
     let recv = response.into_body();
     let (partial, early) = (BytesMut::new(), VecDeque::new());
-    let mut link = Link { connection, send, recv, partial, early, notes, descriptor };
+    let mut link = Link { connection, send, recv, partial, early, outlet };
     std::future::poll_fn(|cx| {
         let mut received = Vec::new();
         let turned = link.turn(cx, &mut received);
@@ -138,22 +126,17 @@ pub(super) async fn establish(
         if link.early.is_empty() { turned.map(Err) } else { Poll::Ready(Ok(())) }
     })
     .await?;
+    #[cfg(unix)]
+    if tapped {
+        link.outlet.make_tapped();
+    }
+    #[cfg(windows)]
+    let _ = tapped;
     match link.early.pop_front().and_then(|first| first.message) {
         Some(Message::Opened(opened)) => Ok((link, opened)),
         Some(Message::Error(error)) => Err(LinkError::Refused(Box::new(error))),
         other => Err(LinkError::Protocol(format!("{other:?} in answer to Open"))),
     }
-}
-
-#[cfg(unix)]
-fn descriptor(socket: &socket::Socket) -> i32 {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
-    socket.as_fd().as_raw_fd()
-}
-
-#[cfg(windows)]
-fn descriptor(_: &socket::Socket) -> i32 {
-    -1
 }
 
 impl Link {
@@ -200,19 +183,8 @@ impl Link {
         })
     }
 
-    /// Whether the socket took less than it was given.
-    pub(super) fn is_full(&self) -> bool {
-        self.notes.full.load(Relaxed)
-    }
-
-    /// Has the next turn read the socket whatever the reactor knows of it.
-    pub(super) fn look(&self) {
-        self.notes.look.store(true, Relaxed);
-    }
-
-    /// The socket's descriptor; -1 where there are none.
-    pub(super) fn descriptor(&self) -> i32 {
-        self.descriptor
+    pub(super) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {
@@ -279,67 +251,6 @@ fn status(headers: &HeaderMap) -> Option<LinkError> {
     match code {
         Some(0) => Some(LinkError::Closed),
         code => Some(LinkError::Status { code: code.unwrap_or(2), text }),
-    }
-}
-
-struct Outlet {
-    socket: socket::Socket,
-    notes: Arc<Notes>,
-}
-
-impl Outlet {
-    fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.notes.full.store(written.is_pending(), Relaxed);
-        written
-    }
-}
-
-impl AsyncRead for Outlet {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.notes.look.load(Relaxed) {
-            self.notes.look.store(false, Relaxed);
-            match self.socket.try_read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read),
-            }
-        }
-        Pin::new(&mut self.socket).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Outlet {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.noted(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.noted(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

@@ -112,7 +112,7 @@ impl Driver {
                 let waker = self.waiting.remove(&id);
                 if leads || waker.is_some() {
                     self.done.insert(id, (seq, message));
-                    self.after.wake.extend(waker);
+                    self.after.wake.extend(waker.flatten());
                     if leads && !self.leading {
                         // Whoever reads this has emptied the socket, which will wake nobody.
                         self.after.wake.extend(self.relay.get());

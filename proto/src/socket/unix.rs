@@ -16,11 +16,11 @@ use std::{
 use interprocess::local_socket::tokio as local;
 use rustix::{
     io::retry_on_intr,
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+    net::{self, RecvFlags, SendAncillaryBuffer, SendFlags},
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
-use super::Peer;
+use super::{Peer, direct::Direct};
 use crate::Endpoint;
 
 /// A socket registered for writability as well is woken each time that the peer reads: one
@@ -42,6 +42,29 @@ fn register(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixSt
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
+/// Reads what is there, and tells how many bytes that is.
+pub(super) fn read(socket: BorrowedFd<'_>, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: recv only ever writes initialised bytes into it, and has written `read`.
+    let read = unsafe {
+        let space = buf.unfilled_mut();
+        let read = retry_on_intr(|| {
+            net::recv(socket, &mut *space, RecvFlags::empty()).map(|(_, read)| read)
+        })?;
+        buf.assume_init(read);
+        read
+    };
+    buf.advance(read);
+    Ok(read)
+}
+
+/// Writes what there is room for, and tells how many bytes that is.
+pub(super) fn write(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    retry_on_intr(|| match bufs {
+        [buf] => net::send(socket, buf, SEND),
+        _ => net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SEND),
+    })
+}
+
 impl Stream {
     pub(super) fn new(stream: local::Stream) -> io::Result<Self> {
         let local::Stream::UdSocket(stream) = stream;
@@ -54,26 +77,16 @@ impl Stream {
     }
 
     pub(super) fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
-        // SAFETY: recv only ever writes initialised bytes into it, and has written `read`.
-        let read = unsafe {
-            let space = buf.unfilled_mut();
-            let read = retry_on_intr(|| {
-                recv(self.as_fd(), &mut *space, RecvFlags::empty()).map(|(_, read)| read)
-            })?;
-            buf.assume_init(read);
-            read
-        };
-        buf.advance(read);
-        Ok(read)
+        read(self.as_fd(), buf)
     }
 
-    fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        send: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    pub(super) fn into_direct(self) -> Direct {
+        Direct(self.socket.into_inner())
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            match retry_on_intr(|| send(self.as_fd())) {
+            match write(self.as_fd(), bufs) {
                 Err(rustix::io::Errno::AGAIN) => {}
                 sent => {
                     self.full = None;
@@ -122,7 +135,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_send(cx, |fd| send(fd, buf, SEND))
+        self.get_mut().poll_send(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -130,12 +143,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match bufs {
-            [buf] => self.poll_write(cx, buf),
-            _ => self
-                .get_mut()
-                .poll_send(cx, |fd| sendmsg(fd, bufs, &mut SendAncillaryBuffer::default(), SEND)),
-        }
+        self.get_mut().poll_send(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
