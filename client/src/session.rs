@@ -32,9 +32,9 @@ use syncd_proto::{
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
-    driver::{Driver, Posting, State},
+    driver::{Driver, Posting},
     link::Resume,
-    thread::Post,
+    thread::{Place, Post},
     wait::{Attendant, Phase, Reply, Wait},
 };
 pub(crate) use link::LinkError;
@@ -257,22 +257,11 @@ impl Session {
 
     /// Tells the thread where to wait.
     fn post(self: &Arc<Self>, driver: &Driver, posting: Posting) {
-        match (posting, &driver.state) {
-            (Posting::Leave(id), _) => Post::leave(id),
-            (Posting::Wait(id, leads), state) => {
-                let outlet = match state {
-                    State::Up(link) => Some(link.outlet()),
-                    State::Down(_) | State::Lost(_) => None,
-                };
-                let post = Post {
-                    session: self.clone(),
-                    id,
-                    leads,
-                    full: outlet.is_some_and(|outlet| outlet.is_full()),
-                    #[cfg(unix)]
-                    tap: outlet.and_then(|outlet| outlet.tap()),
-                };
-                post.take_up();
+        match posting {
+            Posting::Leave(id) => Post::leave(id),
+            Posting::Wait(id, leads) => {
+                let at = Place::of(&driver.state, leads);
+                Post { session: self.clone(), id, at }.take_up();
             }
         }
     }

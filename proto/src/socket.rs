@@ -164,7 +164,7 @@ impl Socket {
         #[cfg(windows)]
         {
             let _ = buf;
-            return Err(io::ErrorKind::WouldBlock.into());
+            Err(io::ErrorKind::WouldBlock.into())
         }
     }
 

@@ -159,7 +159,6 @@ impl AsyncWrite for Outlet {
             Side::Watched(socket) => Pin::new(socket).poll_shutdown(cx),
             #[cfg(unix)]
             // It ends with the link.
-            #[cfg(unix)]
             Side::Tapped(_) | Side::Changing => Poll::Ready(Ok(())),
         }
     }

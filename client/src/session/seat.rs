@@ -194,4 +194,77 @@ mod bell {
             self.bell.get()
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use std::{
+            os::unix::{net::UnixListener, thread::JoinHandleExt as _},
+            sync::{Arc, mpsc},
+            task::Waker,
+        };
+
+        use syncd_proto::{Endpoint, socket};
+
+        use super::*;
+
+        extern "C" fn handle(_: libc::c_int) {}
+
+        /// A tap, and the socket at its other end.
+        fn connected() -> (Tap, UnixStream) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            let listener = UnixListener::bind(&path).unwrap();
+            let endpoint: Endpoint = path.display().to_string().parse().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+            let socket = runtime.unwrap().block_on(socket::connect(&endpoint)).unwrap();
+            (Tap::new(socket), listener.accept().unwrap().0)
+        }
+
+        #[test]
+        fn a_signal_ends_the_wait_of_one_that_reads_and_of_one_that_does_not() {
+            // SAFETY: the handler does nothing.
+            unsafe { libc::signal(libc::SIGUSR2, handle as *const () as libc::sighandler_t) };
+            for leads in [true, false] {
+                let waiter = thread::spawn(move || {
+                    let (tap, _theirs) = connected();
+                    Seat::of_this_thread().wait_at(&tap, leads, false, Patience::Endless)
+                });
+                while !waiter.is_finished() {
+                    // SAFETY: the thread has not been joined.
+                    unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGUSR2) };
+                    thread::sleep(Duration::from_millis(1));
+                }
+                assert!(!waiter.join().unwrap());
+            }
+        }
+
+        #[test]
+        fn what_wakes_a_seat_ends_its_wait_whether_it_comes_before_or_meanwhile() {
+            let (tap, _theirs) = connected();
+            let seat = Seat::of_this_thread();
+            let (waker, woken) = mpsc::channel::<Waker>();
+            let other = thread::spawn(move || woken.iter().for_each(Waker::wake));
+            for _ in 0..1000 {
+                seat.begin();
+                waker.send(seat.clone().into()).unwrap();
+                while !seat.is_woken() {
+                    assert!(seat.wait_at(&tap, false, false, Patience::Endless));
+                }
+            }
+            drop(waker);
+            other.join().unwrap();
+        }
+
+        #[test]
+        fn only_the_one_that_reads_is_woken_by_what_comes() {
+            let (tap, mut theirs) = connected();
+            let seat = Arc::new(Seat::new());
+            let soon = || Patience::Until(Instant::now() + Duration::from_millis(1));
+            assert!(!seat.wait_at(&tap, true, false, soon()));
+            theirs.write_all(b"x").unwrap();
+            assert!(!seat.wait_at(&tap, false, false, soon()));
+            assert!(seat.wait_at(&tap, true, false, Patience::Endless));
+            assert!(seat.wait_at(&tap, false, true, Patience::Endless), "there is room");
+        }
+    }
 }

@@ -16,13 +16,14 @@ use tokio::time::Instant;
 
 #[cfg(unix)]
 use super::tap::Tap;
-use super::{Session, seat::Seat};
+use super::{Session, driver::State, seat::Seat};
 
 /// How late a signal may be noticed that comes while a connection is made.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How late one may be noticed that comes in the instant between the last look for signals and
 /// the wait.
+#[cfg(unix)]
 pub(super) const LONG: Duration = Duration::from_secs(1);
 
 /// What makes a thread return from a wait with nothing.
@@ -45,13 +46,21 @@ struct Background(Option<tokio::runtime::Runtime>);
 pub(super) struct Post {
     pub(super) session: Arc<Session>,
     pub(super) id: u64,
+    pub(super) at: Option<Place>,
+}
+
+/// At a socket that no reactor watches. Elsewhere than on Unix one watches each.
+#[cfg(unix)]
+pub(super) struct Place {
+    pub(super) tap: Arc<Tap>,
     /// It reads, and hands out what comes.
     pub(super) leads: bool,
     /// Something is to be written when the socket has room.
     pub(super) full: bool,
-    #[cfg(unix)]
-    pub(super) tap: Option<Arc<Tap>>,
 }
+
+#[cfg(not(unix))]
+pub(super) enum Place {}
 
 thread_local! {
     static POST: Cell<Option<Post>> = const { Cell::new(None) };
@@ -66,6 +75,20 @@ impl Post {
     /// This thread no longer waits by that number.
     pub(super) fn leave(id: u64) {
         POST.set(POST.take().filter(|post| post.id != id));
+    }
+}
+
+impl Place {
+    #[cfg(unix)]
+    pub(super) fn of(state: &State, leads: bool) -> Option<Self> {
+        let State::Up(link) = state else { return None };
+        let outlet = link.outlet();
+        outlet.tap().map(|tap| Self { tap, leads, full: outlet.is_full() })
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn of(_: &State, _: bool) -> Option<Self> {
+        None
     }
 }
 
@@ -124,7 +147,7 @@ impl Reactor {
             }
             let went_on = match post {
                 #[cfg(unix)]
-                Some(Post { tap: Some(tap), leads, full, .. }) => {
+                Some(Post { at: Some(Place { tap, leads, full }), .. }) => {
                     seat.wait_at(&tap, leads, full, patience)
                 }
                 _ => self.serve(&seat, patience),
