@@ -86,9 +86,19 @@ impl Place {
         outlet.tap().map(|tap| Self { tap, leads, full: outlet.is_full() })
     }
 
+    #[cfg(unix)]
+    fn wait(self, seat: &Seat, patience: Patience) -> bool {
+        seat.wait_at(&self.tap, self.leads, self.full, patience)
+    }
+
     #[cfg(not(unix))]
     pub(super) fn of(_: &State, _: bool) -> Option<Self> {
         None
+    }
+
+    #[cfg(not(unix))]
+    fn wait(self, _: &Seat, _: Patience) -> bool {
+        match self {}
     }
 }
 
@@ -145,12 +155,9 @@ impl Reactor {
             if seat.is_woken() {
                 continue;
             }
-            let went_on = match post {
-                #[cfg(unix)]
-                Some(Post { at: Some(Place { tap, leads, full }), .. }) => {
-                    seat.wait_at(&tap, leads, full, patience)
-                }
-                _ => self.serve(&seat, patience),
+            let went_on = match post.and_then(|post| post.at) {
+                Some(place) => place.wait(&seat, patience),
+                None => self.serve(&seat, patience),
             };
             interrupted = !went_on && patience == Patience::Signal;
         }
