@@ -12,7 +12,7 @@ use std::{
 };
 
 use dashmap::{DashMap, Entry};
-use syncd_core::{Cause, EventKind, Message, Output, SessionId, Space, Time};
+use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Time};
 use tokio::{sync::Notify, task::JoinSet};
 use tracing::warn;
 
@@ -223,7 +223,8 @@ impl Broker {
         own: &mut Option<Own<'_>>,
         after: &mut Aftermath,
     ) {
-        while let Some(output) = state.space.poll_output() {
+        let outputs = state.space.take_step().map(|step| step.outputs);
+        for output in outputs.into_iter().flatten() {
             match output {
                 Output::Send { session, message } => match own {
                     Some(own) if own.session.id == session => own.queue.push_back(message),
@@ -241,10 +242,15 @@ impl Broker {
                         }
                     }
                 },
-                Output::Event(event) => {
+                Output::Ready { session } => {
+                    if let Some(session) = self.sessions.get(&(namespace.number, session)) {
+                        session.outbox.wake();
+                    }
+                }
+                Output::Record(event) => {
                     let end = match event.kind {
-                        EventKind::SessionLost { cause } => Some(Some(cause)),
-                        EventKind::SessionClosed => Some(None),
+                        RecordKind::SessionLost { cause } => Some(Some(cause)),
+                        RecordKind::SessionClosed => Some(None),
                         _ => None,
                     };
                     if let (Some(cause), Some(party)) = (end, &event.party)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use syncd_core::{Cause, Event, ListQuery, ObjectId, SessionId, Space, Time};
+use syncd_core::{Cause, ListQuery, ObjectId, Record, SessionId, Space, Time};
 use syncd_proto::v1::{
     self, DescribeReply, DescribeRequest, ForceReleaseReply, ForceReleaseRequest, KickReply,
     KickRequest, ListReply, ListRequest, NamespaceStatus, SessionsReply, SessionsRequest,
@@ -300,7 +300,7 @@ pub(crate) struct Watch {
     namespace: Arc<Namespace>,
     prefix: String,
     /// `None`: the end has been told.
-    events: Option<mpsc::Receiver<Arc<Event>>>,
+    events: Option<mpsc::Receiver<Arc<Record>>>,
 }
 
 impl Stream for Watch {

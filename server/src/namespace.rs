@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use syncd_core::{Event, EventKind, Space, Time};
+use syncd_core::{Record, RecordKind, Space, Time};
 use tokio::sync::{Notify, mpsc};
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
@@ -84,17 +84,17 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    fn count(&mut self, event: &EventKind) {
+    fn count(&mut self, event: &RecordKind) {
         self.events += 1;
         let counter = match event {
-            EventKind::Granted { .. } => &mut self.grants,
-            EventKind::Released { .. } => &mut self.releases,
-            EventKind::TimedOut => &mut self.timeouts,
-            EventKind::Cancelled => &mut self.cancels,
-            EventKind::Notified => &mut self.notifies,
-            EventKind::Abandoned { .. } => &mut self.abandoned,
-            EventKind::SessionLost { .. } => &mut self.sessions_lost,
-            EventKind::Deadlock { .. } => &mut self.deadlocks,
+            RecordKind::Granted { .. } => &mut self.grants,
+            RecordKind::Released { .. } => &mut self.releases,
+            RecordKind::TimedOut => &mut self.timeouts,
+            RecordKind::Cancelled => &mut self.cancels,
+            RecordKind::Notified => &mut self.notifies,
+            RecordKind::Abandoned { .. } => &mut self.abandoned,
+            RecordKind::SessionLost { .. } => &mut self.sessions_lost,
+            RecordKind::Deadlock { .. } => &mut self.deadlocks,
             _ => return,
         };
         *counter += 1;
@@ -131,7 +131,7 @@ pub(crate) struct State {
     pub armed: Option<Time>,
     /// It was empty and is out of the registry: whoever still has it looks it up again.
     pub retired: bool,
-    watchers: Vec<mpsc::Sender<Arc<Event>>>,
+    watchers: Vec<mpsc::Sender<Arc<Record>>>,
 }
 
 impl Namespace {
@@ -157,7 +157,7 @@ impl Namespace {
 
 impl State {
     /// Counts an event and tells whoever watches; a watcher too far behind is left behind.
-    pub fn publish(&mut self, event: Event) {
+    pub fn publish(&mut self, event: Record) {
         self.counters.count(&event.kind);
         if !self.watchers.is_empty() {
             let event = Arc::new(event);
@@ -166,7 +166,7 @@ impl State {
     }
 
     /// Events from now on; the stream ends when its reader is `backlog` behind.
-    pub fn watch(&mut self, backlog: usize) -> mpsc::Receiver<Arc<Event>> {
+    pub fn watch(&mut self, backlog: usize) -> mpsc::Receiver<Arc<Record>> {
         let (sender, receiver) = mpsc::channel(backlog);
         self.watchers.push(sender);
         receiver
@@ -215,10 +215,10 @@ mod tests {
         let mut state = namespace.lock();
         let (mut slow, mut quick) = (state.watch(2), state.watch(3));
         for number in 1..=3 {
-            let (at, kind) = (Time(number), EventKind::Set);
-            state.publish(Event { number, at, kind, object: None, party: None });
+            let (at, kind) = (Time(number), RecordKind::Set);
+            state.publish(Record { number, at, kind, object: None, party: None });
         }
-        let seen = |watcher: &mut mpsc::Receiver<Arc<Event>>| -> Vec<u64> {
+        let seen = |watcher: &mut mpsc::Receiver<Arc<Record>>| -> Vec<u64> {
             std::iter::from_fn(|| watcher.try_recv().ok()).map(|event| event.number).collect()
         };
         assert_eq!(seen(&mut slow), [1, 2]);

@@ -201,7 +201,8 @@ impl CoreDriver {
 
     /// Hands every output to whom it concerns.
     fn drain(&mut self) {
-        while let Some(output) = self.space.poll_output() {
+        let outputs = self.space.take_step().map(|step| step.outputs);
+        for output in outputs.into_iter().flatten() {
             let Output::Send { session: id, message } = output else { continue };
             let Some((_, session)) = self.sessions.iter_mut().find(|(_, s)| s.id == id) else {
                 continue;

@@ -1,7 +1,7 @@
 //! Barrier: parties meet, one may run an action, and all go on; or it breaks for all.
 
 use crate::{
-    Answer, Error, ErrorKind, EventKind, Handle, Owner, SessionId, Time,
+    Answer, Error, ErrorKind, Handle, Owner, RecordKind, SessionId, Time,
     list::Ix,
     object::{Action, Barrier, Kind},
     space::{Outcome, Space},
@@ -85,7 +85,7 @@ impl Space {
     /// Lets the parties through that began to wait before the event `number`. Those who
     /// came while an action ran may by now make the next full barrier.
     fn pass(&mut self, now: Time, ix: Ix, number: u64) {
-        self.emit(now, EventKind::BarrierPassed, Some(ix), None);
+        self.emit(now, RecordKind::BarrierPassed, Some(ix), None);
         self.let_through(ix, number);
         let last = self.barrier_mut(ix).parties as usize - 1;
         let next = self.objects[ix as usize].waiters.iter(&self.waiters).nth(last);
@@ -119,7 +119,7 @@ impl Space {
         let barrier = self.barrier_mut(ix);
         barrier.action = None;
         if !std::mem::replace(&mut barrier.broken, true) {
-            self.emit(now, EventKind::BarrierBroken, Some(ix), None);
+            self.emit(now, RecordKind::BarrierBroken, Some(ix), None);
         }
         self.turn_away(ix);
     }
@@ -145,7 +145,7 @@ impl Space {
         barrier.broken = false;
         barrier.action = None;
         let who = self.party(session, Owner(0));
-        self.emit(now, EventKind::BarrierReset, Some(ix), who);
+        self.emit(now, RecordKind::BarrierReset, Some(ix), who);
         Ok(Some(Answer::Done { count: 0 }))
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::{
-    Answer, Error, ErrorKind, EventKind, Handle, Owner, RequestId, SessionId, Time,
+    Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
     list::Ix,
     object::Kind,
     space::{Outcome, Space},
@@ -107,6 +107,6 @@ impl Space {
     fn emit_notified(&mut self, now: Time, condition: Ix, waiter: Ix) -> u64 {
         let waiter = &self.waiters[waiter as usize];
         let who = self.party(waiter.session, waiter.owner);
-        self.emit(now, EventKind::Notified, Some(condition), who)
+        self.emit(now, RecordKind::Notified, Some(condition), who)
     }
 }

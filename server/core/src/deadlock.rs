@@ -5,7 +5,7 @@
 //! start is a certain deadlock. An owner that waits for several things at once may get
 //! on by any of them, so the chain ends there: no false alarm, at the price of silence.
 
-use crate::{Edge, EventKind, Owner, SessionId, Time, list::Ix, space::Space};
+use crate::{Edge, Owner, RecordKind, SessionId, Time, list::Ix, space::Space};
 
 /// Who waits for an exclusive lock, by owner; the index is the waiter's.
 pub(crate) type Blocked = std::collections::BTreeSet<(SessionId, Owner, Ix)>;
@@ -118,7 +118,7 @@ impl Space {
         cycle: Vec<Edge>,
     ) {
         let who = self.party(session, owner);
-        self.emit(now, EventKind::Deadlock { cycle }, Some(object), who);
+        self.emit(now, RecordKind::Deadlock { cycle }, Some(object), who);
     }
 
     /// The cycles that the waiters of an object are part of. All of them pass through

@@ -1,106 +1,66 @@
-//! Events: all that happens, in one ordered, numbered stream. Values only.
+//! Event: a flag to set, clear and wait for.
 
-use crate::{Cause, Edge, Label, Party, Time, Token};
+use std::time::Duration;
 
-/// One thing that happened. Numbers rise strictly; a grant's is its fencing token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Unique in the namespace.
-    pub number: u64,
-    /// When, on the monotonic clock of the calls.
-    pub at: Time,
-    /// What.
-    pub kind: EventKind,
-    /// To which object.
-    pub object: Option<Label>,
-    /// By whom or to whom.
-    pub party: Option<Party>,
-}
+use crate::{
+    Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
+    list::Ix,
+    object::Kind,
+    space::{Outcome, Space},
+    waiter::{Claim, Wait},
+};
 
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum EventKind {
-    Created,
-    /// The last reference went.
-    Removed,
-    Unlinked,
-    /// Waits for a permit.
-    Queued,
-    /// `number` is the token, but for a recursive grant (`depth` > 1), which keeps
-    /// the first one's.
-    Granted {
-        token: Token,
-        depth: u32,
-    },
-    /// `token`: the hold, `None` for a loose permit. `depth`: what is left of an RLock's
-    /// recursion; 0 is free.
-    Released {
-        token: Option<Token>,
-        depth: u32,
-    },
-    /// An owned permit became loose.
-    Forgotten {
-        token: Token,
-    },
-    /// Waits for a notify, an event or a barrier.
-    Waiting,
-    Notified,
-    TimedOut,
-    Cancelled,
-    Abandoned {
-        token: Token,
-        cause: Cause,
-    },
-    Poisoned,
-    Consistent,
-    Set,
-    Cleared,
-    BarrierPassed,
-    BarrierBroken,
-    BarrierReset,
-    Deadlock {
-        cycle: Vec<Edge>,
-    },
-    SessionOpened,
-    SessionDisconnected,
-    SessionResumed,
-    /// Ended by anything but Goodbye.
-    SessionLost {
-        cause: Cause,
-    },
-    SessionClosed,
-}
-
-impl EventKind {
-    /// As `syncctl watch` and `WatchEvent.kind` write it.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            EventKind::Created => "created",
-            EventKind::Removed => "removed",
-            EventKind::Unlinked => "unlinked",
-            EventKind::Queued => "queued",
-            EventKind::Granted { .. } => "granted",
-            EventKind::Released { .. } => "released",
-            EventKind::Forgotten { .. } => "forgotten",
-            EventKind::Waiting => "waiting",
-            EventKind::Notified => "notified",
-            EventKind::TimedOut => "timed_out",
-            EventKind::Cancelled => "cancelled",
-            EventKind::Abandoned { .. } => "abandoned",
-            EventKind::Poisoned => "poisoned",
-            EventKind::Consistent => "consistent",
-            EventKind::Set => "set",
-            EventKind::Cleared => "cleared",
-            EventKind::BarrierPassed => "barrier_passed",
-            EventKind::BarrierBroken => "barrier_broken",
-            EventKind::BarrierReset => "barrier_reset",
-            EventKind::Deadlock { .. } => "deadlock",
-            EventKind::SessionOpened => "session_opened",
-            EventKind::SessionDisconnected => "session_disconnected",
-            EventKind::SessionResumed => "session_resumed",
-            EventKind::SessionLost { .. } => "session_lost",
-            EventKind::SessionClosed => "session_closed",
+impl Space {
+    fn resolve_event(&self, session: SessionId, handle: Handle) -> Result<(Ix, bool), Box<Error>> {
+        let ix = self.resolve(session, handle)?;
+        match self.objects[ix as usize].kind {
+            Kind::Event { set } => Ok((ix, set)),
+            _ => Err(self.mismatch(ix, "Event")),
         }
+    }
+
+    pub(crate) fn event_assign(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        handle: Handle,
+        set: bool,
+    ) -> Outcome {
+        let (ix, was) = self.resolve_event(session, handle)?;
+        let mut count = 0;
+        if was != set {
+            self.objects[ix as usize].kind = Kind::Event { set };
+            let who = self.party(session, Owner(0));
+            let kind = if set { RecordKind::Set } else { RecordKind::Cleared };
+            self.emit(now, kind, Some(ix), who);
+        }
+        // Nobody waits for an event that is set.
+        while set && let Some(waiter) = self.objects[ix as usize].waiters.first() {
+            let waiter = self.unqueue(waiter);
+            self.reply(waiter.session, waiter.request, Ok(Answer::Done { count: 0 }));
+            count += 1;
+        }
+        Ok(Some(Answer::Done { count }))
+    }
+
+    pub(crate) fn event_wait(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        request: RequestId,
+        handle: Handle,
+        owner: Owner,
+        timeout: Option<Duration>,
+    ) -> Outcome {
+        let (ix, set) = self.resolve_event(session, handle)?;
+        if set {
+            return Ok(Some(Answer::Done { count: 0 }));
+        }
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(self.refuse(ix, ErrorKind::TimedOut { holders: Vec::new() }));
+        }
+        self.check_room(session, ix)?;
+        self.enqueue(now, ix, Claim { session, request, owner, timeout }, Wait::Event);
+        Ok(None)
     }
 }

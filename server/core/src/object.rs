@@ -4,8 +4,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    Abandonment, Answer, Attachment, Class, Create, Error, ErrorKind, EventKind, Handle, Label,
-    ObjectId, ObjectKey, SEM_VALUE_MAX, SessionId, Spec, Time, Token,
+    Abandonment, Answer, Attachment, Class, Create, Error, ErrorKind, Handle, Label, ObjectId,
+    ObjectKey, RecordKind, SEM_VALUE_MAX, SessionId, Spec, Time, Token,
     deadline::Reason,
     list::{Ix, List},
     message::Cause,
@@ -191,7 +191,7 @@ impl Space {
             self.names.insert(name, ix);
         }
         let creator = self.party(session, crate::Owner(0));
-        self.emit(now, EventKind::Created, Some(ix), creator);
+        self.emit(now, RecordKind::Created, Some(ix), creator);
         self.attach(session, ix, true)
     }
 
@@ -365,7 +365,7 @@ impl Space {
         if let Some(at) = self.objects[ix as usize].lingers_until {
             self.deadlines.remove(at, Reason::Linger { slot: ix });
         }
-        self.emit(now, EventKind::Removed, Some(ix), None);
+        self.emit(now, RecordKind::Removed, Some(ix), None);
         let object = self.objects.remove(ix as usize);
         if let Some(name) = object.name {
             self.names.remove(&name);
@@ -381,7 +381,7 @@ impl Space {
             return Err(refuse(None, ErrorKind::NotFound { what: "name" }));
         };
         let who = self.party(session, crate::Owner(0));
-        self.emit(now, EventKind::Unlinked, Some(ix), who);
+        self.emit(now, RecordKind::Unlinked, Some(ix), who);
         let object = &mut self.objects[ix as usize];
         object.name = None;
         object.keep = false;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, EventKind, Grant, Handle,
-    Holder, ObjectId, Owner, RequestId, SessionId, State, Time, Token,
+    Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, Grant, Handle, Holder,
+    Input, ObjectId, Owner, RecordKind, RequestId, SessionId, State, Time, Token,
     list::{Ix, Linked, Links},
     object::{Kind, Object, SemLock},
     session::Undo,
@@ -135,7 +135,7 @@ impl Space {
         };
         self.holds[ix as usize].depth = depth;
         let who = self.party(session, owner);
-        self.emit(now, EventKind::Granted { token, depth }, Some(object), who);
+        self.emit(now, RecordKind::Granted { token, depth }, Some(object), who);
         let grant = Grant { token, depth, abandoned: None };
         let id = self.objects[object as usize].id;
         let undo = Undo { object, id, owner, token: Some(token), notified: None, whole: false };
@@ -158,7 +158,7 @@ impl Space {
         let Claim { session, owner, .. } = claim;
         let token = Token(self.next_event);
         let who = self.party(session, owner);
-        self.emit(now, EventKind::Granted { token, depth }, Some(ix), who);
+        self.emit(now, RecordKind::Granted { token, depth }, Some(ix), who);
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
         if loose {
@@ -276,7 +276,7 @@ impl Space {
         sem.loose = sem.loose.saturating_sub(1);
         sem.value += 1;
         let who = self.party(session, owner);
-        self.emit(now, EventKind::Released { token: None, depth: 0 }, Some(ix), who);
+        self.emit(now, RecordKind::Released { token: None, depth: 0 }, Some(ix), who);
         self.wake(now, ix);
     }
 
@@ -286,7 +286,7 @@ impl Space {
         hold.depth = hold.depth.saturating_sub(levels);
         let Hold { object, session, owner, token, depth, .. } = *hold;
         let who = self.party(session, owner);
-        let released = EventKind::Released { token: Some(token), depth };
+        let released = RecordKind::Released { token: Some(token), depth };
         self.emit(now, released, Some(object), who.clone());
         if depth > 0 {
             return;
@@ -297,7 +297,7 @@ impl Space {
             && let Some(left) = trouble.inconsistent.take()
         {
             trouble.poisoned = Some(left);
-            self.emit(now, EventKind::Poisoned, Some(object), who);
+            self.emit(now, RecordKind::Poisoned, Some(object), who);
         }
         self.wake(now, object);
     }
@@ -306,7 +306,7 @@ impl Space {
     pub(crate) fn abandon(&mut self, now: Time, ix: Ix, cause: Cause) {
         let Hold { object, session, owner, token, since, .. } = self.holds[ix as usize];
         let by = self.party(session, owner).expect("a hold's session is open");
-        let kind = EventKind::Abandoned { token, cause };
+        let kind = RecordKind::Abandoned { token, cause };
         self.emit(now, kind, Some(object), Some(by.clone()));
         self.end_hold(ix);
         let left = Abandonment { by, token, held: now.since(since), at: now, cause };
@@ -335,6 +335,7 @@ impl Space {
     /// Takes an object from all who hold it; each is told, and the next owner learns
     /// that it was abandoned. Returns who they were; `None` if there is no such object.
     pub fn handle_force_release(&mut self, now: Time, object: ObjectId) -> Option<Vec<Holder>> {
+        self.call(now, Input::ForceRelease(object));
         let ix = self.index_of(object)?;
         let Some(sem) = self.objects[ix as usize].semlock() else { return Some(Vec::new()) };
         let holds: Vec<Ix> = sem.holds.iter(&self.holds).map(|(hold, _)| hold).collect();
@@ -364,7 +365,7 @@ impl Space {
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
         sem.loose += 1;
-        self.emit(now, EventKind::Forgotten { token }, Some(ix), who);
+        self.emit(now, RecordKind::Forgotten { token }, Some(ix), who);
         Ok(Some(Answer::Done { count: 0 }))
     }
 
@@ -389,7 +390,7 @@ impl Space {
             object.tidy_trouble();
             if healed {
                 let who = self.party(session, owner);
-                self.emit(now, EventKind::Consistent, Some(ix), who);
+                self.emit(now, RecordKind::Consistent, Some(ix), who);
             }
         }
         Ok(Some(Answer::Done { count: 0 }))

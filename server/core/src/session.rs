@@ -9,12 +9,12 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    Answer, Body, Cause, Error, ErrorKind, EventKind, Handle, Message, ObjectId, Owner, Party,
-    Process, RequestId, SessionId, Time, Token,
+    Answer, Body, Cause, Error, ErrorKind, Handle, Input, Message, ObjectId, Output, Owner, Party,
+    Process, RecordKind, RequestId, SessionId, Time, Token,
     deadline::Reason,
     list::Ix,
     object::Kind,
-    space::{Output, Space, refuse},
+    space::{Space, refuse},
 };
 
 #[derive(Clone, Debug)]
@@ -102,6 +102,7 @@ impl Session {
 impl Space {
     /// Opens a session for a process. Errors: its quota is used up.
     pub fn handle_open(&mut self, now: Time, process: Process) -> Result<SessionId, Box<Error>> {
+        self.call(now, Input::Open(process.clone()));
         let limit = self.config.limits.sessions;
         if self.sessions.len() >= limit {
             let kind = ErrorKind::Quota { field: "sessions", limit: limit as u64 };
@@ -122,19 +123,20 @@ impl Space {
             ended: false,
         };
         self.sessions.insert(id, session);
-        self.emit_session(now, EventKind::SessionOpened, id);
+        self.emit_session(now, RecordKind::SessionOpened, id);
         Ok(id)
     }
 
     /// Its connection is gone while its process, as far as known, is not: what it holds
     /// stays its own for the grace.
     pub fn handle_disconnect(&mut self, now: Time, session: SessionId) {
+        self.call(now, Input::Disconnect(session));
         let until = now + self.config.grace;
         let Some(s) = self.sessions.get_mut(&session) else { return };
         if s.grace_until.is_none() {
             s.grace_until = Some(until);
             self.deadlines.insert(until, Reason::Grace { session });
-            self.emit_session(now, EventKind::SessionDisconnected, session);
+            self.emit_session(now, RecordKind::SessionDisconnected, session);
         }
     }
 
@@ -150,12 +152,13 @@ impl Space {
         session: SessionId,
         received: u64,
     ) -> Result<RequestId, Box<Error>> {
+        self.call(now, Input::Resume { session, received });
         let Some(s) = self.sessions.get_mut(&session) else {
             return Err(refuse(None, ErrorKind::NotFound { what: "session" }));
         };
         let oldest = s.unacknowledged.front().map_or(s.next_seq, |sent| sent.message.seq);
         if received >= s.next_seq || received + 1 < oldest {
-            self.handle_lost(now, session, Cause::Misbehaved);
+            self.lose(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
         }
         if let Some(at) = s.grace_until.take() {
@@ -165,24 +168,29 @@ impl Space {
         let last = s.last_request;
         let again: Vec<Message> = s.unacknowledged.iter().map(|m| m.message.clone()).collect();
         self.outputs.extend(again.into_iter().map(|message| Output::Send { session, message }));
-        self.emit_session(now, EventKind::SessionResumed, session);
+        self.emit_session(now, RecordKind::SessionResumed, session);
         Ok(last)
     }
 
     /// Ends a session that did not say Goodbye. False: there is no such session.
     pub fn handle_lost(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
+        self.call(now, Input::Lost { session, cause });
+        self.lose(now, session, cause)
+    }
+
+    pub(crate) fn lose(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
         if !self.sessions.contains_key(&session) {
             return false;
         }
         self.deliver(session, Body::SessionEnd(cause), None);
-        self.emit_session(now, EventKind::SessionLost { cause }, session);
+        self.emit_session(now, RecordKind::SessionLost { cause }, session);
         self.end_session(now, session, cause);
         true
     }
 
     pub(crate) fn goodbye(&mut self, now: Time, session: SessionId, request: RequestId) {
         self.reply(session, request, Ok(Answer::Done { count: 0 }));
-        self.emit_session(now, EventKind::SessionClosed, session);
+        self.emit_session(now, RecordKind::SessionClosed, session);
         self.end_session(now, session, Cause::Left);
     }
 
@@ -241,7 +249,7 @@ impl Space {
             s.unacknowledged.pop_front();
         }
         s.unacknowledged.push_back(Sent { message: message.clone(), undo });
-        self.outputs.push_back(Output::Send { session, message });
+        self.outputs.push(Output::Send { session, message });
     }
 
     /// Withdraws a request. If it waits, it is answered; if its grant is on its way to a

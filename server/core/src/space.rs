@@ -1,17 +1,13 @@
 //! `Space`: the state of one namespace, the calls that change it, and what they put out.
 //! Which request goes where; what it does there lies in the module of its object.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use slab::Slab;
 
 use crate::{
-    Answer, Cause, Error, ErrorKind, Event, EventKind, Label, Message, Owner, Party, Request,
-    RequestId, SessionId, Time,
+    Answer, Cause, Error, ErrorKind, Input, Label, Output, Owner, Party, Record, RecordKind,
+    Request, RequestId, SessionId, Time,
     deadline::{Deadline, Deadlines, Reason},
     deadlock::Blocked,
     list::Ix,
@@ -70,20 +66,6 @@ impl Default for Limits {
     }
 }
 
-/// What comes out of a [`Space`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Tell a session. If it is disconnected, drop it: a resume brings it again.
-    Send {
-        /// Whom.
-        session: SessionId,
-        /// What.
-        message: Message,
-    },
-    /// Something happened.
-    Event(Event),
-}
-
 /// `Ok(None)`: the answer has been given already, or comes later.
 pub(crate) type Outcome = Result<Option<Answer>, Box<Error>>;
 
@@ -97,7 +79,9 @@ pub(crate) fn refuse(object: Option<Label>, kind: ErrorKind) -> Box<Error> {
 pub struct Space {
     pub(crate) config: Config,
     pub(crate) next_event: u64,
-    pub(crate) outputs: VecDeque<Output>,
+    /// The call that is being handled, or whose step wasn't taken yet.
+    pub(crate) call: Option<(Time, Input)>,
+    pub(crate) outputs: Vec<Output>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) objects: Slab<Object>,
     pub(crate) names: BTreeMap<Arc<str>, Ix>,
@@ -115,7 +99,8 @@ impl Space {
         Space {
             config,
             next_event: first_event.max(1),
-            outputs: VecDeque::new(),
+            call: None,
+            outputs: Vec::new(),
             sessions: BTreeMap::new(),
             objects: Slab::new(),
             names: BTreeMap::new(),
@@ -137,6 +122,7 @@ impl Space {
         ack: u64,
         request: Request,
     ) {
+        self.call(now, Input::Request { session, id, ack, request: request.clone() });
         let Some(s) = self.sessions.get_mut(&session) else { return };
         s.acknowledge(ack);
         if request == Request::Ack {
@@ -212,6 +198,7 @@ impl Space {
 
     /// Does all that is due. Call it at the time of [`Space::poll_timeout`] or later.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.call(now, Input::Timeout);
         while let Some(reason) = self.deadlines.pop_due(now) {
             match reason {
                 Reason::Timeout { session, request } => {
@@ -220,16 +207,11 @@ impl Space {
                     self.expire(now, waiter);
                 }
                 Reason::Grace { session } => {
-                    self.handle_lost(now, session, Cause::Disconnected);
+                    self.lose(now, session, Cause::Disconnected);
                 }
                 Reason::Linger { slot } => self.remove(now, slot),
             }
         }
-    }
-
-    /// The next output, in order.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
     }
 
     /// When to call [`Space::handle_timeout`] next, and what for.
@@ -241,18 +223,18 @@ impl Space {
     pub(crate) fn emit(
         &mut self,
         at: Time,
-        kind: EventKind,
+        kind: RecordKind,
         object: Option<Ix>,
         party: Option<Party>,
     ) -> u64 {
         let number = self.next_event;
         self.next_event += 1;
         let object = object.map(|ix| self.label(ix));
-        self.outputs.push_back(Output::Event(Event { number, at, kind, object, party }));
+        self.outputs.push(Output::Record(Record { number, at, kind, object, party }));
         number
     }
 
-    pub(crate) fn emit_session(&mut self, now: Time, kind: EventKind, session: SessionId) {
+    pub(crate) fn emit_session(&mut self, now: Time, kind: RecordKind, session: SessionId) {
         let who = self.party(session, Owner(0));
         self.emit(now, kind, None, who);
     }

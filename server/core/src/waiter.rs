@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    ErrorKind, EventKind, Owner, RequestId, SessionId, Time,
+    ErrorKind, Owner, RecordKind, RequestId, SessionId, Time,
     deadline::Reason,
     list::{Ix, Linked, Links},
     space::Space,
@@ -111,8 +111,8 @@ impl Space {
         let Claim { session, request, owner, timeout } = claim;
         let deadline = timeout.map(|timeout| now + timeout);
         let kind = match wait {
-            Wait::Acquire { .. } => EventKind::Queued,
-            _ => EventKind::Waiting,
+            Wait::Acquire { .. } => RecordKind::Queued,
+            _ => RecordKind::Waiting,
         };
         let who = self.party(session, owner);
         let number = self.emit(now, kind, Some(ix), who);
@@ -168,7 +168,7 @@ impl Space {
 
     /// The waiter's time is up.
     pub(crate) fn expire(&mut self, now: Time, ix: Ix) {
-        self.announce(now, EventKind::TimedOut, ix);
+        self.announce(now, RecordKind::TimedOut, ix);
         match self.waiters[ix as usize].wait {
             Wait::Notify { .. } => self.end_wait(now, ix),
             Wait::Acquire { .. } | Wait::Event => {
@@ -189,7 +189,7 @@ impl Space {
         match self.waiters[ix as usize].wait {
             Wait::Reacquire { .. } => {}
             Wait::Notify { .. } => {
-                self.announce(now, EventKind::Cancelled, ix);
+                self.announce(now, RecordKind::Cancelled, ix);
                 self.end_wait(now, ix);
             }
             _ => self.give_up(now, ix),
@@ -198,7 +198,7 @@ impl Space {
 
     /// The client wants nothing any more.
     pub(crate) fn give_up(&mut self, now: Time, ix: Ix) {
-        self.announce(now, EventKind::Cancelled, ix);
+        self.announce(now, RecordKind::Cancelled, ix);
         self.exit(now, ix, Some(ErrorKind::Cancelled));
     }
 
@@ -233,7 +233,7 @@ impl Space {
         waiter
     }
 
-    fn announce(&mut self, now: Time, kind: EventKind, ix: Ix) {
+    fn announce(&mut self, now: Time, kind: RecordKind, ix: Ix) {
         let Waiter { session, owner, object, .. } = self.waiters[ix as usize];
         let who = self.party(session, owner);
         self.emit(now, kind, Some(object), who);

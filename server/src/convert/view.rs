@@ -1,7 +1,7 @@
 //! What inspection sees, from the core's views and events to `inspect.proto`.
 
 use syncd_core::{
-    Event, EventKind, ObjectDetail, ObjectView, SessionId, SessionView, Time, Token, WaiterView,
+    ObjectDetail, ObjectView, Record, RecordKind, SessionId, SessionView, Time, Token, WaiterView,
 };
 use syncd_proto::v1;
 
@@ -90,7 +90,7 @@ pub(crate) fn session(namespace: &str, view: &SessionView) -> v1::Session {
 }
 
 /// `time_us`: when it happened, by the wall clock.
-pub(crate) fn watch_event(event: &Event, time_us: u64) -> v1::WatchEvent {
+pub(crate) fn watch_event(event: &Record, time_us: u64) -> v1::WatchEvent {
     let mut wire = v1::WatchEvent {
         number: event.number,
         time_us,
@@ -102,14 +102,14 @@ pub(crate) fn watch_event(event: &Event, time_us: u64) -> v1::WatchEvent {
         ..Default::default()
     };
     match &event.kind {
-        EventKind::Granted { token: Token(token), .. }
-        | EventKind::Released { token: Some(Token(token)), .. } => wire.token = *token,
-        EventKind::Abandoned { token, cause: why } => {
+        RecordKind::Granted { token: Token(token), .. }
+        | RecordKind::Released { token: Some(Token(token)), .. } => wire.token = *token,
+        RecordKind::Abandoned { token, cause: why } => {
             wire.token = token.0;
             wire.set_cause(cause(*why));
         }
-        EventKind::SessionLost { cause: why } => wire.set_cause(cause(*why)),
-        EventKind::Deadlock { cycle } => wire.cycle = edges(cycle),
+        RecordKind::SessionLost { cause: why } => wire.set_cause(cause(*why)),
+        RecordKind::Deadlock { cycle } => wire.cycle = edges(cycle),
         _ => {}
     }
     wire

@@ -26,6 +26,7 @@ impl Solo {
         let mut space = Space::new(Config { limits, ..Config::default() }, 1);
         let process = Process { pid: 1, uid: 0, command: "bench".into() };
         let session = space.handle_open(Time(0), process).expect("room for one");
+        space.take_step();
         Solo { space, session, last: 0, granted: None }
     }
 
@@ -35,7 +36,8 @@ impl Solo {
         let (time, id) = (Time(self.last), RequestId(self.last));
         self.space.handle_request(time, self.session, id, self.last, request);
         let mut last = None;
-        while let Some(output) = self.space.poll_output() {
+        let outputs = self.space.take_step().map(|step| step.outputs);
+        for output in outputs.into_iter().flatten() {
             let Output::Send { message: Message { body: Body::Reply(_, reply), .. }, .. } = output
             else {
                 continue;

@@ -44,6 +44,7 @@ impl Player<'_> {
             }
         }
         self.open(place)?;
+        self.drain()?;
         for object in [lock, object] {
             let Some(here) = self.places.get(&place) else { continue };
             let has = here.objects.get(&object);

@@ -3,7 +3,7 @@
 //! others wait at the same locks.
 
 use fastrand::Rng;
-use syncd_core::{Answer, Class, Edge, ErrorKind, EventKind, Handle, Spec};
+use syncd_core::{Answer, Class, Edge, ErrorKind, Handle, RecordKind, Spec};
 
 use super::table::Table;
 
@@ -54,7 +54,7 @@ fn trial(rng: &mut Rng, closed: bool) -> Result<(), String> {
         }
         table.acquire(session, owner, circle[(i + 1) % length].2, rng.bool());
     }
-    if !table.events.iter().all(|event| !matches!(event.kind, EventKind::Deadlock { .. })) {
+    if !table.events.iter().all(|event| !matches!(event.kind, RecordKind::Deadlock { .. })) {
         return Err("reported before it was closed".into());
     }
     table.replies.clear();
@@ -79,7 +79,7 @@ fn trial(rng: &mut Rng, closed: bool) -> Result<(), String> {
         _ => None,
     });
     let reported = table.events.iter().rev().find_map(|event| match &event.kind {
-        EventKind::Deadlock { cycle } => Some(cycle.clone()),
+        RecordKind::Deadlock { cycle } => Some(cycle.clone()),
         _ => None,
     });
     if !closed {

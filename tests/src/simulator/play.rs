@@ -7,7 +7,7 @@ use std::{
 };
 
 use syncd_core::{
-    Body, Event, EventKind, Handle, Message, ObjectId, ObjectKey, Output, Process, SessionId,
+    Body, Handle, Message, ObjectId, ObjectKey, Output, Process, Record, RecordKind, SessionId,
     Space, Spec, Time, Token,
 };
 
@@ -203,24 +203,33 @@ impl<'a> Player<'a> {
         agree("resumed", core.as_ref().ok().map(|id| id.0), model.as_ref().ok().copied())?;
         if model.is_ok() {
             // What was missed comes again as it was, before anything else.
+            let outputs = self.space.take_step().map(|step| step.outputs);
+            let mut outputs = outputs.into_iter().flatten();
             for (seq, said, _) in self.model.sessions[session].sent.clone() {
-                let Some(Output::Send { session: whom, message }) = self.space.poll_output() else {
+                let Some(Output::Send { session: whom, message }) = outputs.next() else {
                     return Err(format!("{said:?} is not sent again"));
                 };
                 agree("resumed session", whom, self.sessions[session])?;
                 agree("message again", (message.seq, self.said(&message)?), (seq, said))?;
             }
+            return self.hear(outputs);
         }
         Ok(())
     }
 
     /// Every output of the core must be one that the model has.
     pub(super) fn drain(&mut self) -> Checked {
-        while let Some(output) = self.space.poll_output() {
+        let outputs = self.space.take_step().map(|step| step.outputs);
+        self.hear(outputs.into_iter().flatten())
+    }
+
+    fn hear(&mut self, outputs: impl Iterator<Item = Output>) -> Checked {
+        for output in outputs {
             self.outputs += 1;
             format!("{output:?}").hash(&mut self.trace);
             match output {
-                Output::Event(event) => self.event(&event)?,
+                Output::Record(event) => self.event(&event)?,
+                Output::Ready { .. } => {}
                 Output::Send { session, message } => {
                     let session = self.sessions.iter().position(|&id| id == session);
                     let session = session.ok_or("a message for nobody")?;
@@ -233,11 +242,11 @@ impl<'a> Player<'a> {
         self.model.unheard().map_or(Ok(()), Err)
     }
 
-    fn event(&mut self, event: &Event) -> Checked {
+    fn event(&mut self, event: &Record) -> Checked {
         agree("event's number", event.number, self.last_event + 1)?;
         self.last_event = event.number;
         match &event.kind {
-            EventKind::Granted { token, .. } if token.0 == event.number => {
+            RecordKind::Granted { token, .. } if token.0 == event.number => {
                 let label = event.object.as_ref().ok_or("a grant of nothing")?;
                 let object = self.oid(label.id)?;
                 let before = self.tickets.keys().filter(|t| t.object == object).count() as u64;
@@ -245,7 +254,7 @@ impl<'a> Player<'a> {
                 self.tokens.insert(*token, ticket);
                 self.tickets.insert(ticket, *token);
             }
-            EventKind::Created => {
+            RecordKind::Created => {
                 let label = event.object.as_ref().ok_or("nothing was created")?;
                 let key = "0-0-0".parse().expect("a key's form");
                 self.objects.push((label.id, key));

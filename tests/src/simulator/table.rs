@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use syncd_core::{
-    Acquire, Answer, Attachment, Body, Config, Create, Event, Handle, Output, Owner, Process,
+    Acquire, Answer, Attachment, Body, Config, Create, Handle, Output, Owner, Process, Record,
     Reply, Request, RequestId, SessionId, Space, Spec, Time,
 };
 
@@ -17,7 +17,7 @@ pub(super) struct Table {
     requests: Vec<u64>,
     /// Replies since the last look: whose, to which request.
     pub replies: Vec<(usize, u64, Reply)>,
-    pub events: Vec<Event>,
+    pub events: Vec<Record>,
 }
 
 impl Table {
@@ -34,6 +34,7 @@ impl Table {
         for pid in 0..sessions as u32 {
             let process = Process { pid, uid: 1, command: Arc::from("simulated") };
             table.sessions.push(table.space.handle_open(table.now, process).expect("room"));
+            table.drain();
         }
         table
     }
@@ -88,9 +89,11 @@ impl Table {
     }
 
     pub fn drain(&mut self) {
-        while let Some(output) = self.space.poll_output() {
+        let outputs = self.space.take_step().map(|step| step.outputs);
+        for output in outputs.into_iter().flatten() {
             match output {
-                Output::Event(event) => self.events.push(event),
+                Output::Record(event) => self.events.push(event),
+                Output::Ready { .. } => {}
                 Output::Send { session, message } => {
                     let s = self.sessions.iter().position(|&id| id == session).expect("of ours");
                     if let Body::Reply(id, reply) = message.body {

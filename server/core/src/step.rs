@@ -1,0 +1,81 @@
+//! A step: one call of a [`Space`], and all that came of it, as values that can be kept, stored
+//! and handed out later.
+
+use crate::{
+    Cause, Message, ObjectId, Process, Record, Request, RequestId, SessionId, Space, Time,
+};
+
+/// One call and what came of it. Steps of a namespace are handed out in the order of the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The time of the call.
+    pub at: Time,
+    /// The call.
+    pub input: Input,
+    /// What came of it, in order.
+    pub outputs: Vec<Output>,
+}
+
+/// One call of a [`Space`]: the method of the same name, and its arguments but the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Input {
+    Open(Process),
+    Disconnect(SessionId),
+    Resume { session: SessionId, received: u64 },
+    Lost { session: SessionId, cause: Cause },
+    Request { session: SessionId, id: RequestId, ack: u64, request: Request },
+    ForceRelease(ObjectId),
+    Timeout,
+}
+
+/// What comes out of a [`Space`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Tell a session. If it is disconnected, drop it: a resume brings it again.
+    Send {
+        /// Whom.
+        session: SessionId,
+        /// What.
+        message: Message,
+    },
+    /// Something happened.
+    Record(Record),
+    /// The session's request that took several steps is over: the next one may be handled. See
+    /// [`Space::is_working`].
+    Ready {
+        /// Whose.
+        session: SessionId,
+    },
+}
+
+impl Space {
+    /// Makes a call again that was made before, on this `Space` or another: the same calls at
+    /// the same times have the same outputs.
+    pub fn replay(&mut self, at: Time, input: Input) {
+        match input {
+            Input::Open(process) => drop(self.handle_open(at, process)),
+            Input::Disconnect(session) => self.handle_disconnect(at, session),
+            Input::Resume { session, received } => drop(self.handle_resume(at, session, received)),
+            Input::Lost { session, cause } => drop(self.handle_lost(at, session, cause)),
+            Input::Request { session, id, ack, request } => {
+                self.handle_request(at, session, id, ack, request);
+            }
+            Input::ForceRelease(object) => drop(self.handle_force_release(at, object)),
+            Input::Timeout => self.handle_timeout(at),
+        }
+    }
+
+    /// The call that was made, and what came of it; `None` if none was made since the last time.
+    /// To be taken after each call.
+    pub fn take_step(&mut self) -> Option<Step> {
+        let (at, input) = self.call.take()?;
+        Some(Step { at, input, outputs: std::mem::take(&mut self.outputs) })
+    }
+
+    /// Notes a call.
+    pub(crate) fn call(&mut self, at: Time, input: Input) {
+        debug_assert!(self.call.is_none(), "the step before hasn't been taken");
+        self.call = Some((at, input));
+    }
+}
