@@ -93,6 +93,9 @@ pub use object::{Attachable, ObjectOptions};
 pub use process::{Abandonment, Cause, DeadlockEdge, Holder, Process};
 pub use semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use semlock::Hold;
+/// The session's state machine, for tests that own the time and the links. Unstable.
+#[doc(hidden)]
+pub use session::protocol;
 pub use start::StartError;
 pub use syncd_proto::{self as proto, Endpoint};
 pub use token::{Token, TokenError};

@@ -5,6 +5,7 @@
 mod driver;
 mod link;
 mod outlet;
+pub mod protocol;
 mod relay;
 mod requests;
 mod seat;

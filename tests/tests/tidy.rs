@@ -157,3 +157,29 @@ fn no_file_knows_the_machine_that_it_was_written_on() {
     });
     assert_none("a machine's paths", found.map(|file| file.display().to_string()).collect());
 }
+
+#[test]
+fn the_clients_protocol_is_pure() {
+    let impure = [
+        "Waker",
+        "thread",
+        "async ",
+        "std::net",
+        "std::os",
+        "std::io",
+        "tokio",
+        "Instant::now",
+        "SystemTime",
+        "Future",
+        "h2::",
+    ];
+    let mut found = Vec::new();
+    for (file, text) in with_extension("rs") {
+        let path = file.display().to_string();
+        let pure = path.starts_with("client/src/session/protocol") && !path.contains("/tests");
+        let code = text.lines().filter(|line| pure && !line.trim_start().starts_with("//"));
+        let impure = code.filter(|line| impure.iter().any(|word| line.contains(word)));
+        found.extend(impure.map(|line| format!("{}: {line}", file.display())));
+    }
+    assert_none("in a state machine that has neither I/O, tasks nor a clock", found);
+}

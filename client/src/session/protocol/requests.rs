@@ -1,0 +1,339 @@
+//! Requests from the call that makes them to the reply: queued, acknowledging, answered, given
+//! up, undone. Never here: connections.
+
+use std::{hash::Hasher, time::Instant};
+
+use syncd_proto::v1::{
+    Ack, Attached, BarrierAction, Cancel, ClientMessage, Detach, Goodbye, Release, ServerMessage,
+    Woken, client_message::Request, server_message::Message,
+};
+
+use super::{Event, Failure, Pin, Protocol};
+use crate::error::SessionLost;
+
+/// Replies after which an acknowledgement is sent by itself.
+const ACK_EVERY: u64 = 1024;
+
+/// How far the acknowledgement stays behind a reply that is still to be collected, and might
+/// have to be undone.
+const ACK_LAG: u64 = 512;
+
+/// Requests not known to have arrived, above which a release asks for a reply, to learn of it.
+const QUIET_LIMIT: usize = 1024;
+
+/// Ids are consecutive, and nobody else's to choose: they need no real hashing.
+#[derive(Default)]
+pub(super) struct ById(u64);
+
+impl Hasher for ById {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an id is a u64");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The table takes its buckets by the low bits, its tags by the high ones.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What a grant needs to be undone when nobody wants it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// A lock, one of its levels, or a permit.
+    Grant {
+        /// Of the object.
+        handle: u32,
+        /// Who takes it.
+        owner: u64,
+        /// It is nobody's permit.
+        unowned: bool,
+    },
+    /// A condition's lock, at the depth that it had.
+    Lock {
+        /// Of the lock.
+        handle: u32,
+        /// Who waits.
+        owner: u64,
+    },
+    /// A party's place at a barrier, and its turn to run the action.
+    Party {
+        /// Of the barrier.
+        handle: u32,
+        /// Who waits.
+        owner: u64,
+    },
+    /// Nothing is granted: the wait alone ends.
+    Wait,
+}
+
+/// A request whose reply somebody waits for.
+pub(super) struct Waiting {
+    undo: Option<Undo>,
+    deadline: Option<Instant>,
+}
+
+/// What somebody is to collect.
+pub(super) struct Done {
+    /// Of the reply; none if its deadline came first.
+    seq: Option<u64>,
+    result: Result<Message, Failure>,
+    undo: Option<Undo>,
+}
+
+/// A request that nobody waits for any more, until it is answered.
+pub(super) struct Withdrawn {
+    undo: Undo,
+    /// The id of its Cancel, if there is one.
+    cancel: Option<u64>,
+}
+
+impl Protocol {
+    /// A number that no request has, for waits of other kinds.
+    pub fn draw_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Queues a request whose reply is wanted, and returns its id. `undo` is for one that waits,
+    /// and says of what it grants. At the deadline it is withdrawn and answered
+    /// [`Failure::Overdue`], if the daemon hasn't answered it until then.
+    pub fn handle_request(
+        &mut self,
+        request: Request,
+        undo: Option<Undo>,
+        deadline: Option<Instant>,
+    ) -> u64 {
+        let id = self.enqueue(request);
+        if self.lost().is_none() {
+            self.waiting.insert(id, Waiting { undo, deadline });
+            self.deadlines.extend(deadline.map(|at| (at, id)));
+        }
+        id
+    }
+
+    /// Queues a request whose reply nobody wants. A release of a hold that was taken away goes
+    /// nowhere.
+    pub fn handle_post(&mut self, request: Request) {
+        if let Request::Release(release) = &request
+            && self.forget_taken(release.token)
+        {
+            return;
+        }
+        self.enqueue_quiet(request);
+    }
+
+    /// Queues the session's end, and returns the request's id. What it holds is abandoned.
+    pub fn handle_close(&mut self) -> u64 {
+        match self.goodbye {
+            Some(id) => id,
+            None => {
+                let id = self.handle_request(Request::Goodbye(Goodbye {}), None, None);
+                *self.goodbye.insert(id)
+            }
+        }
+    }
+
+    /// The answer to a request, once.
+    pub fn poll_reply(&mut self, id: u64) -> Option<Result<Message, Failure>> {
+        match self.done.remove(&id) {
+            Some(done) => Some(done.result),
+            None => self.lost().cloned().map(|why| Err(Failure::Lost(why))),
+        }
+    }
+
+    /// Nobody wants the reply to a request any more: what it brings, or has brought, goes back.
+    pub fn handle_withdraw(&mut self, id: u64) {
+        match self.done.remove(&id) {
+            Some(Done { seq: Some(seq), result: Ok(message), undo }) => {
+                self.undo_done(id, seq, message, undo);
+            }
+            Some(_) => {}
+            None => {
+                if let Some(waiting) = self.stop_waiting(id) {
+                    self.cancel(id, waiting.undo);
+                }
+            }
+        }
+    }
+
+    /// The client's own clock is the one that ends a wait whose daemon is stopped or gone.
+    pub(super) fn expire(&mut self, id: u64) {
+        let Some(Waiting { undo, .. }) = self.stop_waiting(id) else { return };
+        match undo {
+            // The daemon's clock will break the barrier for all: without this party, it would
+            // go on.
+            Some(undo @ Undo::Party { .. }) => {
+                self.withdrawn.insert(id, Withdrawn { undo, cancel: None });
+            }
+            undo => self.cancel(id, undo),
+        }
+        self.done.insert(id, Done { seq: None, result: Err(Failure::Overdue), undo: None });
+        self.events.push_back(Event::Reply(id));
+    }
+
+    fn stop_waiting(&mut self, id: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&id)?;
+        if let Some(at) = waiting.deadline {
+            self.deadlines.remove(&(at, id));
+        }
+        Some(waiting)
+    }
+
+    /// A request that doesn't wait is answered, and what it did stays done.
+    fn cancel(&mut self, id: u64, undo: Option<Undo>) {
+        if let Some(undo) = undo {
+            let cancel = self.enqueue(Request::Cancel(Cancel { id, give_back: true }));
+            self.withdrawn.insert(id, Withdrawn { undo, cancel: Some(cancel) });
+        }
+    }
+
+    /// Undoes an answered request. If the daemon still keeps the answer, it does so by itself.
+    fn undo_done(&mut self, id: u64, seq: u64, message: Message, undo: Option<Undo>) {
+        let is_grant = matches!(message, Message::Granted(_) | Message::Woken(_));
+        if !is_grant || seq <= self.acked {
+            return self.undo(message, undo);
+        }
+        self.pin_and_cancel(id, seq);
+    }
+
+    fn pin_and_cancel(&mut self, id: u64, seq: u64) {
+        // Before the acknowledgement is computed that the Cancel itself carries.
+        self.pinned.push(Pin { until: self.last_id + 1, seq });
+        self.enqueue(Request::Cancel(Cancel { id, give_back: true }));
+    }
+
+    fn enqueue(&mut self, request: Request) -> u64 {
+        let id = self.draw_id();
+        if self.lost().is_none() {
+            self.acked = self.acknowledgement();
+            self.sent.push_back(ClientMessage { id, ack: self.acked, request: Some(request) });
+        }
+        id
+    }
+
+    /// Queues a request whose refusal alone would be answered.
+    fn enqueue_quiet(&mut self, mut request: Request) {
+        if self.sent.len() >= QUIET_LIMIT
+            && let Request::Release(release) = &mut request
+        {
+            release.quiet = false;
+        }
+        self.enqueue(request);
+    }
+
+    /// What may be acknowledged: not a grant that is to be undone, before that is known to have
+    /// happened; nor, for a while, one that is still to be collected and may have to be.
+    fn acknowledgement(&self) -> u64 {
+        let limit = self.pinned.iter().map(|pin| pin.seq - 1).min().unwrap_or(self.last_seq);
+        if self.done.is_empty() {
+            return limit.max(self.acked);
+        }
+        if self.last_seq - self.acked < ACK_LAG {
+            return self.acked;
+        }
+        let seqs = self.done.values().filter_map(|done| done.seq);
+        let oldest = seqs.min().map_or(self.last_seq, |seq| seq - 1).max(self.last_seq - ACK_LAG);
+        limit.min(oldest).max(self.acked)
+    }
+
+    /// All requests up to `id` have arrived.
+    pub(super) fn arrived(&mut self, id: u64) {
+        while self.sent.front().is_some_and(|sent| sent.id <= id) {
+            self.sent.pop_front();
+            self.transmitted = self.transmitted.saturating_sub(1);
+        }
+        self.pinned.retain(|pin| pin.until > id);
+    }
+
+    pub(super) fn dispatch(&mut self, message: ServerMessage) {
+        let ServerMessage { seq, id, message } = message;
+        self.last_seq = seq;
+        if id > 0 {
+            // Requests are handled in order, so an answer tells of all before it.
+            self.arrived(id);
+        }
+        match message {
+            None => {}
+            Some(Message::HoldLost(hold)) => drop(self.taken.insert(hold.token)),
+            // A daemon that merely leaves may come back.
+            Some(Message::SessionEnd(end)) if end.shutting_down => {}
+            Some(Message::SessionEnd(end)) => self.lose(SessionLost::by_daemon(&end)),
+            Some(message) => self.answer(id, seq, message),
+        }
+        if self.last_seq - self.acked >= ACK_EVERY && self.acknowledgement() > self.acked {
+            self.enqueue(Request::Acknowledge(Ack {}));
+        }
+    }
+
+    fn answer(&mut self, id: u64, seq: u64, message: Message) {
+        if let Some(Waiting { undo, .. }) = self.stop_waiting(id) {
+            let is_over = self.goodbye == Some(id);
+            self.done.insert(id, Done { seq: Some(seq), result: Ok(message), undo });
+            self.events.push_back(Event::Reply(id));
+            if is_over {
+                self.lose(SessionLost::closed());
+            }
+            return;
+        }
+        let withdrawn = self.withdrawn.remove(&id);
+        let is_grant = matches!(message, Message::Granted(_) | Message::Woken(_));
+        match withdrawn {
+            // The Cancel undoes it, when it gets there.
+            Some(Withdrawn { cancel: Some(cancel), .. }) if is_grant => {
+                if self.sent.front().is_some_and(|sent| sent.id <= cancel) {
+                    self.pinned.push(Pin { until: cancel, seq });
+                }
+            }
+            withdrawn => self.undo(message, withdrawn.map(|withdrawn| withdrawn.undo)),
+        }
+    }
+
+    /// Gives back what an unwanted reply has brought.
+    fn undo(&mut self, message: Message, undo: Option<Undo>) {
+        match (message, undo) {
+            (Message::Attached(Attached { handle, .. }), _) => {
+                self.enqueue(Request::Detach(Detach { handle, quiet: true }));
+            }
+            (Message::BarrierPassed(passed), Some(Undo::Party { handle, owner }))
+                if passed.run_action =>
+            {
+                let failed = BarrierAction { handle, owner, ok: false };
+                self.enqueue(Request::BarrierAction(failed));
+            }
+            (Message::Granted(grant), Some(Undo::Grant { handle, owner, unowned })) => {
+                // No hold has the token of a permit that is nobody's.
+                let token = if unowned { 0 } else { grant.token };
+                let release = Release { handle, owner, token, quiet: true };
+                self.enqueue_quiet(Request::Release(release));
+            }
+            (
+                Message::Woken(Woken { granted: Some(grant), .. }),
+                Some(Undo::Lock { handle, owner }),
+            ) => {
+                let release = Release { handle, owner, token: grant.token, quiet: true };
+                (0..grant.depth).for_each(|_| self.enqueue_quiet(Request::Release(release)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the hold was taken away; says so once.
+    fn forget_taken(&mut self, token: u64) -> bool {
+        !self.taken.is_empty() && self.taken.remove(&token)
+    }
+
+    /// Releases of permits that are nobody's, which nobody waits for, and of which it isn't known
+    /// that they have arrived. The loss of the session is the loss of these alone: an owned hold
+    /// ends with it in any case.
+    pub(super) fn unowned_releases(&self) -> u32 {
+        let lost = self.sent.iter().filter(|message| {
+            matches!(&message.request, Some(Request::Release(release)) if release.token == 0)
+                && !self.waiting.contains_key(&message.id)
+        });
+        u32::try_from(lost.count()).unwrap_or(u32::MAX)
+    }
+}
