@@ -369,7 +369,9 @@ impl Shared {
         if !may_start || !matches!(error, ConnectError::NoDaemon { .. }) {
             return Err(error);
         }
-        start::ensure(&self.endpoint, self.config.daemon.as_ref()).await?;
+        // Less than the caller's, so that its reason is heard.
+        let patience = self.config.connect_timeout * 9 / 10;
+        start::ensure(&self.endpoint, self.config.daemon.as_ref(), patience).await?;
         attempt().await.map_err(|error| ConnectError::of(&self.endpoint, error))
     }
 

@@ -7,6 +7,7 @@ use std::{
     ops::{Deref, DerefMut},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,9 @@ use tonic::{
 };
 
 use crate::{ConnectError, error::is_absent, start};
+
+/// How long a daemon may take to come up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection for inspection and administration. It takes no part in locking: see
 /// `syncd/v1/inspect.proto` for its calls, which it has by dereferencing.
@@ -40,7 +44,7 @@ impl Inspector {
         };
         match socket::connect(endpoint).await {
             Err(error) if is_absent(&error) && auto_start && start::is_allowed() => {
-                start::ensure(endpoint, None).await?;
+                start::ensure(endpoint, None, PATIENCE).await?;
             }
             Err(source) if is_absent(&source) => {
                 return Err(ConnectError::NoDaemon { endpoint: endpoint.clone(), source });

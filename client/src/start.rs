@@ -1,26 +1,40 @@
-//! Finding the daemon, and starting one if there is none: lock, probe, spawn, await readiness.
-//! Never here: what is said to it once it listens.
+//! Starting a daemon where there is none: probe, lock, spawn, await readiness, each a step that
+//! doesn't wait, so that threads and tasks can both wait between them and be interrupted. Never
+//! here: what is said to the daemon once it listens.
+
+mod command;
+mod ground;
+#[cfg(unix)]
+mod detach;
+#[cfg(windows)]
+#[path = "start/detach_windows.rs"]
+mod detach;
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
-    fs::{File, OpenOptions},
+    ffi::OsString,
+    fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use syncd_proto::{Endpoint, socket};
-use tokio::time::sleep;
 
 use crate::error::is_absent;
-
-/// How long a daemon that was started for a client stays with nothing to do.
-const IDLE_EXIT: &str = "300s";
+use command::{Plan, plans};
+use detach::{Detached, Said};
 
 /// After a daemon that was started has exited, somebody else's may still come up.
 const RIVAL: Duration = Duration::from_millis(500);
+
+/// Whoever has the start lock for longer is stopped, or is a fork of who had it: the daemon's own
+/// lock decides in the end, so to go on without this one does no harm.
+const START_LOCK: Duration = Duration::from_secs(2);
+
+/// How long a daemon that is to get a systemd scope of its own may take before it is started
+/// without one.
+const SCOPE: Duration = Duration::from_secs(2);
 
 /// A daemon was to be started, and isn't there.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +49,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// Its directory, lock file or log can't be made.
-    #[error("can't prepare {path:?} for a daemon: {source}")]
+    #[error("can't prepare {path:?} for a daemon: {source} (SYNCD_SOCKET names another place)")]
     Prepare {
         /// What was to be made or opened.
         path: PathBuf,
@@ -52,6 +66,26 @@ pub enum StartError {
         /// The last lines of it.
         words: String,
     },
+    /// It is not for this process to start one there.
+    #[error("no daemon listens at {endpoint}, and none is started there: {reason}")]
+    NotOurs {
+        /// Where it was looked for.
+        endpoint: Endpoint,
+        /// Whose place it is, and what to do.
+        reason: String,
+    },
+    /// It didn't listen in time.
+    #[error("no daemon came up at {endpoint} within {after:?}: {state} (its log is {log:?})")]
+    TimedOut {
+        /// Where it was to listen.
+        endpoint: Endpoint,
+        /// How long that was.
+        after: Duration,
+        /// What was waited for.
+        state: &'static str,
+        /// Where its standard error goes.
+        log: PathBuf,
+    },
 }
 
 /// The command that starts a daemon, without the arguments that say where it listens.
@@ -67,142 +101,208 @@ pub(crate) fn is_allowed() -> bool {
 }
 
 /// Returns when a daemon listens at `endpoint`, having started it unless somebody else did.
-/// For ever, if neither comes up nor exits: the caller bounds it.
-pub(crate) async fn ensure(endpoint: &Endpoint, daemon: Option<&Daemon>) -> Result<(), StartError> {
-    let prepare = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StartError::Prepare { path, source }
-    };
-    let directory = endpoint.directory();
-    endpoint.prepare_directory().map_err(prepare(&directory))?;
-    let beside = |suffix: &str| {
-        let name = endpoint.as_path().file_name().unwrap_or(OsStr::new("syncd"));
-        directory.join(format!("{}{suffix}", name.to_string_lossy()))
-    };
-    let lock_path = beside(".start");
-    let lock = OpenOptions::new().create(true).append(true).open(&lock_path);
-    let lock = lock.map_err(prepare(&lock_path))?;
-    while let Err(error) = lock.try_lock() {
-        if let std::fs::TryLockError::Error(source) = error {
-            return Err(prepare(&lock_path)(source));
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
-    if !is_nobody_there(endpoint).await {
-        return Ok(());
-    }
-    let log_path = beside(".log");
-    let log = OpenOptions::new().create(true).append(true).open(&log_path);
-    let mut log = log.map_err(prepare(&log_path))?;
-    let log_start = log.seek(SeekFrom::End(0)).unwrap_or(0);
-    let mut command = command(endpoint, daemon);
-    command.stdin(Stdio::null()).stderr(log);
-    let program = PathBuf::from(command.get_program());
-    let mut child = spawn_detached(command)
-        .map_err(|source| StartError::Spawn { program: program.clone(), source })?;
-
-    let mut pause = Duration::from_millis(1);
-    let mut gone_for = Duration::ZERO;
-    while is_nobody_there(endpoint).await {
-        if child.has_exited() {
-            if gone_for >= RIVAL {
-                let words = last_words(&log_path, log_start);
-                return Err(StartError::Exited { program, log: log_path, words });
-            }
-            gone_for += pause;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
+///
+/// # Cancel safety
+/// Safe: a daemon that was started comes up all the same.
+pub(crate) async fn ensure(
+    endpoint: &Endpoint,
+    daemon: Option<&Daemon>,
+    patience: Duration,
+) -> Result<(), StartError> {
+    let mut start = Start::new(endpoint, daemon, patience)?;
+    while let Step::Wait(pause) = start.step()? {
+        tokio::time::sleep(pause).await;
     }
     Ok(())
 }
 
-async fn is_nobody_there(endpoint: &Endpoint) -> bool {
-    socket::connect(endpoint).await.is_err_and(|error| is_absent(&error))
+/// What is to be done after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A daemon listens.
+    Up,
+    /// The next step, after so long: it may be taken sooner, or never.
+    Wait(Duration),
 }
 
-/// The client's choice, `$SYNCD_DAEMON`, a `syncd` beside this program, or one on the path.
-fn command(endpoint: &Endpoint, daemon: Option<&Daemon>) -> Command {
-    let mut command = match daemon {
-        Some(Daemon { program, args }) => {
-            let mut command = Command::new(program);
-            command.args(args);
-            command
-        }
-        None => Command::new(
-            env::var_os("SYNCD_DAEMON")
-                .filter(|program| !program.is_empty())
-                .or_else(|| {
-                    let name = format!("syncd{}", env::consts::EXE_SUFFIX);
-                    let beside = env::current_exe().ok()?.with_file_name(name);
-                    beside.is_file().then(|| beside.into_os_string())
-                })
-                .unwrap_or_else(|| "syncd".into()),
-        ),
-    };
-    command.arg("--socket").arg(endpoint.as_path()).args(["--idle-exit", IDLE_EXIT]);
-    command
+/// One attempt to have a daemon listen, made of [steps](Self::step).
+pub(crate) struct Start {
+    endpoint: Endpoint,
+    begun: Instant,
+    patience: Duration,
+    plans: std::vec::IntoIter<Plan>,
+    plan: Plan,
+    log_path: PathBuf,
+    lock: StartLock,
+    phase: Phase,
+    pause: Duration,
 }
 
-/// A daemon in its own session, and nobody's child, so that nobody need reap it. Its standard
-/// output is a pipe, at whose end one sees it exit.
-#[cfg(unix)]
-struct Detached(std::process::ChildStdout);
+enum Phase {
+    /// Somebody else may be about to start one.
+    Locking,
+    Spawning,
+    Rising { child: Detached, since: Instant, log_start: u64 },
+    /// Another daemon has the place, and doesn't listen yet, or no longer.
+    Yielding { since: Instant },
+    /// It exited, for a reason of its own.
+    Exited { since: Instant, log_start: u64 },
+}
 
-#[cfg(unix)]
-fn spawn_detached(mut command: Command) -> io::Result<Detached> {
-    use std::os::unix::process::CommandExt as _;
-
-    command.stdout(Stdio::piped());
-    // SAFETY: only calls that are allowed between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::setsid();
-            match libc::fork() {
-                -1 => Err(io::Error::last_os_error()),
-                0 => Ok(()),
-                _ => libc::_exit(0),
-            }
-        });
+impl Start {
+    /// Prepares the place.
+    pub(crate) fn new(
+        endpoint: &Endpoint,
+        daemon: Option<&Daemon>,
+        patience: Duration,
+    ) -> Result<Self, StartError> {
+        ground::check(endpoint)?;
+        let directory = endpoint.directory();
+        let prepared = endpoint.prepare_directory();
+        prepared.map_err(|source| StartError::Prepare { path: directory.clone(), source })?;
+        let beside = |suffix: &str| {
+            let name = endpoint.as_path().file_name().unwrap_or("syncd".as_ref());
+            directory.join(format!("{}{suffix}", name.to_string_lossy()))
+        };
+        let lock = StartLock::open(beside(".start"))?;
+        let log_path = beside(".log");
+        let mut plans = plans(endpoint, daemon, &log_path).into_iter();
+        let plan = plans.next().expect("there is always a plain one");
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            begun: Instant::now(),
+            patience,
+            plans,
+            plan,
+            log_path,
+            lock,
+            phase: Phase::Locking,
+            pause: Duration::from_millis(1),
+        })
     }
-    let mut between = command.spawn()?;
-    between.wait()?;
-    let stdout = between.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    rustix::io::ioctl_fionbio(&stdout, true)?;
-    Ok(Detached(stdout))
-}
 
-#[cfg(unix)]
-impl Detached {
-    fn has_exited(&mut self) -> bool {
+    /// Goes on as far as is possible without waiting.
+    pub(crate) fn step(&mut self) -> Result<Step, StartError> {
         loop {
-            match self.0.read(&mut [0; 256]) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+            if !self.is_nobody_there() {
+                return Ok(Step::Up);
             }
+            if self.begun.elapsed() >= self.patience {
+                return Err(self.timed_out());
+            }
+            if let Some(next) = self.advance()? {
+                self.phase = next;
+                continue;
+            }
+            let pause = self.pause;
+            self.pause = (pause * 2).min(Duration::from_millis(50));
+            return Ok(Step::Wait(pause));
         }
+    }
+
+    fn is_nobody_there(&self) -> bool {
+        socket::probe(&self.endpoint).is_err_and(|error| is_absent(&error))
+    }
+
+    /// The phase that comes next, if it has come.
+    fn advance(&mut self) -> Result<Option<Phase>, StartError> {
+        Ok(match &mut self.phase {
+            Phase::Locking => {
+                let is_ours = self.lock.try_lock()? || self.begun.elapsed() >= START_LOCK;
+                // Who had it before may have started one: looked for once more.
+                is_ours.then_some(Phase::Spawning)
+            }
+            Phase::Spawning => Some(self.spawn()?),
+            Phase::Rising { child, since, log_start } => {
+                let (since, log_start) = (*since, *log_start);
+                match child.said() {
+                    Said::Nothing if self.plan.is_scoped && since.elapsed() >= SCOPE => {
+                        self.next_plan()
+                    }
+                    Said::Nothing => None,
+                    Said::Busy => Some(Phase::Yielding { since: Instant::now() }),
+                    Said::Exited if self.plan.is_scoped => self.next_plan(),
+                    Said::Exited => Some(Phase::Exited { since: Instant::now(), log_start }),
+                }
+            }
+            Phase::Yielding { since } => {
+                (since.elapsed() >= Duration::from_millis(50)).then_some(Phase::Spawning)
+            }
+            Phase::Exited { since, log_start } if since.elapsed() >= RIVAL => {
+                return Err(StartError::Exited {
+                    program: self.plan.program.clone(),
+                    log: self.log_path.clone(),
+                    words: last_words(&self.log_path, *log_start),
+                });
+            }
+            Phase::Exited { .. } => None,
+        })
+    }
+
+    fn next_plan(&mut self) -> Option<Phase> {
+        self.plan = self.plans.next()?;
+        Some(Phase::Spawning)
+    }
+
+    fn spawn(&mut self) -> Result<Phase, StartError> {
+        let path = &self.log_path;
+        let prepare = |source| StartError::Prepare { path: path.clone(), source };
+        let mut log = ground::open_own(path).map_err(prepare)?;
+        let log_start = log.seek(SeekFrom::End(0)).unwrap_or(0);
+        match detach::spawn(&self.plan, &log) {
+            Ok(child) => Ok(Phase::Rising { child, since: Instant::now(), log_start }),
+            Err(source) => match self.next_plan() {
+                Some(next) => Ok(next),
+                None => Err(StartError::Spawn { program: self.plan.program.clone(), source }),
+            },
+        }
+    }
+
+    fn timed_out(&self) -> StartError {
+        let state = match self.phase {
+            Phase::Locking => "another process is about to start one",
+            Phase::Yielding { .. } => "another daemon has its lock file, and is on its way out",
+            _ => "it was started, and doesn't listen",
+        };
+        let (endpoint, log) = (self.endpoint.clone(), self.log_path.clone());
+        StartError::TimedOut { endpoint, after: self.patience, state, log }
     }
 }
 
-#[cfg(windows)]
-struct Detached(std::process::Child);
-
-#[cfg(windows)]
-fn spawn_detached(mut command: Command) -> io::Result<Detached> {
-    use std::os::windows::process::CommandExt as _;
-
-    const DETACHED_PROCESS: u32 = 0x8;
-    const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
-    command.stdout(Stdio::null()).creation_flags(DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP);
-    command.spawn().map(Detached)
+/// Held by who starts a daemon, so that a crowd of clients starts one.
+struct StartLock {
+    path: PathBuf,
+    file: File,
+    is_ours: bool,
 }
 
-#[cfg(windows)]
-impl Detached {
-    fn has_exited(&mut self) -> bool {
-        self.0.try_wait().is_ok_and(|status| status.is_some())
+impl StartLock {
+    fn open(path: PathBuf) -> Result<Self, StartError> {
+        match ground::open_own(&path) {
+            Ok(file) => Ok(Self { path, file, is_ours: false }),
+            Err(source) => Err(StartError::Prepare { path, source }),
+        }
+    }
+
+    fn try_lock(&mut self) -> Result<bool, StartError> {
+        use std::fs::TryLockError;
+        match self.file.try_lock() {
+            Ok(()) => self.is_ours = true,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => {
+                return Err(StartError::Prepare { path: self.path.clone(), source });
+            }
+        }
+        Ok(self.is_ours)
+    }
+}
+
+impl Drop for StartLock {
+    fn drop(&mut self) {
+        // To close it isn't enough: a process forked meanwhile has the same open file.
+        if self.is_ours {
+            let _ = self.file.unlock();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use syncd_proto::Endpoint;
 /// ```
 /// use syncd_client::Token;
 ///
-/// let text = "syncd:jobs:4d2c1f:/run/user/1000/syncd/syncd.sock";
+/// let text = "syncd:jobs:4d2c1f:/tmp/syncd-1000/syncd.sock";
 /// let token: Token = text.parse()?;
 /// assert_eq!(token.namespace(), "jobs");
 /// assert_eq!(token.to_string(), text);

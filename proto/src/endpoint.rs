@@ -3,6 +3,9 @@
 
 use std::{env, fmt, fs, io, path::Path, str::FromStr};
 
+#[cfg(unix)]
+mod place;
+
 /// The address of a daemon on this machine: the absolute path of a Unix socket, or on Windows
 /// of a named pipe (`\\.\pipe\name`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,8 +47,7 @@ const MAX_PATH: usize =
 const MAX_PATH: usize = 256;
 
 impl Endpoint {
-    /// `$SYNCD_SOCKET` if it is set, else the user's own: `$XDG_RUNTIME_DIR/syncd/syncd.sock`,
-    /// else `<tmp>/syncd-<uid>/syncd.sock`; on Windows `\\.\pipe\syncd-<user>`.
+    /// `$SYNCD_SOCKET` if it is set, else [the user's own](Self::of_user).
     ///
     /// # Errors
     /// If `$SYNCD_SOCKET` is no usable path.
@@ -55,24 +57,35 @@ impl Endpoint {
                 Ok(path) => path.parse(),
                 Err(path) => Err(EndpointError::Malformed(path.to_string_lossy().into_owned())),
             },
-            None => Self::default_of_user().parse(),
+            None => Ok(Self::of_user()),
         }
     }
 
-    #[cfg(unix)]
-    fn default_of_user() -> String {
-        match env::var("XDG_RUNTIME_DIR") {
-            Ok(dir) if dir.starts_with('/') => format!("{dir}/syncd/syncd.sock"),
-            _ => {
-                let uid = rustix::process::geteuid().as_raw();
-                format!("{}/syncd-{uid}/syncd.sock", env::temp_dir().display())
-            }
-        }
+    /// The place where all processes of a user meet unless they are told otherwise. It depends
+    /// on the user id alone: `/tmp/syncd-<uid>/syncd.sock`, for root on Linux
+    /// `/run/syncd-0/syncd.sock`, on macOS below `/private/tmp`, in Termux below its own `tmp`;
+    /// on Windows `\\.\pipe\syncd-<user>`.
+    pub fn of_user() -> Self {
+        #[cfg(unix)]
+        let path = place::default_socket(effective_user()).display().to_string();
+        #[cfg(windows)]
+        let path = format!(r"\\.\pipe\syncd-{}", env::var("USERNAME").unwrap_or_default());
+        Self(path)
     }
 
-    #[cfg(windows)]
-    fn default_of_user() -> String {
-        format!(r"\\.\pipe\syncd-{}", env::var("USERNAME").unwrap_or_default())
+    /// Whether this is [the user's own](Self::of_user), however it was spelt.
+    pub fn is_of_user(&self) -> bool {
+        self.as_path() == Self::of_user().as_path()
+    }
+
+    /// Whether only this process and its like can see what is at this path, and the user's other
+    /// processes something else: in a systemd unit with `PrivateTmp=`. (Other ways to have a
+    /// `/tmp` of one's own, such as a container's, can't be told.)
+    pub fn is_hidden(&self) -> bool {
+        #[cfg(unix)]
+        return place::is_hidden(self.as_path());
+        #[cfg(windows)]
+        false
     }
 
     /// The socket's path or the pipe's name.
@@ -97,47 +110,40 @@ impl Endpoint {
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(self.directory())?;
-        self.verify_directory()
+        // Of the user's own place, the directory around it is the system's or there is none.
+        match builder.recursive(!self.is_of_user()).create(self.directory()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.verify_directory(),
+        }
     }
 
-    /// Verifies that the directory of the user's default endpoint is the user's alone: no
-    /// symbolic link, owned by this user, mode 0700. A path that somebody chose is taken at
-    /// their word; there, [`connect`](crate::socket::connect) still checks who answers.
+    /// Verifies that the directory of the user's own endpoint is the user's alone: no symbolic
+    /// link, owned by this user, mode 0700, and in a directory where nobody but root and the user
+    /// could have put it. A path that somebody chose is taken at their word; there,
+    /// [`connect`](crate::socket::connect) still checks who answers.
     ///
     /// # Errors
     /// `NotFound` if there is no such directory, `PermissionDenied` with the reason in words if
     /// it is somebody else's or open to others.
     pub fn verify_directory(&self) -> io::Result<()> {
         #[cfg(unix)]
-        if self.0 == Self::default_of_user() {
-            return verify_private(&self.directory());
+        if self.is_of_user() {
+            return place::verify_private(&self.directory(), effective_user());
         }
         Ok(())
+    }
+
+    /// The user whom to trust with this endpoint beside oneself and root: the owner of the
+    /// socket's directory, if no fourth could have put that there.
+    #[cfg(unix)]
+    pub(crate) fn keeper(&self) -> io::Result<u32> {
+        place::owner(&self.directory(), effective_user())
     }
 }
 
 #[cfg(unix)]
-fn verify_private(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let found = fs::symlink_metadata(dir)?;
-    let fault = if !found.is_dir() {
-        "is not a directory"
-    } else if found.uid() != rustix::process::geteuid().as_raw() {
-        "belongs to another user"
-    } else if found.mode() & 0o077 != 0 {
-        "is open to other users (chmod 700 it)"
-    } else {
-        return Ok(());
-    };
-    Err(io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!(
-            "{} {fault}: set SYNCD_SOCKET to a socket elsewhere, or put it right",
-            dir.display()
-        ),
-    ))
+fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 impl FromStr for Endpoint {
@@ -174,8 +180,6 @@ impl fmt::Display for Endpoint {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-
     use super::*;
 
     #[test]
@@ -200,19 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_open_to_others_or_reached_by_a_link_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let set = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
-        set(0o755);
-        let refused = verify_private(dir.path()).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-        set(0o700);
-        verify_private(dir.path()).unwrap();
-
-        let link = dir.path().join("link");
-        symlink(dir.path(), &link).unwrap();
-        assert!(verify_private(&link).is_err());
-        let absent = verify_private(&dir.path().join("absent")).unwrap_err();
-        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    fn no_spelling_of_the_users_own_place_escapes_its_check() {
+        let own = Endpoint::of_user();
+        let (dir, name) = (own.directory(), own.as_path().file_name().unwrap().to_owned());
+        for spelling in ["", "/", "//", "/./"] {
+            let text = format!("{}{spelling}/{}", dir.display(), name.to_string_lossy());
+            assert!(text.parse::<Endpoint>().unwrap().is_of_user(), "{text}");
+        }
+        assert!(!"/tmp/other/syncd.sock".parse::<Endpoint>().unwrap().is_of_user());
     }
 }

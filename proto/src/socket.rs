@@ -73,6 +73,25 @@ pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether somebody listens at `endpoint`, be it with a full queue. Nothing is said, and nothing
+/// waited for.
+///
+/// # Errors
+/// As [`connect`], but for who it is.
+pub fn probe(endpoint: &Endpoint) -> io::Result<()> {
+    #[cfg(unix)]
+    return unix::probe(endpoint.as_path());
+    #[cfg(windows)]
+    {
+        // ERROR_PIPE_BUSY: all of its instances have a client.
+        const BUSY: Option<i32> = Some(231);
+        match std::fs::File::open(endpoint.as_path()) {
+            Err(error) if error.raw_os_error() != BUSY => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Accepts connections at an [`Endpoint`]. The socket file goes when this is dropped.
 #[derive(Debug)]
 pub struct Listener(local::Listener);

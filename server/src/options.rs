@@ -1,7 +1,10 @@
 //! Flags and their twins in the environment, the log, signals and exit codes: what a daemon has
 //! from being a program. Never here: serving.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use syncd_proto::Endpoint;
@@ -13,8 +16,8 @@ use crate::{Config, Limits, ServeError, Server};
 /// The daemon's flags. Each has a twin in the environment; a flag wins.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Listen here. Default: $XDG_RUNTIME_DIR/syncd/syncd.sock, or one in a private directory
-    /// in /tmp.
+    /// Listen here. Default: the place where the user's clients look, whatever their environment:
+    /// /tmp/syncd-<uid>/syncd.sock, and /run/syncd-0/syncd.sock for root.
     #[arg(long, env = "SYNCD_SOCKET", value_name = "PATH")]
     socket: Option<Endpoint>,
 
@@ -166,10 +169,20 @@ pub fn run(options: Options) -> u8 {
         Err(failure) => {
             error!("{failure}");
             match failure {
-                ServeError::AlreadyRunning { .. } => ALREADY_RUNNING,
+                ServeError::AlreadyRunning { .. } => {
+                    tell_starter("busy");
+                    ALREADY_RUNNING
+                }
                 _ => FAILURE,
             }
         }
+    }
+}
+
+/// Tells the client that started this process, and reads its standard output, if one did.
+fn tell_starter(word: &str) {
+    if std::env::var_os("SYNCD_AUTO_STARTED").is_some() {
+        let _ = writeln!(std::io::stdout(), "{word}");
     }
 }
 

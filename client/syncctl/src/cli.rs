@@ -30,8 +30,8 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The daemon's socket [default: $SYNCD_SOCKET, else $XDG_RUNTIME_DIR/syncd/syncd.sock, else
-    /// <tmp>/syncd-<uid>/syncd.sock]
+    /// The daemon's socket [default: $SYNCD_SOCKET, else the user's own, as in
+    /// /tmp/syncd-1000/syncd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<Endpoint>,
     /// The namespace [default: the user's own]

@@ -2,13 +2,14 @@
 //! here: anything a named pipe has too.
 
 use std::{
-    fs, io,
+    io,
     io::IoSlice,
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::MetadataExt as _, net::UnixStream},
+        unix::net::UnixStream,
     },
+    path::Path,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -169,13 +170,24 @@ pub(super) fn is_connected(stream: &local::Stream) -> bool {
     rustix::net::getpeername(stream).is_ok()
 }
 
+pub(super) fn probe(path: &Path) -> io::Result<()> {
+    let socket = net::socket(net::AddressFamily::UNIX, net::SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    match net::connect(&socket, &net::SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whoever owns the directory decides what listens in it, so naming a socket there is trusting
-/// its owner; a stranger's socket in a directory such as /tmp is refused.
+/// its owner, if no third user could have put it there; a stranger's socket in a directory such
+/// as /tmp is refused.
 pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let trusted = match server.uid {
         Some(uid) if uid == ours || uid == 0 => true,
-        Some(uid) => fs::metadata(endpoint.directory()).is_ok_and(|dir| dir.uid() == uid),
+        Some(uid) => !endpoint.is_of_user() && endpoint.keeper().is_ok_and(|keeper| keeper == uid),
         None => false,
     };
     if trusted {
