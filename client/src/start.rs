@@ -3,12 +3,12 @@
 //! here: what is said to the daemon once it listens.
 
 mod command;
-mod ground;
 #[cfg(unix)]
 mod detach;
 #[cfg(windows)]
 #[path = "start/detach_windows.rs"]
 mod detach;
+mod ground;
 
 use std::{
     env,
@@ -142,11 +142,20 @@ enum Phase {
     /// Somebody else may be about to start one.
     Locking,
     Spawning,
-    Rising { child: Detached, since: Instant, log_start: u64 },
+    Rising {
+        child: Detached,
+        since: Instant,
+        log_start: u64,
+    },
     /// Another daemon has the place, and doesn't listen yet, or no longer.
-    Yielding { since: Instant },
+    Yielding {
+        since: Instant,
+    },
     /// It exited, for a reason of its own.
-    Exited { since: Instant, log_start: u64 },
+    Exited {
+        since: Instant,
+        log_start: u64,
+    },
 }
 
 impl Start {
@@ -320,5 +329,55 @@ fn last_words(log: &Path, start: u64) -> String {
     match lines.split_at(lines.len().saturating_sub(LINES)) {
         (_, []) => "(none)".to_owned(),
         (_, last) => last.join("\n"),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn endpoint(dir: &tempfile::TempDir) -> Endpoint {
+        dir.path().join("s.sock").to_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_start_lock_is_free_again_though_a_forked_process_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("start");
+        let mut lock = StartLock::open(path.clone()).unwrap();
+        assert!(lock.try_lock().unwrap());
+        // What a fork makes: another descriptor of the same open file.
+        let _inherited = lock.file.try_clone().unwrap();
+        let mut other = StartLock::open(path).unwrap();
+        assert!(!other.try_lock().unwrap());
+        drop(lock);
+        assert!(other.try_lock().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_a_daemon_that_never_listens_ends_and_says_what_was_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["-c", "exec sleep 2"].map(OsString::from).to_vec();
+        let daemon = Daemon { program: "sh".into(), args };
+        let patience = Duration::from_millis(100);
+        let error = ensure(&endpoint(&dir), Some(&daemon), patience).await.unwrap_err();
+        assert!(matches!(error, StartError::TimedOut { .. }), "{error}");
+        assert!(error.to_string().contains("doesn't listen"), "{error}");
+    }
+
+    #[test]
+    fn no_step_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["-c", "exec sleep 2"].map(OsString::from).to_vec();
+        let daemon = Daemon { program: "sh".into(), args };
+        let mut start = Start::new(&endpoint(&dir), Some(&daemon), Duration::MAX).unwrap();
+        assert!(matches!(start.step().unwrap(), Step::Wait(_)));
+        assert!(matches!(start.phase, Phase::Rising { .. }));
+        assert!(matches!(start.step().unwrap(), Step::Wait(_)));
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join("s.sock")).unwrap());
+        assert!(matches!(start.step().unwrap(), Step::Wait(_)), "a stale socket");
+        std::fs::remove_file(dir.path().join("s.sock")).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("s.sock")).unwrap();
+        assert_eq!(start.step().unwrap(), Step::Up);
     }
 }

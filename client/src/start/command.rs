@@ -68,7 +68,8 @@ fn find(program: &OsStr) -> PathBuf {
         return std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     }
     let on_path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&on_path).map(|dir| dir.join(program)).find(|file| is_program(file));
+    let found =
+        env::split_paths(&on_path).map(|dir| dir.join(program)).find(|file| is_program(file));
     match found.map(std::path::absolute) {
         Some(Ok(found)) => found,
         _ => path.to_owned(),

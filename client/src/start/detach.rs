@@ -151,9 +151,7 @@ unsafe fn be_daemon(image: &Image) -> ! {
             libc::sigaction(signal, &default, ptr::null_mut());
         }
         libc::umask(0o077);
-        for (descriptor, standard) in
-            [(&image.stdin, 0), (&image.stdout, 1), (&image.stderr, 2)]
-        {
+        for (descriptor, standard) in [(&image.stdin, 0), (&image.stdout, 1), (&image.stderr, 2)] {
             if libc::dup2(descriptor.as_raw_fd(), standard) < 0 {
                 fail(image);
             }
@@ -189,8 +187,7 @@ unsafe fn close_at_exec(first: c_int, last: c_int) {
         const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
         let all = libc::c_uint::MAX;
         // SAFETY: a plain system call; a kernel before 5.11 refuses it.
-        let done =
-            unsafe { libc::syscall(libc::SYS_close_range, first, all, CLOSE_RANGE_CLOEXEC) };
+        let done = unsafe { libc::syscall(libc::SYS_close_range, first, all, CLOSE_RANGE_CLOEXEC) };
         if done == 0 {
             return;
         }

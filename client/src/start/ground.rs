@@ -70,9 +70,9 @@ fn objection(endpoint: &Endpoint) -> Option<String> {
 /// Below `/run`, but for what a login makes there for root.
 #[cfg(unix)]
 fn is_of_services(socket: &Path) -> bool {
-    ["/run", "/var/run"].iter().any(|run| {
-        socket.starts_with(run) && !socket.starts_with(Path::new(run).join("user"))
-    })
+    ["/run", "/var/run"]
+        .iter()
+        .any(|run| socket.starts_with(run) && !socket.starts_with(Path::new(run).join("user")))
 }
 
 /// Opens a file beside the socket to append to it, made if it is missing. In a directory where

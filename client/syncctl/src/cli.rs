@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use syncd_proto::Endpoint;
 
 use crate::{failure, text::Color};
@@ -64,6 +64,7 @@ pub enum Command {
     #[command(after_help = "Examples:\n  syncctl show backup/nightly\n  syncctl show '#17'")]
     Show {
         /// A name, '#id' or key
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
     /// Client processes, with what each holds and waits for
@@ -83,6 +84,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  syncctl release --force backup/nightly")]
     Release {
         /// A name, '#id' or key
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// Mean it: who holds it goes on working until told
         #[arg(long)]
@@ -123,6 +125,7 @@ pub enum Command {
 #[command(after_help = RUN_HELP)]
 pub struct Run {
     /// The lock's or semaphore's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// Take a lock, alone (the default)
     #[arg(long, conflicts_with = "semaphore")]
@@ -158,19 +161,25 @@ The command finds in its environment:
                    remembers the highest can refuse a holder from the past
   SYNCD_ABANDONED  if the one before died holding it: its pid and command
 
-Exit codes: the command's own, 128+n if signal n ended it, and
+Exit codes: the command's own, and
+    2  wrong usage, such as an empty name
    69  no daemon, and none could be started
-   74  the lock was lost (daemon gone, kicked, taken by force); the command was stopped
+   74  the lock was lost (daemon gone, kicked, taken by force): the command was stopped,
+       or had just ended
    75  not to be had in time (--conflict-exit-code)
    76  the daemon refused: another kind, poisoned, a quota
   126  the command can't be executed
   127  there is no such command
+If a signal ended the command, syncctl ends by the same (128+n to a shell), so that one
+Ctrl-C ends a loop around it. Nothing about this changes when standard error is closed.
 
 Standard output is the command's alone; what syncctl has to say goes to standard error.
 The command runs in its own process group and the lock is held until it exits; signals
 are passed on. If the lock is lost, the group gets SIGTERM and, two seconds later, SIGKILL.
-If syncctl itself is killed (kill -9), Linux kills the command with it, but not the
-children of the command nor a program that is set-user-ID; elsewhere it goes on.";
+If syncctl itself is killed (kill -9), the whole group is killed with it. A program that
+leaves the group (a daemon, by setsid) goes on, and so does what the command left running
+in the background when it exited. A daemon that doesn't answer when the lock is given back
+is waited for for ten seconds or until a signal; it has the lock back when it goes on.";
 
 /// A duration in words: a number and one of us, ms, s, m, h, d.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -29,7 +29,7 @@ use syncd_proto::v1;
 
 use cli::{Cli, Command, Global};
 use failure::Failure;
-use text::Screen;
+use text::{Screen, complain};
 
 /// Does what `args` say, of which the first is the program's name, and gives the exit code.
 /// To be called once, on the main thread, before there are others.
@@ -54,21 +54,23 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
         }
         Command::Bench => bench::bench(&global, Screen::new(global.json, global.color)).map(|()| 0),
         Command::Worker(worker) => worker.work(&global).map(|()| 0),
-        command => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failure::from)
-            .and_then(|runtime| runtime.block_on(act(command, global))),
+        Command::Run(command) => run::run(command, &global),
+        command => runtime().and_then(|runtime| runtime.block_on(act(command, global))),
     };
     match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.is_silent() {
-                eprintln!("syncctl: {failure}");
+                complain(&failure);
             }
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Failure::from)
 }
 
 async fn act(command: Command, global: Global) -> Result<u8, Failure> {
@@ -96,11 +98,12 @@ async fn act(command: Command, global: Global) -> Result<u8, Failure> {
         Command::Kick { session } => {
             overrule::kick(inspect().await?, screen, &namespace, &session).await
         }
-        Command::Run(run) => return run::run(run, &global).await,
         Command::Demo => demo::demo(screen).await,
-        Command::Bench | Command::Completions { .. } | Command::Daemon(_) | Command::Worker(_) => {
-            unreachable!("needs no runtime of ours")
-        }
+        Command::Bench
+        | Command::Completions { .. }
+        | Command::Daemon(_)
+        | Command::Run(_)
+        | Command::Worker(_) => unreachable!("has a runtime of its own, or none"),
     }
     .map(|()| 0)
 }

@@ -2,7 +2,7 @@
 //! Never here: what is shown.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -115,6 +115,13 @@ impl Screen {
     pub fn table(&self, table: &Table) -> io::Result<()> {
         io::stdout().lock().write_all(table.render(self).as_bytes())
     }
+}
+
+/// A line for standard error. Where that is closed or full nobody can be told, and nothing else
+/// changes.
+pub fn complain(text: impl fmt::Display) {
+    let line = format!("syncctl: {text}\n");
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Rows of text under a heading.

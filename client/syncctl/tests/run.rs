@@ -1,96 +1,13 @@
 //! `syncctl run` as a stranger meets it: real processes, their exit codes and their ends. Never
-//! here: the other subcommands.
+//! here: the other subcommands, or its edges.
 #![cfg(unix)]
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
+mod support;
+
+use std::io::{BufRead as _, BufReader};
 
 use serde_json::Value;
-
-/// A daemon of the test's own, and commands that talk to it.
-struct House {
-    dir: tempfile::TempDir,
-    daemon: Child,
-}
-
-impl House {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut daemon = syncctl(&socket(dir.path()));
-        daemon.args(["daemon", "--log", "error"]).stdin(Stdio::null());
-        let house = Self { daemon: daemon.spawn().unwrap(), dir };
-        eventually("the daemon is up", || house.syncctl(&["status"]).status.success());
-        house
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = syncctl(&socket(self.dir.path()));
-        command.args(args).stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::piped());
-        command
-    }
-
-    fn syncctl(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs a shell command under a lock, and returns when it has printed a line, with that.
-    fn start(&self, lock: &str, script: &str) -> (Child, String) {
-        let mut child = self.command(&["run", lock, "--", "sh", "-c", script]).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        (child, line.trim().to_owned())
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        let output = self.syncctl(&[&["--json"], args].concat());
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
-fn socket(dir: &Path) -> PathBuf {
-    dir.join("syncd.sock")
-}
-
-fn syncctl(socket: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_syncctl"));
-    command.env_remove("SYNCD_NO_AUTOSTART").arg("--socket").arg(socket);
-    command
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never came true: {what}");
-        sleep(Duration::from_millis(10));
-    }
-}
-
-fn code(output: &Output) -> Option<i32> {
-    output.status.code()
-}
-
-fn kill(pid: u32, signal: i32) {
-    // SAFETY: a plain system call on a process of this test.
-    unsafe { libc::kill(pid as libc::pid_t, signal) };
-}
-
-fn is_alive(pid: &str) -> bool {
-    // A zombie that nobody reaps is dead.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
-}
+use support::{House, code, end_daemon, eventually, is_alive, kill, shell_code, syncctl};
 
 #[test]
 fn the_exit_code_is_the_commands_own_or_says_what_kept_it() {
@@ -106,7 +23,7 @@ fn the_exit_code_is_the_commands_own_or_says_what_kept_it() {
     assert_eq!(run(&["a", "--timeout", "10ms", "-E", "9", "--", "true"]), Some(9));
     assert_eq!(run(&["--semaphore", "2", "a", "--", "true"]), Some(76));
     kill(holder.id(), libc::SIGTERM);
-    assert_eq!(holder.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(shell_code(holder.wait().unwrap()), Some(128 + 15));
     assert_eq!(run(&["a", "--", "true"]), Some(0));
 }
 
@@ -220,8 +137,6 @@ fn without_a_daemon_one_is_started_and_inspection_starts_none() {
 
     let run = syncctl(&socket).args(["run", "a", "--", "true"]).output().unwrap();
     assert_eq!(code(&run), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
-    let status = syncctl(&socket).args(["--json", "status"]).output().unwrap();
-    let pid = serde_json::from_slice::<Value>(&status.stdout).unwrap()["pid"].as_u64().unwrap();
-    kill(u32::try_from(pid).unwrap(), libc::SIGTERM);
-    eventually("the daemon has left", || !socket.exists());
+    end_daemon(&socket);
+    assert!(!socket.exists());
 }

@@ -132,7 +132,8 @@ fn is_unmapped(_uid: u32) -> bool {
 /// unless that is sticky and the entry is a trusted user's.
 fn trace(dir: &Path, is_trusted: &dyn Fn(u32) -> bool) -> io::Result<Metadata> {
     let names = |path: &Path| -> Vec<OsString> {
-        let is_name = |part: &Component<'_>| !matches!(part, Component::RootDir | Component::CurDir);
+        let is_name =
+            |part: &Component<'_>| !matches!(part, Component::RootDir | Component::CurDir);
         path.components().filter(is_name).map(|part| part.as_os_str().to_owned()).collect()
     };
     let mut walked = PathBuf::from("/");

@@ -7,7 +7,7 @@ use std::{
     io::{self, IsTerminal as _},
     os::unix::process::CommandExt as _,
     process::{Child, Command},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,6 +16,8 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
+
+use super::{VARIABLES, warden::Warden};
 
 /// What the command is to hear of when we are told.
 const PASSED_ON: [c_int; 10] = [
@@ -34,10 +36,63 @@ const PASSED_ON: [c_int; 10] = [
 /// How long a command has between SIGTERM and SIGKILL: well within a daemon's grace.
 const MERCY: Duration = Duration::from_secs(2);
 
+/// What a second word from the user means when the command is gone: don't wait.
+const IMPATIENCE: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// What is made before there is a runtime.
+#[derive(Debug)]
+pub struct Keeper(Warden);
+
+impl Keeper {
+    /// # Errors
+    /// If there can be no process more.
+    pub fn new() -> io::Result<Self> {
+        Warden::start().map(Self)
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Code(u8),
+    Signal {
+        number: c_int,
+        /// The terminal was its group's, so that ours and who started us didn't hear of it.
+        had_terminal: bool,
+    },
+}
+
+impl Ended {
+    /// Ends this process by the command's signal, as if it had been its own; else gives the exit
+    /// code.
+    pub fn end(self) -> u8 {
+        let (number, had_terminal) = match self {
+            Self::Code(code) => return code,
+            Self::Signal { number, had_terminal } => (number, had_terminal),
+        };
+        let typed = had_terminal && matches!(number, libc::SIGINT | libc::SIGQUIT);
+        // SAFETY: plain system calls on initialized values. No core is dumped for the second time.
+        unsafe {
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            let default: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(number, &default, std::ptr::null_mut());
+            let mut this: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut this);
+            libc::sigaddset(&mut this, number);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &this, std::ptr::null_mut());
+            // A key at the terminal is for the shell script around us, too.
+            libc::kill(if typed { 0 } else { libc::getpid() }, number);
+        }
+        128 + number as u8
+    }
+}
+
 /// A running command.
 #[derive(Debug)]
 pub struct Job {
     group: pid_t,
+    warden: Warden,
     signals: Vec<(c_int, Signal)>,
     /// Whether to hand the terminal over unasked: not when another part of a pipeline has it.
     forward: bool,
@@ -51,6 +106,7 @@ impl Job {
         program: &OsString,
         arguments: &[OsString],
         environment: &[(&str, String)],
+        Keeper(mut warden): Keeper,
     ) -> io::Result<Self> {
         let mut signals = Vec::new();
         for number in PASSED_ON.into_iter().filter(|&n| !is_ignored(n)).chain([libc::SIGCHLD]) {
@@ -59,7 +115,11 @@ impl Job {
         let forward = io::stdin().is_terminal() && io::stdout().is_terminal();
         let lent = forward && has_terminal();
         let mut command = Command::new(program);
-        command.args(arguments).envs(environment.iter().map(|(k, v)| (k, v))).process_group(0);
+        command.args(arguments).process_group(0);
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().map(|(k, v)| (k, v)));
         let parent = std::process::id();
         // SAFETY: between fork and exec it makes system calls only, all async-signal-safe.
         unsafe {
@@ -75,18 +135,20 @@ impl Job {
         if started.is_err() && lent {
             reclaim_terminal();
         }
-        Ok(Self { group: started?, signals, forward, lent })
+        let group = started?;
+        warden.guard(group)?;
+        Ok(Self { group, warden, signals, forward, lent })
     }
 
-    /// Its exit code once it has exited, or 128 + the signal that ended it. Signals that we get
-    /// until then are passed on.
+    /// How it ended, once it has. Signals that we get until then are passed on.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub async fn ended(&mut self) -> io::Result<u8> {
+    pub async fn ended(&mut self) -> io::Result<Ended> {
         loop {
-            if let Some(code) = self.look()? {
-                return Ok(code);
+            if let Some(ended) = self.look()? {
+                self.forget_caught();
+                return Ok(ended);
             }
             match self.caught().await {
                 libc::SIGCHLD => {}
@@ -109,15 +171,32 @@ impl Job {
         }
     }
 
+    /// After the end: the next signal that tells us to leave.
+    pub async fn interrupted(&mut self) -> Ended {
+        loop {
+            let number = self.caught().await;
+            if IMPATIENCE.contains(&number) {
+                return Ended::Signal { number, had_terminal: false };
+            }
+        }
+    }
+
     async fn caught(&mut self) -> c_int {
-        poll_fn(|cx| {
-            let ready = self
-                .signals
-                .iter_mut()
-                .find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
-            ready.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        poll_fn(|cx| self.poll_caught(cx)).await
+    }
+
+    fn poll_caught(&mut self, cx: &mut Context<'_>) -> Poll<c_int> {
+        let ready = self
+            .signals
+            .iter_mut()
+            .find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
+        ready.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// What the command had as well, such as a Ctrl-C that ended it, is over with it.
+    fn forget_caught(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.poll_caught(&mut cx).is_ready() {}
     }
 
     fn signal(&self, number: c_int) {
@@ -125,7 +204,7 @@ impl Job {
         unsafe { libc::kill(-self.group, number) };
     }
 
-    fn look(&mut self) -> io::Result<Option<u8>> {
+    fn look(&mut self) -> io::Result<Option<Ended>> {
         loop {
             let mut status = 0;
             // SAFETY: a plain system call on our own child.
@@ -135,10 +214,12 @@ impl Job {
                 -1 => return Err(io::Error::last_os_error()),
                 _ if libc::WIFSTOPPED(status) => self.stopped(libc::WSTOPSIG(status)),
                 _ => {
+                    self.warden.release();
+                    let had_terminal = self.lent;
                     self.take_back();
                     return Ok(Some(match libc::WIFSIGNALED(status) {
-                        true => 128 + libc::WTERMSIG(status) as u8,
-                        false => libc::WEXITSTATUS(status) as u8,
+                        true => Ended::Signal { number: libc::WTERMSIG(status), had_terminal },
+                        false => Ended::Code(libc::WEXITSTATUS(status) as u8),
                     }));
                 }
             }

@@ -1,0 +1,210 @@
+//! Where a user's programs meet when nobody says: the rows of `docs/PLACES.md`, with real users and
+//! their environments. Only root can be several users; elsewhere it is this user alone, whose
+//! daemon is looked for and never started. Never here: places that somebody chose.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use support::{code, end_daemon, eventually};
+
+fn is_root() -> bool {
+    // SAFETY: a plain system call.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A user whom this machine doesn't know, with a copy of the program where they can run it.
+struct User {
+    number: u32,
+    dir: tempfile::TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = 1_000_000 + std::process::id() * 16 + NEXT.fetch_add(1, Relaxed);
+        // Not in /tmp, which some of these tests hide.
+        let dir = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_syncctl"), dir.path().join("syncctl")).unwrap();
+        Self { number, dir }
+    }
+
+    fn place(&self) -> PathBuf {
+        format!("/tmp/syncd-{}", self.number).into()
+    }
+
+    fn program(&self) -> PathBuf {
+        self.dir.path().join("syncctl")
+    }
+
+    /// As from a cron job of theirs: next to nothing in the environment.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program());
+        command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.uid(self.number).gid(self.number);
+        command
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).unwrap();
+        chown(&dir, Some(self.number), Some(self.number)).unwrap();
+        dir
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        end_daemon(&self.place().join("syncd.sock"));
+        let _ = fs::remove_dir_all(self.place());
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
+}
+
+fn wait(mut holder: Child) {
+    // SAFETY: a plain system call on a process of this test.
+    unsafe { libc::kill(holder.id() as libc::pid_t, libc::SIGTERM) };
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_users_programs_meet_whatever_their_environment() {
+    if !is_root() {
+        return;
+    }
+    let user = User::new();
+    let holder = user.command(&["run", "job", "--", "sleep", "60"]).spawn().unwrap();
+    let busy = || text(&user.command(&["ls", "--busy"]).output().unwrap()).contains("job");
+    eventually("it is held", busy);
+    let own = user.directory("own");
+    for names in [
+        &["XDG_RUNTIME_DIR"][..],
+        &["TMPDIR"],
+        &["HOME"],
+        &["XDG_RUNTIME_DIR", "TMPDIR", "HOME", "XDG_STATE_HOME", "TMP", "TEMP"],
+    ] {
+        for slash in ["", "/"] {
+            let mut command = user.command(&["run", "job", "--no-wait", "--", "true"]);
+            let value = format!("{}{slash}", own.display());
+            command.envs(names.iter().map(|name| (name, &value)));
+            let output = command.output().unwrap();
+            assert_eq!(code(&output), Some(75), "{names:?} {}", text(&output));
+        }
+    }
+    assert!(user.place().join("syncd.sock").exists());
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
+    wait(holder);
+}
+
+/// For everybody who runs the tests: what they see is one place, be there a daemon or none.
+#[test]
+fn the_environment_moves_nobody() {
+    let place = |names: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncctl"));
+        command.args(["--json", "status"]).env_remove("SYNCD_SOCKET");
+        command.envs(names.iter().map(|name| (name, "/nowhere")));
+        let said = text(&command.output().unwrap());
+        let begin = said.find("/").unwrap_or_else(|| panic!("no place in {said}"));
+        let end = said.find("syncd.sock").unwrap_or_else(|| panic!("no socket in {said}"));
+        said[begin..end].to_owned()
+    };
+    let environments: [&[&str]; 4] = [&[], &["XDG_RUNTIME_DIR"], &["TMPDIR"], &["HOME"]];
+    let places: BTreeSet<String> = environments.map(place).into();
+    assert_eq!(places.len(), 1, "{places:?}");
+}
+
+#[test]
+fn root_has_a_place_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let status = Command::new(env!("CARGO_BIN_EXE_syncctl"))
+        .arg("status")
+        .env_remove("SYNCD_SOCKET")
+        .env("XDG_RUNTIME_DIR", "/run/user/1000")
+        .output()
+        .unwrap();
+    assert!(text(&status).contains("/run/syncd-0/syncd.sock"), "{}", text(&status));
+}
+
+#[test]
+fn a_place_that_somebody_else_took_first_is_refused_with_their_number() {
+    if !is_root() {
+        return;
+    }
+    let (user, stranger) = (User::new(), User::new());
+    fs::create_dir(user.place()).unwrap();
+    fs::set_permissions(user.place(), Permissions::from_mode(0o755)).unwrap();
+    chown(user.place(), Some(stranger.number), Some(stranger.number)).unwrap();
+    // Their daemon, open to all, in the user's place.
+    let socket = user.place().join("syncd.sock");
+    let mut daemon = stranger.command(&["daemon", "--mode", "666", "--socket"]);
+    let mut daemon = daemon.arg(&socket).spawn().unwrap();
+    eventually("it listens", || socket.exists());
+    let output = user.command(&["run", "job", "--", "true"]).output().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(code(&output), Some(69), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains(&format!("belongs to user {}", stranger.number)), "{said}");
+}
+
+#[test]
+fn in_a_private_tmp_none_is_started_and_the_reason_is_told() {
+    if !is_root() {
+        return;
+    }
+    let user = User::new();
+    let private = user.dir.path().join("systemd-private-5c1-job.service-Xa/tmp");
+    fs::create_dir_all(&private).unwrap();
+    fs::set_permissions(&private, Permissions::from_mode(0o1777)).unwrap();
+    let service = |arguments: &str| {
+        let id = user.number;
+        let script = format!(
+            "mount --bind \"$0\" /tmp && exec setpriv --reuid {id} --regid {id} --clear-groups \
+             \"$1\" {arguments}"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(&private).arg(user.program());
+        command.env_remove("SYNCD_SOCKET").env_remove("SYNCD_NO_AUTOSTART").current_dir("/");
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let refused = service("run job -- true");
+    let said = text(&refused);
+    if said.contains("Operation not permitted") {
+        // A container without the capability to mount.
+        return;
+    }
+    assert_eq!(code(&refused), Some(69), "{said}");
+    assert!(said.contains("PrivateTmp") && said.contains("SYNCD_SOCKET"), "{said}");
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
+    // On purpose it may.
+    let chosen = service("--socket /tmp/own/syncd.sock run job -- true");
+    assert_eq!(code(&chosen), Some(0), "{}", text(&chosen));
+    end_private_daemon(&private);
+}
+
+/// By its lock file: its socket is where only its like can connect to it.
+fn end_private_daemon(private: &Path) {
+    let pid = fs::read_to_string(private.join("own/syncd.sock.pid")).unwrap();
+    // SAFETY: a plain system call on a process of this test.
+    unsafe { libc::kill(pid.trim().parse().unwrap(), libc::SIGTERM) };
+    eventually("it has left", || !support::is_alive(pid.trim()));
+}

@@ -1,0 +1,171 @@
+//! The daemon that is started because somebody missed it: what it has of them (nothing), when none
+//! is started, and how long is waited for one. Never here: where its socket is by default.
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::UnixListener,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use support::{code, daemon_pid, end_daemon, eventually, kill, socket, syncctl};
+
+/// Where a daemon is to be started. It ends with the test.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        end_daemon(&socket(self.path()));
+    }
+}
+
+fn run(socket: &Path) -> Command {
+    let mut command = syncctl(socket);
+    command.args(["run", "a", "--", "true"]).stdin(Stdio::null());
+    command
+}
+
+fn assert_ran(output: &Output) {
+    assert_eq!(code(output), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_has_nothing_of_whoever_missed_it() {
+    let dir = Place::new();
+    let (socket, locked) = (socket(dir.path()), dir.path().join("locked"));
+    // A caller with a lock of its own, a pipe that somebody reads to its end, and a secret.
+    let script = "exec 9>locked; flock 9; trap '' HUP; umask 0; exec \"$@\"";
+    let mut caller = Command::new("bash");
+    caller.args(["-c", script, "bash"]).arg(env!("CARGO_BIN_EXE_syncctl"));
+    caller.arg("--socket").arg(&socket).args(["run", "a", "--", "true"]);
+    caller.current_dir(dir.path()).env_remove("SYNCD_NO_AUTOSTART");
+    caller.env("SECRET", "x").env("NOTIFY_SOCKET", "/nowhere").env("SYNCD_TOKEN", "7");
+    caller.env("SYNCD_LINGER", "61s").stdin(Stdio::null());
+    // It returns at the end of both pipes: so the daemon has neither.
+    assert_ran(&caller.output().unwrap());
+    let pid = daemon_pid(&socket).unwrap();
+
+    File::open(&locked).unwrap().try_lock().unwrap();
+    let of = |file: &str| Path::new("/proc").join(pid.to_string()).join(file);
+    assert_eq!(fs::read_link(of("cwd")).unwrap(), Path::new("/"));
+    let environment = fs::read_to_string(of("environ")).unwrap();
+    for absent in ["SECRET", "NOTIFY_SOCKET", "SYNCD_TOKEN"] {
+        assert!(!environment.contains(absent), "{environment}");
+    }
+    assert!(environment.contains("SYNCD_LINGER=61s"), "{environment}");
+    let status = fs::read_to_string(of("status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().to_owned()
+    };
+    assert_eq!(field("Umask:"), "0077");
+    assert_eq!(field("SigBlk:"), "0000000000000000");
+    // SIGPIPE, as every Rust program. Beyond 31 are two of libc's own.
+    let ignored = u64::from_str_radix(&field("SigIgn:"), 16).unwrap();
+    assert_eq!(ignored & 0x7fff_ffff, 0x1000, "{ignored:x}");
+    // SAFETY: plain system calls.
+    unsafe {
+        let (pid, own) = (pid as libc::pid_t, libc::getsid(0));
+        assert_ne!(libc::getsid(pid), own);
+        assert_ne!(libc::getsid(pid), pid, "no terminal can become its own");
+    }
+}
+
+#[test]
+fn where_children_are_reaped_unasked_one_is_started_too() {
+    let dir = Place::new();
+    let socket = socket(dir.path());
+    let mut command = run(&socket);
+    // SAFETY: a plain system call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    assert_ran(&command.output().unwrap());
+}
+
+#[test]
+fn a_daemon_that_leaves_and_keeps_its_lock_file_is_waited_for() {
+    let dir = Place::new();
+    let socket = socket(dir.path());
+    let leaving = File::create(dir.path().join("syncd.sock.pid")).unwrap();
+    leaving.lock().unwrap();
+    let command = run(&socket).stderr(Stdio::piped()).spawn().unwrap();
+    sleep(Duration::from_millis(1500));
+    leaving.unlock().unwrap();
+    assert_ran(&command.wait_with_output().unwrap());
+}
+
+#[test]
+fn a_start_lock_that_somebody_keeps_keeps_nobody_out() {
+    let dir = Place::new();
+    let socket = socket(dir.path());
+    let kept = File::create(dir.path().join("syncd.sock.start")).unwrap();
+    kept.lock().unwrap();
+    assert_ran(&run(&socket).output().unwrap());
+}
+
+#[test]
+fn the_wait_for_one_that_does_not_come_can_be_interrupted() {
+    let dir = Place::new();
+    let daemon = dir.path().join("daemon");
+    fs::write(&daemon, "#!/bin/sh\necho $$ > \"${0%/*}/started\"\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&daemon, Permissions::from_mode(0o755)).unwrap();
+    let mut command = run(&socket(dir.path()));
+    let mut child = command.env("SYNCD_DAEMON", &daemon).spawn().unwrap();
+    let started = dir.path().join("started");
+    let pid = || fs::read_to_string(&started).ok()?.trim().parse::<u32>().ok();
+    eventually("it was started", || pid().is_some());
+    kill(child.id(), libc::SIGINT);
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
+    kill(pid().unwrap(), libc::SIGKILL);
+}
+
+#[test]
+fn where_the_machines_daemon_has_its_place_none_is_started() {
+    let dir = Place::new();
+    let socket = socket(dir.path());
+    drop(UnixListener::bind(&socket).unwrap());
+    fs::set_permissions(&socket, Permissions::from_mode(0o660)).unwrap();
+    let refused = run(&socket).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(code(&refused), Some(69), "{text}");
+    assert!(text.contains("other users"), "{text}");
+    assert!(!dir.path().join("syncd.sock.pid").exists());
+}
+
+#[test]
+fn root_starts_none_in_the_place_of_a_service() {
+    // SAFETY: a plain system call.
+    if unsafe { libc::geteuid() } != 0 || !Path::new("/run").is_dir() {
+        return;
+    }
+    let dir = format!("/run/syncd-test-{}", std::process::id());
+    let refused = run(&Path::new(&dir).join("syncd.sock")).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(code(&refused), Some(69), "{text}");
+    assert!(text.contains("start that service"), "{text}");
+    assert!(!Path::new(&dir).exists());
+}
