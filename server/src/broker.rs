@@ -189,7 +189,7 @@ impl Broker {
         let retire = state.is_unused() && !state.retired;
         if retire {
             state.retired = true;
-            self.last_event.fetch_max(state.space.totals().last_event, Relaxed);
+            self.last_event.fetch_max(state.space.totals().last_number, Relaxed);
             self.retired.entry(namespace.address.owner).or_default().add(&state.counters);
         }
         let due = state.space.poll_timeout().map(|deadline| deadline.at);
@@ -345,7 +345,7 @@ async fn keep_time(broker: Arc<Broker>, namespace: Arc<Namespace>) {
         if let Some(at) = armed {
             // A moment too far away to name is looked at again before it comes.
             let wait = at.since(broker.now()).min(Duration::from_secs(86_400));
-            if tokio::time::timeout(wait, earlier).await.is_ok() {
+            if !wait.is_zero() && tokio::time::timeout(wait, earlier).await.is_ok() {
                 continue;
             }
             let now = broker.now();
@@ -353,6 +353,8 @@ async fn keep_time(broker: Arc<Broker>, namespace: Arc<Namespace>) {
                 state.armed = None;
                 state.space.handle_timeout(now);
             });
+            // More may be due at once; the others have their turn first.
+            tokio::task::yield_now().await;
         } else {
             earlier.await;
         }

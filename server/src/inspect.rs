@@ -92,12 +92,12 @@ impl InspectService {
         &self,
         user: u32,
         namespace: &Namespace,
-        mut concerned: impl Iterator<Item = u32>,
+        mut concerned: impl Iterator<Item = Option<u32>>,
     ) -> Result<(), Status> {
         let may = user == 0
             || namespace.address.owner == Some(user)
             || user == daemon_user()
-            || concerned.all(|owner| owner == user);
+            || concerned.all(|owner| owner == Some(user));
         may.then_some(()).ok_or_else(|| {
             Status::permission_denied(
                 "another user's: only they, root and the daemon's own user may do this",
@@ -146,7 +146,7 @@ impl inspect_server::Inspect for InspectService {
                 objects: totals.objects as u64,
                 holds: totals.holds as u64,
                 waiters: totals.waiters as u64,
-                last_event: totals.last_event,
+                last_event: totals.last_number,
             };
             reply.sessions += status.sessions;
             reply.objects += status.objects;
@@ -219,7 +219,7 @@ impl inspect_server::Inspect for InspectService {
         let mut reply = SessionsReply::default();
         for namespace in self.listed(user, &request.get_ref().namespace)? {
             let shown = namespace.address.to_string();
-            let sessions = namespace.lock().space.sessions(self.0.now());
+            let sessions = namespace.lock().space.sessions(self.0.now(), None, usize::MAX);
             reply.sessions.extend(sessions.iter().map(|view| convert::session(&shown, view)));
         }
         Ok(Response::new(reply))
@@ -263,12 +263,11 @@ impl inspect_server::Inspect for InspectService {
         let asked = request.into_inner();
         self.object(user, &asked.namespace, &asked.object, |namespace, space, object, now| {
             let detail = space.describe(now, object).expect("found under the same lock");
-            self.may_force(
-                user,
-                namespace,
-                detail.holders.iter().map(|holder| holder.party.process.uid),
-            )?;
-            let released = space.handle_force_release(now, object).unwrap_or_default();
+            // Those that aren't named may be anybody's.
+            let unnamed = detail.object.holders as usize > detail.holders.len();
+            let holders = detail.holders.iter().map(|holder| Some(holder.party.process.uid));
+            self.may_force(user, namespace, holders.chain(unnamed.then_some(None)))?;
+            let released = space.handle_force_release(now, object).expect("found above").first;
             let released = released.iter().take(NAMED).map(convert::holder).collect();
             Ok(Response::new(ForceReleaseReply { released }))
         })
@@ -283,7 +282,7 @@ impl inspect_server::Inspect for InspectService {
         self.0.enter(&namespace, now, None, |state| {
             let id = SessionId(session);
             let view = state.space.session(now, id).ok_or_else(none)?;
-            self.may_force(user, &namespace, std::iter::once(view.process.uid))?;
+            self.may_force(user, &namespace, std::iter::once(Some(view.process.uid)))?;
             state.space.handle_lost(now, id, Cause::Kicked);
             Ok(Response::new(KickReply {
                 process: Some(convert::process(id, &view.process)),

@@ -76,6 +76,8 @@ struct Open {
     /// Decided and not yet yielded, in the order of `seq`.
     queue: VecDeque<Message>,
     last_seq: u64,
+    /// Its last request is still under way, and the next one waits for that.
+    working: bool,
 }
 
 impl Stream for SessionStream {
@@ -160,6 +162,12 @@ impl SessionStream {
                 self.state = State::Over;
                 return Poll::Ready(Some(Ok(last)));
             }
+            if open.is_working() {
+                if open.session.outbox.park(open.stream, cx.waker()) {
+                    return Poll::Pending;
+                }
+                continue;
+            }
             match Pin::new(&mut self.inbound).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => {
                     let now = *now.get_or_insert_with(|| self.broker.now());
@@ -195,6 +203,10 @@ impl SessionStream {
         while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut self.inbound).poll_next(&mut cx) {
             open.handle(&self.broker, now, message);
             open.queue.clear();
+            while open.is_working() {
+                let namespace = &open.session.namespace;
+                self.broker.enter(namespace, now, None, |state| state.space.handle_work(now));
+            }
         }
     }
 
@@ -227,18 +239,24 @@ impl Drop for SessionStream {
 }
 
 impl Open {
+    fn is_working(&mut self) -> bool {
+        self.working &= self.session.namespace.lock().space.is_working(self.session.id);
+        self.working
+    }
+
     fn handle(&mut self, broker: &Broker, now: syncd_core::Time, message: ClientMessage) {
         let asked = match convert::request(message.request, draw_secret) {
             Ok(asked) => asked,
             Err(convert::Invalid { field, why }) => Asked::Invalid { field, why },
         };
-        let Open { session, stream, queue, .. } = self;
+        let Open { session, stream, queue, working, .. } = self;
         let own = Own { session, stream: *stream, queue };
         broker.enter(&session.namespace, now, Some(own), |state| {
             if session.outbox.is_current(*stream) {
                 state.counters.requests += 1;
                 let id = RequestId(message.id);
                 state.space.handle_request(now, session.id, id, message.ack, asked);
+                *working = state.space.is_working(session.id);
             }
         });
     }

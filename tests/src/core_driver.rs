@@ -10,7 +10,7 @@ use std::{
 
 use syncd_core::{
     Acquire, Answer, Body, Cause, Class, Config, Create, Grant, Handle, ObjectId, ObjectKey,
-    Output, Owner, Process, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec, Time, Token,
+    Output, Owner, Process, Reason, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec, Time, Token,
 };
 use words::{FIRST_PID, granted, lock_of, parties, refusal};
 
@@ -201,8 +201,17 @@ impl CoreDriver {
 
     /// Hands every output to whom it concerns.
     fn drain(&mut self) {
-        let outputs = self.space.take_step().map(|step| step.outputs);
-        for output in outputs.into_iter().flatten() {
+        while let Some(step) = self.space.take_step() {
+            self.hear(step.outputs);
+            self.space.check();
+            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
+                self.space.handle_work(self.now);
+            }
+        }
+    }
+
+    fn hear(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
             let Output::Send { session: id, message } = output else { continue };
             let Some((_, session)) = self.sessions.iter_mut().find(|(_, s)| s.id == id) else {
                 continue;

@@ -175,8 +175,20 @@ pub(crate) struct Session {
     pub references: Vec<Oid>,
     pub last_request: u64,
     /// Not acknowledged yet, with its number.
-    pub sent: Vec<(u64, Said, Option<Undo>)>,
+    pub sent: Vec<Sent>,
+    /// While disconnected: the first message that it was never sent.
+    pub unsent: Option<u64>,
     pub last_seq: u64,
+}
+
+/// A message that isn't acknowledged yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub seq: u64,
+    pub said: Said,
+    pub undo: Option<Undo>,
+    /// In bytes.
+    pub weight: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -271,7 +283,7 @@ impl Model {
         if self.sessions[s].over {
             return;
         }
-        self.sessions[s].sent.retain(|(seq, ..)| *seq > ack);
+        self.sessions[s].sent.retain(|sent| sent.seq > ack);
         if id <= self.sessions[s].last_request {
             return self.say(s, Said::Reply(id, Word::Refused(None, No::Invalid("id"))), None);
         }
@@ -352,23 +364,29 @@ impl Model {
 
     /// Takes what was said to a session, if it is among what the model has to say: only then
     /// does it get its number.
-    pub(crate) fn hear(&mut self, s: Sid, seq: u64, said: &Said) -> Result<(), String> {
+    pub(crate) fn hear(
+        &mut self,
+        s: Sid,
+        seq: u64,
+        said: &Said,
+        weight: usize,
+    ) -> Result<(), String> {
         let found = self.said.iter().position(|(whom, what, _)| *whom == s && what == said);
         let Some(found) = found else {
             let wanted: Vec<_> = self.said.iter().filter(|(whom, ..)| *whom == s).collect();
             return Err(format!("session {s} was told {said:?}\n  the model says {wanted:?}"));
         };
         let (_, said, undo) = self.said.remove(found);
-        let limit = self.config.limits.unacknowledged;
+        let limit = self.config.limits.unacknowledged_per_session;
         let session = &mut self.sessions[s];
         if seq != session.last_seq + 1 {
             return Err(format!("message {seq} after {}", session.last_seq));
         }
         session.last_seq = seq;
-        if session.sent.len() >= limit {
+        session.sent.push(Sent { seq, said, undo, weight });
+        while session.sent.iter().map(|sent| sent.weight).sum::<usize>() > limit {
             session.sent.remove(0);
         }
-        session.sent.push((seq, said, undo));
         Ok(())
     }
 

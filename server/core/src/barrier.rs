@@ -1,24 +1,108 @@
 //! Barrier: parties meet, one may run an action, and all go on; or it breaks for all.
+//!
+//! What becomes of those who wait is a *verdict* on all who came before a number. It stands at
+//! once, and they are told one by one, from the head of the queue, as far as each call goes.
+//! Behind them are the parties of the full barrier whose action runs, if one does, and behind
+//! those the ones that have come since.
+
+use std::collections::VecDeque;
 
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, SessionId, Time,
-    list::Ix,
-    object::{Action, Barrier, Kind},
+    arena::{Idx, after},
+    object::{Kind, Object},
     space::{Outcome, Space},
-    waiter::{Claim, Wait},
+    waiter::{Claim, Wait, Waiter},
 };
 
+#[derive(Clone, Debug)]
+pub(crate) struct Barrier {
+    pub parties: u32,
+    pub broken: bool,
+    /// In the order of the queue.
+    pub verdicts: VecDeque<Verdict>,
+    /// The last party of a full barrier runs its action; the others still wait.
+    pub action: Option<Action>,
+    /// How many of those others wait.
+    pub full: u32,
+    /// How many have come for the next one.
+    pub coming: u32,
+    /// The search for the last party of the next one, and how many wait before it.
+    search: Option<(Idx<Waiter>, u32)>,
+}
+
+/// What those who began to wait before a number are told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    before: u64,
+    /// The number of the next to pass; `None`: the barrier broke.
+    passes: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Action {
+    pub session: SessionId,
+    pub owner: Owner,
+    /// Who began to wait before this belongs to the full barrier.
+    number: u64,
+}
+
+impl Barrier {
+    pub fn new(parties: u32) -> Self {
+        Barrier {
+            parties,
+            broken: false,
+            verdicts: VecDeque::new(),
+            action: None,
+            full: 0,
+            coming: 0,
+            search: None,
+        }
+    }
+
+    /// There is a verdict on a waiter.
+    pub fn is_decided(&self, waiter: &Waiter) -> bool {
+        self.verdicts.back().is_some_and(|verdict| waiter.number < verdict.before)
+    }
+
+    /// Takes a waiter off the counts; `cursor`: when the one searched up to began to wait.
+    pub fn leave(&mut self, ix: Idx<Waiter>, waiter: &Waiter, cursor: Option<u64>) {
+        if self.is_decided(waiter) {
+            return;
+        }
+        match self.action {
+            Some(action) if waiter.number < action.number => self.full -= 1,
+            _ => self.coming -= 1,
+        }
+        match &mut self.search {
+            Some((at, _)) if *at == ix => self.search = None,
+            Some((_, before)) if cursor.is_some_and(|cursor| waiter.number < cursor) => {
+                *before -= 1;
+            }
+            _ => {}
+        }
+    }
+
+    pub fn cursor(&self) -> Option<Idx<Waiter>> {
+        self.search.map(|(at, _)| at)
+    }
+}
+
 impl Space {
-    fn resolve_barrier(&self, session: SessionId, handle: Handle) -> Result<Ix, Box<Error>> {
+    fn resolve_barrier(
+        &self,
+        session: SessionId,
+        handle: Handle,
+    ) -> Result<Idx<Object>, Box<Error>> {
         let ix = self.resolve(session, handle)?;
-        match &self.objects[ix as usize].kind {
+        match &self.objects[ix].kind {
             Kind::Barrier(_) => Ok(ix),
             _ => Err(self.mismatch(ix, "Barrier")),
         }
     }
 
-    fn barrier_mut(&mut self, ix: Ix) -> &mut Barrier {
-        match &mut self.objects[ix as usize].kind {
+    pub(crate) fn barrier_mut(&mut self, ix: Idx<Object>) -> &mut Barrier {
+        match &mut self.objects[ix].kind {
             Kind::Barrier(barrier) => barrier,
             _ => unreachable!("checked when the handle was resolved"),
         }
@@ -32,21 +116,24 @@ impl Space {
         has_action: bool,
     ) -> Outcome {
         let ix = self.resolve_barrier(claim.session, handle)?;
-        let waiting = self.objects[ix as usize].waiters.len();
-        let Barrier { parties, broken, action } = *self.barrier_mut(ix);
-        if broken {
+        let number = self.next_number;
+        let barrier = self.barrier_mut(ix);
+        let parties = barrier.parties;
+        if barrier.broken {
             return Err(self.refuse(ix, ErrorKind::BrokenBarrier));
         }
-        let last = action.is_none() && waiting + 1 == parties;
-        if last && has_action {
-            let number = self.next_event;
-            let Claim { session, owner, .. } = claim;
-            self.barrier_mut(ix).action = Some(Action { session, owner, number });
-            return Ok(Some(Answer::BarrierPassed { index: parties - 1, run_action: true }));
-        }
-        if last {
-            self.pass(now, ix, u64::MAX);
-            return Ok(Some(Answer::BarrierPassed { index: parties - 1, run_action: false }));
+        if barrier.action.is_none() && barrier.coming + 1 == parties {
+            if has_action {
+                let Claim { session, owner, .. } = claim;
+                barrier.action = Some(Action { session, owner, number });
+                barrier.full = std::mem::take(&mut barrier.coming);
+            } else {
+                barrier.coming = 0;
+                self.pass(now, ix, number);
+                self.serve_barrier(now, ix);
+            }
+            let (index, run_action) = (parties - 1, has_action);
+            return Ok(Some(Answer::BarrierPassed { index, run_action }));
         }
         if claim.timeout.is_some_and(|timeout| timeout.is_zero()) {
             self.break_barrier(now, ix);
@@ -69,9 +156,11 @@ impl Space {
         let barrier = self.barrier_mut(ix);
         match barrier.action {
             Some(action) if (action.session, action.owner) == (session, owner) => {
-                barrier.action = None;
                 if ok {
+                    barrier.action = None;
+                    barrier.full = 0;
                     self.pass(now, ix, action.number);
+                    self.serve_barrier(now, ix);
                 } else {
                     self.break_barrier(now, ix);
                 }
@@ -82,55 +171,104 @@ impl Space {
         }
     }
 
-    /// Lets the parties through that began to wait before the event `number`. Those who
-    /// came while an action ran may by now make the next full barrier.
-    fn pass(&mut self, now: Time, ix: Ix, number: u64) {
+    /// Those who began to wait before a number pass.
+    fn pass(&mut self, now: Time, ix: Idx<Object>, before: u64) {
         self.emit(now, RecordKind::BarrierPassed, Some(ix), None);
-        self.let_through(ix, number);
-        let last = self.barrier_mut(ix).parties as usize - 1;
-        let next = self.objects[ix as usize].waiters.iter(&self.waiters).nth(last);
-        let Some((waiter, _)) = next else { return };
-        let waiter = self.unqueue(waiter);
-        let run_action = waiter.wait == Wait::Barrier { action: true };
-        let answer = Answer::BarrierPassed { index: last as u32, run_action };
-        self.reply(waiter.session, waiter.request, Ok(answer));
-        if run_action {
-            let (session, owner, number) = (waiter.session, waiter.owner, waiter.number);
-            self.barrier_mut(ix).action = Some(Action { session, owner, number });
-        } else {
-            self.pass(now, ix, waiter.number);
+        let verdict = Verdict { before, passes: Some(0) };
+        self.barrier_mut(ix).verdicts.push_back(verdict);
+    }
+
+    /// Tells those on whom there is a verdict; then those who came while an action ran may be
+    /// enough for the next full barrier, and for the one after that.
+    pub(crate) fn serve_barrier(&mut self, now: Time, ix: Idx<Object>) {
+        loop {
+            let Some(&verdict) = self.barrier_mut(ix).verdicts.front() else {
+                match self.next_last(ix) {
+                    Some(last) => self.fill(now, ix, last),
+                    None => return,
+                }
+                continue;
+            };
+            let first = self.objects[ix].waiters.first();
+            let Some(waiter) = first.filter(|&w| self.waiters[w].number < verdict.before) else {
+                self.barrier_mut(ix).verdicts.pop_front();
+                continue;
+            };
+            if !self.spend() {
+                return self.serve_later(ix);
+            }
+            let waiter = self.unqueue(waiter);
+            let reply = match verdict.passes {
+                Some(index) => Ok(Answer::BarrierPassed { index, run_action: false }),
+                None => Err(self.refuse(ix, ErrorKind::BrokenBarrier)),
+            };
+            self.reply(waiter.session, waiter.request, reply);
+            if let Some(verdict) = self.barrier_mut(ix).verdicts.front_mut() {
+                verdict.passes = verdict.passes.map(|index| index + 1);
+            }
         }
     }
 
-    fn let_through(&mut self, ix: Ix, number: u64) {
-        let mut index = 0;
-        while let Some(waiter) = self.objects[ix as usize].waiters.first()
-            && self.waiters[waiter as usize].number < number
-        {
-            let waiter = self.unqueue(waiter);
-            let answer = Answer::BarrierPassed { index, run_action: false };
-            self.reply(waiter.session, waiter.request, Ok(answer));
-            index += 1;
+    /// The last party of the next full barrier, if enough have come. The search goes on where
+    /// an earlier call has left it.
+    fn next_last(&mut self, ix: Idx<Object>) -> Option<Idx<Waiter>> {
+        let barrier = self.barrier_mut(ix);
+        if barrier.action.is_some() || barrier.coming < barrier.parties {
+            barrier.search = None;
+            return None;
+        }
+        let (last, search) = (barrier.parties - 1, barrier.search.take());
+        let first = self.objects[ix].waiters.first();
+        let (mut at, mut before) = search.or(first.map(|first| (first, 0)))?;
+        while self.spend() {
+            if before == last {
+                return Some(at);
+            }
+            at = after(&self.waiters[at]).expect("as many wait as have come");
+            before += 1;
+        }
+        self.barrier_mut(ix).search = Some((at, before));
+        self.serve_later(ix);
+        None
+    }
+
+    /// A barrier is full, with a waiter as its last party.
+    fn fill(&mut self, now: Time, ix: Idx<Object>, last: Idx<Waiter>) {
+        let waiter = self.unqueue(last);
+        let barrier = self.barrier_mut(ix);
+        let others = barrier.parties - 1;
+        barrier.coming -= others;
+        let run_action = waiter.wait == Wait::Barrier { action: true };
+        let Waiter { session, owner, request, number, .. } = waiter;
+        if run_action {
+            barrier.action = Some(Action { session, owner, number });
+            barrier.full = others;
+        }
+        let answer = Answer::BarrierPassed { index: others, run_action };
+        self.reply(session, request, Ok(answer));
+        if !run_action {
+            self.pass(now, ix, number);
         }
     }
 
     /// Breaks it for all who wait, until a reset.
-    pub(crate) fn break_barrier(&mut self, now: Time, ix: Ix) {
-        let barrier = self.barrier_mut(ix);
-        barrier.action = None;
-        if !std::mem::replace(&mut barrier.broken, true) {
+    pub(crate) fn break_barrier(&mut self, now: Time, ix: Idx<Object>) {
+        if !std::mem::replace(&mut self.barrier_mut(ix).broken, true) {
             self.emit(now, RecordKind::BarrierBroken, Some(ix), None);
         }
-        self.turn_away(ix);
+        self.turn_away(now, ix);
     }
 
-    /// Refuses all who wait.
-    fn turn_away(&mut self, ix: Ix) {
-        while let Some(waiter) = self.objects[ix as usize].waiters.first() {
-            let waiter = self.unqueue(waiter);
-            let error = self.refuse(ix, ErrorKind::BrokenBarrier);
-            self.reply(waiter.session, waiter.request, Err(error));
+    /// Refuses all who wait and don't pass.
+    fn turn_away(&mut self, now: Time, ix: Idx<Object>) {
+        let before = self.next_number;
+        let barrier = self.barrier_mut(ix);
+        (barrier.action, barrier.full, barrier.coming, barrier.search) = (None, 0, 0, None);
+        match barrier.verdicts.back_mut() {
+            Some(verdict) if verdict.passes.is_none() => verdict.before = before,
+            _ => barrier.verdicts.push_back(Verdict { before, passes: None }),
         }
+        self.serve_barrier(now, ix);
     }
 
     pub(crate) fn barrier_reset(
@@ -140,10 +278,8 @@ impl Space {
         handle: Handle,
     ) -> Outcome {
         let ix = self.resolve_barrier(session, handle)?;
-        self.turn_away(ix);
-        let barrier = self.barrier_mut(ix);
-        barrier.broken = false;
-        barrier.action = None;
+        self.turn_away(now, ix);
+        self.barrier_mut(ix).broken = false;
         let who = self.party(session, Owner(0));
         self.emit(now, RecordKind::BarrierReset, Some(ix), who);
         Ok(Some(Answer::Done { count: 0 }))
@@ -158,5 +294,15 @@ impl Space {
         let ix = self.resolve_barrier(session, handle)?;
         self.break_barrier(now, ix);
         Ok(Some(Answer::Done { count: 0 }))
+    }
+
+    /// If the session was asked to run a barrier's action and can't any longer, the
+    /// barrier breaks.
+    pub(crate) fn leave_barrier(&mut self, now: Time, session: SessionId, ix: Idx<Object>) {
+        if let Kind::Barrier(barrier) = &self.objects[ix].kind
+            && barrier.action.is_some_and(|action| action.session == session)
+        {
+            self.break_barrier(now, ix);
+        }
     }
 }

@@ -6,17 +6,25 @@ use std::time::Duration;
 
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
-    list::Ix,
-    object::Kind,
+    arena::Idx,
+    object::{Kind, Object},
+    semlock::Hold,
     space::{Outcome, Space},
-    waiter::{Claim, Wait},
+    waiter::{Claim, Wait, Waiter},
+    work::{Notify, Progress, Task},
 };
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Condition {
+    /// A Lock or an RLock, to which this is a reference.
+    pub lock: Idx<Object>,
+}
 
 impl Space {
     /// A condition's lock.
-    pub(crate) fn lock_of(&self, condition: Ix) -> Ix {
-        match self.objects[condition as usize].kind {
-            Kind::Condition { lock } => lock,
+    pub(crate) fn lock_of(&self, condition: Idx<Object>) -> Idx<Object> {
+        match self.objects[condition].kind {
+            Kind::Condition(Condition { lock }) => lock,
             _ => unreachable!("checked when the handle was resolved"),
         }
     }
@@ -28,16 +36,13 @@ impl Space {
         session: SessionId,
         handle: Handle,
         owner: Owner,
-    ) -> Result<(Ix, Ix), Box<Error>> {
+    ) -> Result<(Idx<Object>, Idx<Hold>), Box<Error>> {
         let ix = self.resolve(session, handle)?;
-        let Kind::Condition { lock } = self.objects[ix as usize].kind else {
+        let Kind::Condition(Condition { lock }) = self.objects[ix].kind else {
             return Err(self.mismatch(ix, "Condition"));
         };
-        let hold = self.semlock(lock).holds.first();
-        match hold.map(|hold| (hold, &self.holds[hold as usize])) {
-            Some((ix_hold, hold)) if (hold.session, hold.owner) == (session, owner) => {
-                Ok((ix, ix_hold))
-            }
+        match self.semlock(lock).holds.first() {
+            Some(hold) if self.is_of(hold, session, owner) => Ok((ix, hold)),
             _ => {
                 let holder = self.first_holders(now, lock, 1).pop();
                 Err(self.refuse(lock, ErrorKind::NotOwner { holder }))
@@ -56,13 +61,12 @@ impl Space {
     ) -> Outcome {
         let (ix, hold) = self.resolve_condition(now, session, handle, owner)?;
         self.check_room(session, ix)?;
-        let depth = self.holds[hold as usize].depth;
+        let depth = self.holds[hold].depth;
         let claim = Claim { session, request, owner, timeout };
-        self.enqueue(now, ix, claim, Wait::Notify { depth });
+        let waiter = self.enqueue(now, ix, claim, Wait::Notify { depth });
         self.release_hold(now, hold, u32::MAX);
         // No time at all is up at once, but those in the lock's queue come first.
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            let waiter = self.sessions[&session].waiters[&request];
             self.expire(now, waiter);
         }
         Ok(None)
@@ -72,41 +76,73 @@ impl Space {
         &mut self,
         now: Time,
         session: SessionId,
+        request: RequestId,
         handle: Handle,
         owner: Owner,
         n: Option<u32>,
     ) -> Outcome {
         let (ix, _) = self.resolve_condition(now, session, handle, owner)?;
-        let lock = self.lock_of(ix);
-        let mut count = 0;
-        while n.is_none_or(|n| count < n)
-            && let Some(waiter) = self.objects[ix as usize].waiters.first()
-        {
-            let number = self.emit_notified(now, ix, waiter);
-            self.requeue(now, waiter, lock, Some(number));
-            count += 1;
-        }
-        Ok(Some(Answer::Done { count }))
+        let notify = Notify {
+            condition: self.at(ix),
+            before: self.next_number,
+            left: n.unwrap_or(u32::MAX),
+            count: 0,
+            answer: Some((session, request)),
+        };
+        self.begin(now, Task::Notify(notify));
+        Ok(None)
     }
 
     /// A notified waiter went away before it could act: the notify is the next one's,
-    /// provided that it waited when the notify was made.
-    pub(crate) fn pass_on(&mut self, now: Time, condition: Ix, number: u64) {
-        let Some(object) = self.objects.get(condition as usize) else { return };
-        let (Kind::Condition { lock }, Some(next)) = (&object.kind, object.waiters.first()) else {
-            return;
-        };
-        let lock = *lock;
-        if self.waiters[next as usize].number < number {
-            self.emit_notified(now, condition, next);
-            self.requeue(now, next, lock, Some(number));
-            self.wake(now, lock);
+    /// provided that it waited when the notify was made. The lock's queue is for the caller to
+    /// serve.
+    pub(crate) fn pass_on(&mut self, now: Time, condition: Idx<Object>, before: u64) {
+        if let Some(object) = self.objects.get(condition)
+            && matches!(object.kind, Kind::Condition(_))
+        {
+            let condition = self.at(condition);
+            let notify = Notify { condition, before, left: 1, count: 0, answer: None };
+            self.begin(now, Task::Notify(notify));
         }
     }
 
-    fn emit_notified(&mut self, now: Time, condition: Ix, waiter: Ix) -> u64 {
-        let waiter = &self.waiters[waiter as usize];
-        let who = self.party(waiter.session, waiter.owner);
-        self.emit(now, RecordKind::Notified, Some(condition), who)
+    /// Moves the oldest waiters to the queue of the lock. Who waited there before the notify
+    /// stays before them; who comes while it goes on takes a place between.
+    pub(crate) fn go_on_notifying(&mut self, now: Time, notify: &mut Notify) -> Progress {
+        let Notify { condition, before, .. } = *notify;
+        let mut progress = Progress::Over;
+        if self.is_there(condition) {
+            let lock = self.lock_of(condition.ix);
+            while notify.left > 0
+                && let Some(waiter) = self.first_waiting_before(condition.ix, before)
+            {
+                if !self.spend() {
+                    progress = Progress::More;
+                    break;
+                }
+                if self.is_ended(self.waiters[waiter].session) {
+                    self.unqueue(waiter);
+                    continue;
+                }
+                self.announce(now, RecordKind::Notified, waiter);
+                self.requeue(waiter, lock, Some(before));
+                notify.left -= 1;
+                notify.count += 1;
+            }
+            if progress == Progress::Over && notify.count > 0 {
+                self.report_notified_deadlock(now, lock, before);
+            }
+        }
+        if progress == Progress::Over
+            && let Some((session, request)) = notify.answer
+        {
+            self.reply(session, request, Ok(Answer::Done { count: notify.count }));
+        }
+        progress
+    }
+
+    fn first_waiting_before(&self, condition: Idx<Object>, before: u64) -> Option<Idx<Waiter>> {
+        let first = self.objects[condition].waiters.first()?;
+        (self.waiters[first].number < before).then_some(first)
     }
 }

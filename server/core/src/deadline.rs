@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{RequestId, SessionId, Time};
+use crate::{ObjectId, RequestId, SessionId, Time};
 
 /// When [`Space::handle_timeout`](crate::Space::handle_timeout) wants to be called, and
 /// what for.
@@ -17,6 +17,8 @@ pub struct Deadline {
 /// What becomes due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// An earlier call has left something to do: due at once.
+    Work,
     /// A request's time-out.
     Timeout {
         /// Whose.
@@ -31,8 +33,8 @@ pub enum Reason {
     },
     /// Nobody has attached to an object without references.
     Linger {
-        /// The object's place in the table.
-        slot: u32,
+        /// Which.
+        object: ObjectId,
     },
 }
 
@@ -50,6 +52,10 @@ impl Deadlines {
 
     pub fn first(&self) -> Option<Deadline> {
         self.0.first().copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Deadline> {
+        self.0.iter()
     }
 
     pub fn pop_due(&mut self, now: Time) -> Option<Reason> {

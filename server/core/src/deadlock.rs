@@ -4,35 +4,56 @@
 //! its holder, what that holder waits for, and so on. A chain that comes back to its
 //! start is a certain deadlock. An owner that waits for several things at once may get
 //! on by any of them, so the chain ends there: no false alarm, at the price of silence.
+//!
+//! A cycle closes when somebody begins to wait for a lock, or is left with one wait; from there
+//! the chain is followed once, [`Cycle::LONGEST`] edges at most. All who are notified at once
+//! wait for one lock, so one look at that lock does for all of them.
 
-use crate::{Edge, Owner, RecordKind, SessionId, Time, list::Ix, space::Space};
+use std::collections::BTreeSet;
 
-/// Who waits for an exclusive lock, by owner; the index is the waiter's.
-pub(crate) type Blocked = std::collections::BTreeSet<(SessionId, Owner, Ix)>;
+use crate::{
+    Cycle, Edge, Owner, RecordKind, SessionId, Time,
+    arena::Idx,
+    object::Object,
+    space::Space,
+    waiter::{Wait, Waiter},
+};
+
+/// Who waits for an exclusive lock, by owner.
+pub(crate) type Blocked = BTreeSet<(SessionId, Owner, Idx<Waiter>)>;
+
+/// A way through the wait-for graph.
+struct Chain {
+    /// In edges.
+    length: usize,
+    /// It comes back to where it began.
+    closes: bool,
+}
 
 impl Space {
-    fn is_exclusive(&self, ix: Ix) -> bool {
-        self.objects[ix as usize].semlock().is_some_and(|sem| sem.class.is_exclusive())
+    pub(crate) fn is_exclusive(&self, ix: Idx<Object>) -> bool {
+        self.objects[ix].semlock().is_some_and(|sem| sem.class.is_exclusive())
     }
 
     /// Notes that a waiter waits for an exclusive lock, if it does.
-    pub(crate) fn block(&mut self, ix: Ix) {
-        let waiter = &self.waiters[ix as usize];
+    pub(crate) fn block(&mut self, ix: Idx<Waiter>) {
+        let waiter = &self.waiters[ix];
         if self.is_exclusive(waiter.object) {
             self.blocked.insert((waiter.session, waiter.owner, ix));
         }
     }
 
-    pub(crate) fn unblock(&mut self, ix: Ix) {
-        let waiter = &self.waiters[ix as usize];
+    pub(crate) fn unblock(&mut self, ix: Idx<Waiter>) {
+        let waiter = &self.waiters[ix];
         if self.is_exclusive(waiter.object) {
             self.blocked.remove(&(waiter.session, waiter.owner, ix));
         }
     }
 
     /// What an owner waits for, if that is one thing.
-    fn sole_wait(&self, session: SessionId, owner: Owner) -> Option<Ix> {
-        let mut waits = self.blocked.range((session, owner, 0)..=(session, owner, Ix::MAX));
+    fn sole_wait(&self, session: SessionId, owner: Owner) -> Option<Idx<Waiter>> {
+        let mut waits =
+            self.blocked.range((session, owner, Idx::FIRST)..=(session, owner, Idx::END));
         let first = waits.next()?.2;
         waits.next().is_none().then_some(first)
     }
@@ -43,91 +64,132 @@ impl Space {
         now: Time,
         session: SessionId,
         owner: Owner,
-        object: Ix,
-    ) -> Option<Vec<Edge>> {
-        let from = (session, owner, 0)..=(session, owner, Ix::MAX);
-        if !self.is_exclusive(object) || self.blocked.range(from).next().is_some() {
+        object: Idx<Object>,
+    ) -> Option<Cycle> {
+        let waits = (session, owner, Idx::FIRST)..=(session, owner, Idx::END);
+        if !self.is_exclusive(object) || self.blocked.range(waits).next().is_some() {
             return None;
         }
-        self.chain(now, session, owner, object, now)
+        let chain = self.follow(session, owner, object);
+        chain.closes.then(|| self.cycle(now, session, owner, object, now, chain.length))
     }
 
-    /// The cycle that a waiter is part of.
-    pub(crate) fn cycle_through(&self, now: Time, waiter: Ix) -> Option<Vec<Edge>> {
-        let w = &self.waiters[waiter as usize];
-        (self.sole_wait(w.session, w.owner) == Some(waiter))
-            .then(|| self.chain(now, w.session, w.owner, w.object, w.since))?
+    /// The cycle that a waiter is part of, and how many edges it took to know.
+    fn cycle_through(&self, now: Time, waiter: Idx<Waiter>) -> (Option<Cycle>, usize) {
+        let Waiter { session, owner, object, since, .. } = self.waiters[waiter];
+        if self.sole_wait(session, owner) != Some(waiter) {
+            return (None, 0);
+        }
+        let Chain { length, closes } = self.follow(session, owner, object);
+        (closes.then(|| self.cycle(now, session, owner, object, since, length)), length)
     }
 
-    fn chain(
+    /// Follows the chain from an owner who waits for an object. Most close no cycle, so nothing
+    /// is built before that is known.
+    fn follow(&self, session: SessionId, owner: Owner, object: Idx<Object>) -> Chain {
+        let mut at = object;
+        for length in 1..=Cycle::LONGEST {
+            let Some(hold) = self.sole_hold(at) else { return Chain { length, closes: false } };
+            if (hold.session, hold.owner) == (session, owner) {
+                return Chain { length, closes: true };
+            }
+            let Some(next) = self.sole_wait(hold.session, hold.owner) else {
+                return Chain { length, closes: false };
+            };
+            at = self.waiters[next].object;
+        }
+        Chain { length: Cycle::LONGEST, closes: false }
+    }
+
+    /// The waiter for a lock who is part of the cycle through the lock, if there is one: no
+    /// more than one is, since the cycle passes through the lock's one holder.
+    fn closing_waiter(&self, lock: Idx<Object>) -> Option<Idx<Waiter>> {
+        let mut at = lock;
+        for _ in 0..Cycle::LONGEST {
+            let hold = self.sole_hold(at)?;
+            let waiter = self.sole_wait(hold.session, hold.owner)?;
+            at = self.waiters[waiter].object;
+            if at == lock {
+                return Some(waiter);
+            }
+        }
+        None
+    }
+
+    /// The edges of a cycle of that length, from an owner who waits for an object.
+    fn cycle(
         &self,
         now: Time,
         session: SessionId,
         owner: Owner,
-        object: Ix,
+        object: Idx<Object>,
         since: Time,
-    ) -> Option<Vec<Edge>> {
-        // Most waiters close no cycle: find out before building anything.
-        let mut at = object;
-        let mut length = 0;
-        loop {
-            let hold = self.sole_hold(at)?;
-            length += 1;
-            if (hold.session, hold.owner) == (session, owner) {
-                break;
-            }
-            if length > self.blocked.len() {
-                return None;
-            }
-            at = self.waiters[self.sole_wait(hold.session, hold.owner)? as usize].object;
-        }
-        let mut cycle = Vec::with_capacity(length);
+        length: usize,
+    ) -> Cycle {
+        let shown = length.min(Cycle::SHOWN);
+        let mut edges = Vec::with_capacity(shown);
         let (mut session, mut owner, mut object, mut since) = (session, owner, object, since);
-        for _ in 0..length {
-            let hold = self.sole_hold(object)?;
-            cycle.push(Edge {
-                waiter: self.party(session, owner)?,
+        for _ in 0..shown {
+            let hold = self.sole_hold(object).expect("the chain was followed");
+            edges.push(Edge {
+                waiter: self.party(session, owner).expect("who waits or holds has a session"),
                 object: self.label(object),
                 waited: now.since(since),
                 held: now.since(hold.since),
             });
             (session, owner) = (hold.session, hold.owner);
             if let Some(next) = self.sole_wait(session, owner) {
-                let next = &self.waiters[next as usize];
+                let next = &self.waiters[next];
                 (object, since) = (next.object, next.since);
             }
         }
-        Some(cycle)
+        Cycle { edges, omitted: (length - shown) as u32 }
     }
 
     /// Tells the world if a waiter has just closed a cycle.
-    pub(crate) fn report_deadlock(&mut self, now: Time, waiter: Ix) {
-        if let Some(cycle) = self.cycle_through(now, waiter) {
-            let waiter = &self.waiters[waiter as usize];
-            let (object, session, owner) = (waiter.object, waiter.session, waiter.owner);
+    pub(crate) fn report_deadlock(&mut self, now: Time, waiter: Idx<Waiter>) {
+        let (cycle, followed) = self.cycle_through(now, waiter);
+        self.budget = self.budget.saturating_sub(followed as u32);
+        if let Some(cycle) = cycle {
+            let Waiter { object, session, owner, .. } = self.waiters[waiter];
             self.emit_deadlock(now, object, session, owner, cycle);
+        }
+    }
+
+    /// The same if an owner has just lost or been granted one of its waits, and is left with one.
+    pub(crate) fn report_sole_wait(&mut self, now: Time, session: SessionId, owner: Owner) {
+        if let Some(waiter) = self.sole_wait(session, owner) {
+            self.report_deadlock(now, waiter);
+        }
+    }
+
+    /// The same if those that a notify has just moved to a lock's queue have.
+    pub(crate) fn report_notified_deadlock(&mut self, now: Time, lock: Idx<Object>, notify: u64) {
+        if let Some(waiter) = self.closing_waiter(lock)
+            && let Wait::Reacquire { notified: Some(number), .. } = self.waiters[waiter].wait
+            && number == notify
+        {
+            self.report_deadlock(now, waiter);
         }
     }
 
     pub(crate) fn emit_deadlock(
         &mut self,
         now: Time,
-        object: Ix,
+        object: Idx<Object>,
         session: SessionId,
         owner: Owner,
-        cycle: Vec<Edge>,
+        cycle: Cycle,
     ) {
         let who = self.party(session, owner);
         self.emit(now, RecordKind::Deadlock { cycle }, Some(object), who);
     }
 
-    /// The cycles that the waiters of an object are part of. All of them pass through
-    /// its one holder, so there is at most one.
-    pub(crate) fn deadlocks_at(&self, now: Time, ix: Ix) -> Vec<Vec<Edge>> {
+    /// The cycle that the waiters of an object are part of.
+    pub(crate) fn deadlock_at(&self, now: Time, ix: Idx<Object>) -> Option<Cycle> {
         if !self.is_exclusive(ix) {
-            return Vec::new();
+            return None;
         }
-        let waiters = self.objects[ix as usize].waiters.iter(&self.waiters);
-        waiters.filter_map(|(waiter, _)| self.cycle_through(now, waiter)).take(1).collect()
+        self.cycle_through(now, self.closing_waiter(ix)?).0
     }
 }

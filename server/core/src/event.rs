@@ -4,17 +4,31 @@ use std::time::Duration;
 
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
-    list::Ix,
-    object::Kind,
+    arena::Idx,
+    object::{Kind, Object},
     space::{Outcome, Space},
     waiter::{Claim, Wait},
 };
 
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Event {
+    pub set: bool,
+    /// Who began to wait before this number has been woken by a Set, though perhaps not been
+    /// told yet.
+    pub woken_before: u64,
+    /// How many wait behind those. None while it is set.
+    pub waiting: u32,
+}
+
 impl Space {
-    fn resolve_event(&self, session: SessionId, handle: Handle) -> Result<(Ix, bool), Box<Error>> {
+    fn resolve_event(
+        &self,
+        session: SessionId,
+        handle: Handle,
+    ) -> Result<(Idx<Object>, Event), Box<Error>> {
         let ix = self.resolve(session, handle)?;
-        match self.objects[ix as usize].kind {
-            Kind::Event { set } => Ok((ix, set)),
+        match self.objects[ix].kind {
+            Kind::Event(event) => Ok((ix, event)),
             _ => Err(self.mismatch(ix, "Event")),
         }
     }
@@ -26,21 +40,34 @@ impl Space {
         handle: Handle,
         set: bool,
     ) -> Outcome {
-        let (ix, was) = self.resolve_event(session, handle)?;
+        let (ix, mut event) = self.resolve_event(session, handle)?;
         let mut count = 0;
-        if was != set {
-            self.objects[ix as usize].kind = Kind::Event { set };
+        if event.set != set {
+            event.set = set;
             let who = self.party(session, Owner(0));
             let kind = if set { RecordKind::Set } else { RecordKind::Cleared };
-            self.emit(now, kind, Some(ix), who);
-        }
-        // Nobody waits for an event that is set.
-        while set && let Some(waiter) = self.objects[ix as usize].waiters.first() {
-            let waiter = self.unqueue(waiter);
-            self.reply(waiter.session, waiter.request, Ok(Answer::Done { count: 0 }));
-            count += 1;
+            let number = self.emit(now, kind, Some(ix), who);
+            if set {
+                count = std::mem::take(&mut event.waiting);
+                event.woken_before = number;
+            }
+            self.objects[ix].kind = Kind::Event(event);
+            self.tell_woken(ix, event.woken_before);
         }
         Ok(Some(Answer::Done { count }))
+    }
+
+    /// Answers those whom a Set has woken.
+    pub(crate) fn tell_woken(&mut self, ix: Idx<Object>, before: u64) {
+        while let Some(waiter) = self.objects[ix].waiters.first()
+            && self.waiters[waiter].number < before
+        {
+            if !self.spend() {
+                return self.serve_later(ix);
+            }
+            let waiter = self.unqueue(waiter);
+            self.reply(waiter.session, waiter.request, Ok(Answer::Done { count: 0 }));
+        }
     }
 
     pub(crate) fn event_wait(
@@ -52,8 +79,8 @@ impl Space {
         owner: Owner,
         timeout: Option<Duration>,
     ) -> Outcome {
-        let (ix, set) = self.resolve_event(session, handle)?;
-        if set {
+        let (ix, event) = self.resolve_event(session, handle)?;
+        if event.set {
             return Ok(Some(Answer::Done { count: 0 }));
         }
         if timeout.is_some_and(|timeout| timeout.is_zero()) {

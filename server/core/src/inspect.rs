@@ -3,9 +3,10 @@
 use std::ops::Bound;
 
 use crate::{
-    Label, ObjectDetail, ObjectId, ObjectKey, ObjectView, SessionId, SessionView, Time, Totals,
-    WaiterView,
-    list::Ix,
+    Holders, Label, ObjectDetail, ObjectId, ObjectKey, ObjectView, SessionId, SessionView, Time,
+    Totals, WaiterView,
+    arena::{Idx, count_visit},
+    condition::Condition,
     object::{Kind, Object},
     session::Session,
     space::Space,
@@ -26,8 +27,56 @@ pub struct ListQuery<'a> {
 
 /// How many holders and waiters a detail names at most.
 const MOST: usize = 1000;
+/// How many objects a list looks at, at most, before it hands out what it has found.
+const SCANNED: usize = 4096;
+/// How many abandonments a view names at most.
+const LEFT: usize = 16;
 /// How many objects a session's view names at most.
 const FEW: usize = 100;
+
+/// A page of a list in the making.
+struct Page<'a> {
+    space: &'a Space,
+    now: Time,
+    query: ListQuery<'a>,
+    looked: usize,
+    views: Vec<ObjectView>,
+    /// The last object that was looked at, and whether by its name.
+    last: Option<(Idx<Object>, bool)>,
+}
+
+impl<'a> Page<'a> {
+    fn new(space: &'a Space, now: Time, query: ListQuery<'a>) -> Self {
+        Page { space, now, query, looked: 0, views: Vec::new(), last: None }
+    }
+
+    fn is_full(&self) -> bool {
+        self.views.len() >= self.query.limit.max(1) || self.looked >= SCANNED
+    }
+
+    /// Looks at the next object by name, or at the next by id.
+    fn look(&mut self, ix: Idx<Object>, by_name: bool) {
+        count_visit();
+        self.looked += 1;
+        self.last = Some((ix, by_name));
+        let object = &self.space.objects[ix];
+        if by_name == object.name.is_some() && (!self.query.busy || is_busy(object)) {
+            self.views.push(self.space.view(self.now, ix));
+        }
+    }
+
+    /// The page, and where the next one begins.
+    fn to_be_continued(self) -> (Vec<ObjectView>, Option<String>) {
+        let next = self.last.map(|(ix, by_name)| {
+            let object = &self.space.objects[ix];
+            match &object.name {
+                Some(name) if by_name => name.to_string(),
+                _ => format!("\0{}", object.id.0),
+            }
+        });
+        (self.views, next)
+    }
+}
 
 impl Space {
     /// How much there is of everything.
@@ -37,7 +86,8 @@ impl Space {
             objects: self.objects.len(),
             holds: self.holds.len(),
             waiters: self.waiters.len(),
-            last_event: self.next_event - 1,
+            last_number: self.next_number - 1,
+            unacknowledged: self.unacknowledged,
         }
     }
 
@@ -51,25 +101,20 @@ impl Space {
         let by_name = || self.names.get(text).copied();
         let by_id = || {
             let id = text.strip_prefix('#')?.parse().ok()?;
-            self.index_of(ObjectId(id))
+            self.ids.get(&ObjectId(id)).copied()
         };
         let by_key = || self.by_key(text.parse::<ObjectKey>().ok()?);
         let ix = by_name().or_else(by_id).or_else(by_key)?;
-        Some(self.objects[ix as usize].id)
+        Some(self.objects[ix].id)
     }
 
-    /// For administration alone: costs what exists.
-    pub(crate) fn index_of(&self, id: ObjectId) -> Option<Ix> {
-        self.objects.iter().find(|(_, object)| object.id == id).map(|(ix, _)| ix as Ix)
-    }
-
-    /// Objects in the order of their names, the nameless last; and where to go on, if
-    /// there are more.
+    /// Objects in the order of their names, the nameless last, in the order of their ids; and
+    /// where to go on, if there are more. A page may be shorter than its limit, or empty, and
+    /// there be more all the same: one call looks at so many objects.
     pub fn list(&self, now: Time, query: ListQuery<'_>) -> (Vec<ObjectView>, Option<String>) {
-        let ListQuery { prefix, busy, after, limit } = query;
-        let wanted = |object: &Object| !busy || is_busy(object);
+        let ListQuery { prefix, after, .. } = query;
+        let mut page = Page::new(self, now, query);
         let after_id = after.and_then(|after| after.strip_prefix('\0')?.parse::<u64>().ok());
-        let mut page: Vec<ObjectView> = Vec::new();
         if after_id.is_none() {
             let from = match after {
                 Some(after) => Bound::Excluded(after),
@@ -79,50 +124,36 @@ impl Space {
                 .names
                 .range::<str, _>((from, Bound::Unbounded))
                 .take_while(|(name, _)| name.starts_with(prefix));
-            for (name, &ix) in named {
-                if !wanted(&self.objects[ix as usize]) {
-                    continue;
+            for (_, &ix) in named {
+                if page.is_full() {
+                    return page.to_be_continued();
                 }
-                if page.len() == limit {
-                    let last = page.last().and_then(|view| view.label.name.as_deref());
-                    return (page.clone(), Some(last.unwrap_or(name).to_owned()));
-                }
-                page.push(self.view(now, ix));
+                page.look(ix, true);
             }
         }
         if !prefix.is_empty() {
-            return (page, None);
+            return (page.views, None);
         }
-        let mut nameless: Vec<(u64, Ix)> = self
-            .objects
-            .iter()
-            .filter(|(_, o)| o.name.is_none() && wanted(o) && after_id.is_none_or(|id| o.id.0 > id))
-            .map(|(ix, o)| (o.id.0, ix as Ix))
-            .collect();
-        nameless.sort_unstable();
-        for (_, ix) in nameless {
-            if page.len() == limit {
-                let last = page.last().map(|view| match &view.label.name {
-                    Some(name) => name.to_string(),
-                    None => format!("\0{}", view.label.id.0),
-                });
-                return (page, last);
+        let from = after_id.map_or(Bound::Unbounded, |id| Bound::Excluded(ObjectId(id)));
+        for (_, &ix) in self.ids.range((from, Bound::Unbounded)) {
+            if page.is_full() {
+                return page.to_be_continued();
             }
-            page.push(self.view(now, ix));
+            page.look(ix, false);
         }
-        (page, None)
+        (page.views, None)
     }
 
-    pub(crate) fn view(&self, now: Time, ix: Ix) -> ObjectView {
-        let object = &self.objects[ix as usize];
+    pub(crate) fn view(&self, now: Time, ix: Idx<Object>) -> ObjectView {
+        let object = &self.objects[ix];
         let (value, max, loose, holders, broken) = match &object.kind {
             Kind::SemLock(sem) => {
                 let poisoned = object.poisoned().is_some();
                 (sem.value, sem.max, sem.loose, sem.holds.len(), poisoned)
             }
-            Kind::Condition { .. } => (0, 0, 0, 0, false),
-            Kind::Event { set } => (u32::from(*set), 1, 0, 0, false),
-            Kind::Barrier(b) => (object.waiters.len(), b.parties, 0, 0, b.broken),
+            Kind::Condition(_) => (0, 0, 0, 0, false),
+            Kind::Event(event) => (u32::from(event.set), 1, 0, 0, false),
+            Kind::Barrier(b) => (b.full + b.coming, b.parties, 0, 0, b.broken),
         };
         ObjectView {
             label: object.label(),
@@ -139,6 +170,7 @@ impl Space {
                 .trouble
                 .iter()
                 .flat_map(|trouble| trouble.poisoned.iter().chain(&trouble.untold).cloned())
+                .take(LEFT)
                 .collect(),
             broken,
             holder: self.first_holders(now, ix, 1).pop(),
@@ -148,8 +180,8 @@ impl Space {
 
     /// One object in full.
     pub fn describe(&self, now: Time, object: ObjectId) -> Option<ObjectDetail> {
-        let ix = self.index_of(object)?;
-        let object = &self.objects[ix as usize];
+        let ix = *self.ids.get(&object)?;
+        let object = &self.objects[ix];
         let waiters = object.waiters.iter(&self.waiters).take(MOST).map(|(_, w)| WaiterView {
             party: self.party(w.session, w.owner).expect("a waiter's session is open"),
             waited: now.since(w.since),
@@ -161,16 +193,24 @@ impl Space {
             holders: self.first_holders(now, ix, MOST),
             waiters: waiters.collect(),
             lock: match object.kind {
-                Kind::Condition { lock } => Some(self.label(lock)),
+                Kind::Condition(Condition { lock }) => Some(self.label(lock)),
                 _ => None,
             },
-            deadlocks: self.deadlocks_at(now, ix),
+            deadlock: self.deadlock_at(now, ix),
         })
     }
 
-    /// All sessions, oldest first.
-    pub fn sessions(&self, now: Time) -> Vec<SessionView> {
-        self.sessions.iter().map(|(&id, session)| self.session_view(now, id, session)).collect()
+    /// Sessions, oldest first: those after `after`, at most so many.
+    pub fn sessions(&self, now: Time, after: Option<SessionId>, limit: usize) -> Vec<SessionView> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sessions = self.sessions.range((from, Bound::Unbounded)).take(limit);
+        sessions.map(|(&id, session)| self.session_view(now, id, session)).collect()
+    }
+
+    /// The first holders of an object, oldest first, and how many there are.
+    pub(crate) fn all_holders(&self, now: Time, ix: Idx<Object>) -> Holders {
+        let count = self.objects[ix].semlock().map_or(0, |sem| sem.holds.len());
+        Holders { count, first: self.first_holders(now, ix, MOST) }
     }
 
     /// One session.
@@ -179,7 +219,7 @@ impl Space {
     }
 
     fn session_view(&self, now: Time, id: SessionId, session: &Session) -> SessionView {
-        let label = |ix: Ix| -> Label { self.label(ix) };
+        let label = |ix: Idx<Object>| -> Label { self.label(ix) };
         SessionView {
             id,
             process: session.process.clone(),
@@ -193,7 +233,7 @@ impl Space {
                 .waiters
                 .values()
                 .take(FEW)
-                .map(|&waiter| label(self.waiters[waiter as usize].object))
+                .map(|&waiter| label(self.waiters[waiter].object))
                 .collect(),
         }
     }
@@ -203,7 +243,7 @@ fn is_busy(object: &Object) -> bool {
     let held = match &object.kind {
         Kind::SemLock(sem) => sem.holds.len() + sem.loose > 0,
         Kind::Barrier(barrier) => barrier.action.is_some(),
-        Kind::Condition { .. } | Kind::Event { .. } => false,
+        Kind::Condition(_) | Kind::Event(_) => false,
     };
-    held || object.waiters.len() > 0
+    held || !object.waiters.is_empty()
 }

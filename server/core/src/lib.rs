@@ -8,15 +8,17 @@
 //!
 //! A `Space` is one namespace: its sessions, its objects, and one stream of records.
 
+mod arena;
 mod barrier;
+mod check;
 mod condition;
+mod config;
 mod deadline;
 mod deadlock;
 mod event;
 
 mod id;
 mod inspect;
-mod list;
 mod message;
 mod object;
 mod record;
@@ -27,17 +29,19 @@ mod space;
 mod step;
 mod view;
 mod waiter;
+mod work;
 
+pub use config::{Config, Limits};
 pub use deadline::{Deadline, Reason};
 pub use id::{Handle, ObjectId, Owner, RequestId, SessionId, Time, Token};
 pub use inspect::ListQuery;
 pub use message::{
-    Abandonment, Answer, Attachment, Body, Cause, Edge, Error, ErrorKind, Grant, Holder, Label,
-    Message, Party, Process, Reply, State,
+    Abandonment, Answer, Attachment, Body, Cause, Cycle, Edge, Error, ErrorKind, Grant, Holder,
+    Label, Message, Party, Process, Reply, State,
 };
 pub use object::MAX_NAME;
 pub use record::{Record, RecordKind};
 pub use request::{Acquire, Class, Create, KeyError, ObjectKey, Request, SEM_VALUE_MAX, Spec};
-pub use space::{Config, Limits, Space};
+pub use space::Space;
 pub use step::{Input, Output, Step};
-pub use view::{ObjectDetail, ObjectView, SessionView, Totals, WaiterView};
+pub use view::{Holders, ObjectDetail, ObjectView, SessionView, Totals, WaiterView};

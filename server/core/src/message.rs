@@ -210,17 +210,33 @@ pub enum ErrorKind {
     NotFound { what: &'static str },
     Exists,
     KindMismatch { wanted: &'static str, found: &'static str },
-    SpecMismatch { found: Spec },
+    SpecMismatch { found: Spec, poison: bool },
     NotOwner { holder: Option<Holder> },
     OverReleased { max: u32 },
     Stale,
     TimedOut { holders: Vec<Holder> },
     Cancelled,
-    Deadlock { cycle: Vec<Edge> },
+    Deadlock { cycle: Cycle },
     Poisoned { by: Arc<Abandonment> },
     BrokenBarrier,
     Quota { field: &'static str, limit: u64 },
     SessionLost,
+}
+
+/// A cycle of owners each of which waits for a Lock or RLock that the next one holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    /// From the one that closed it, at most [`Cycle::SHOWN`].
+    pub edges: Vec<Edge>,
+    /// Edges between the last shown and the first.
+    pub omitted: u32,
+}
+
+impl Cycle {
+    /// How many edges are named at most.
+    pub const SHOWN: usize = 16;
+    /// How many owners a cycle has at most to be found.
+    pub const LONGEST: usize = 256;
 }
 
 /// `waiter` waits for `object`, which the next edge's waiter holds; the last one's
@@ -235,6 +251,33 @@ pub struct Edge {
     pub waited: Duration,
     /// How long its holder has had it.
     pub held: Duration,
+}
+
+impl Message {
+    /// Bytes that it takes up while it is kept, about: its own and what it alone points at.
+    pub fn weight(&self) -> usize {
+        let beside = match &self.body {
+            Body::HoldLost { .. } | Body::SessionEnd(_) => 0,
+            Body::Reply(_, Ok(answer)) => match answer {
+                Answer::Attached(_) => size_of::<Attachment>(),
+                Answer::State(state) => size_of_val(&*state.holders),
+                // An abandonment is shared with nobody once it is told.
+                Answer::Granted(grant) | Answer::Woken { grant, .. } => {
+                    grant.abandoned.as_ref().map_or(0, |_| size_of::<Abandonment>())
+                }
+                Answer::Done { .. } | Answer::BarrierPassed { .. } => 0,
+            },
+            Body::Reply(_, Err(error)) => {
+                let lists = match &error.kind {
+                    ErrorKind::TimedOut { holders } => size_of_val(&**holders),
+                    ErrorKind::Deadlock { cycle } => size_of_val(&*cycle.edges),
+                    _ => 0,
+                };
+                size_of::<Error>() + lists
+            }
+        };
+        size_of::<Message>() + beside
+    }
 }
 
 impl fmt::Display for Party {
@@ -275,9 +318,10 @@ impl fmt::Display for Error {
             ErrorKind::KindMismatch { wanted, found } => {
                 write!(f, "{object} is a {found}, and this needs a {wanted}")
             }
-            ErrorKind::SpecMismatch { found } => write!(
+            ErrorKind::SpecMismatch { found, poison } => write!(
                 f,
-                "{object} exists with other numbers ({found:?}): use the same, or unlink it first"
+                "{object} exists with other numbers ({found:?}{}): use the same, or unlink it first",
+                if *poison { ", poison" } else { "" }
             ),
             ErrorKind::NotOwner { holder: None } => {
                 write!(f, "{object} isn't held: acquire it first")
@@ -304,9 +348,14 @@ impl fmt::Display for Error {
             ErrorKind::Cancelled => write!(f, "the wait for {object} was cancelled"),
             ErrorKind::Deadlock { cycle } => {
                 write!(f, "waiting for {object} would be a deadlock:")?;
-                for (i, edge) in cycle.iter().enumerate() {
-                    let holder = &cycle[(i + 1) % cycle.len()].waiter;
-                    write!(f, " {} waits for '{}', held by {holder};", edge.waiter, edge.object)?;
+                let Cycle { edges, omitted } = cycle;
+                for (i, edge) in edges.iter().enumerate() {
+                    write!(f, " {} waits for '{}'", edge.waiter, edge.object)?;
+                    match edges.get(i + 1) {
+                        Some(next) => write!(f, ", held by {};", next.waiter)?,
+                        None if *omitted > 0 => write!(f, "; {omitted} more;")?,
+                        None => write!(f, ", held by {};", edges[0].waiter)?,
+                    }
                 }
                 f.write_str(" acquire in one order everywhere")
             }

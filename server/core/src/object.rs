@@ -1,15 +1,20 @@
 //! Objects: how they are made, found, referenced and removed. What a kind does lies in
-//! `semlock`, `condition`, `flag` and `barrier`.
+//! `semlock`, `condition`, `event` and `barrier`.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    Abandonment, Answer, Attachment, Class, Create, Error, ErrorKind, Handle, Label, ObjectId,
-    ObjectKey, RecordKind, SEM_VALUE_MAX, SessionId, Spec, Time, Token,
+    Abandonment, Answer, Attachment, Cause, Create, Error, ErrorKind, Handle, Label, ObjectId,
+    ObjectKey, RecordKind, RequestId, SEM_VALUE_MAX, SessionId, Spec, Time,
+    arena::{Idx, List},
+    barrier::Barrier,
+    condition::Condition,
     deadline::Reason,
-    list::{Ix, List},
-    message::Cause,
+    event::Event,
+    semlock::SemLock,
     space::{Outcome, Space, refuse},
+    waiter::Waiter,
+    work::{Progress, Task},
 };
 
 /// The longest name, in bytes.
@@ -24,12 +29,14 @@ pub(crate) struct Object {
     /// By sessions, counted as often as they attached, and by conditions.
     pub references: u32,
     /// Set while the object lingers without references.
-    lingers_until: Option<Time>,
+    pub lingers_until: Option<Time>,
     pub keep: bool,
     pub poison: bool,
     /// It was made without a name.
     anonymous: bool,
-    pub waiters: List,
+    /// Its queue is on the agenda.
+    pub served_later: bool,
+    pub waiters: List<Waiter>,
     pub trouble: Option<Box<Trouble>>,
     pub kind: Kind,
 }
@@ -48,41 +55,9 @@ pub(crate) struct Trouble {
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     SemLock(SemLock),
-    Condition { lock: Ix },
-    Event { set: bool },
+    Condition(Condition),
+    Event(Event),
     Barrier(Box<Barrier>),
-}
-
-/// Invariant: `value + holds.len() + loose` is the capacity, which nothing changes but
-/// a release while no permit is out.
-#[derive(Clone, Debug)]
-pub(crate) struct SemLock {
-    pub class: Class,
-    pub initial: u32,
-    pub max: u32,
-    /// Free permits. Above 0 only while nobody waits.
-    pub value: u32,
-    /// Permits that are out and nobody's.
-    pub loose: u32,
-    /// Permits that are out and owned, oldest first.
-    pub holds: List,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Barrier {
-    pub parties: u32,
-    pub broken: bool,
-    /// The last party of a full barrier runs its action; the others still wait.
-    pub action: Option<Action>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Action {
-    pub session: SessionId,
-    pub owner: crate::Owner,
-    /// Parties that began to wait before this event belong to the full barrier, later
-    /// ones to the next.
-    pub number: u64,
 }
 
 impl Object {
@@ -90,8 +65,8 @@ impl Object {
         Label { id: self.id, name: self.name.clone() }
     }
 
-    pub fn key(&self, ix: Ix) -> ObjectKey {
-        ObjectKey { index: ix, id: self.id.0, secret: self.secret }
+    pub fn key(&self, ix: Idx<Object>) -> ObjectKey {
+        ObjectKey { index: ix.number(), id: self.id.0, secret: self.secret }
     }
 
     pub fn trouble_mut(&mut self) -> &mut Trouble {
@@ -116,8 +91,8 @@ impl Object {
     pub fn kind_name(&self) -> &'static str {
         match &self.kind {
             Kind::SemLock(sem) => sem.class.as_str(),
-            Kind::Condition { .. } => "Condition",
-            Kind::Event { .. } => "Event",
+            Kind::Condition(_) => "Condition",
+            Kind::Event(_) => "Event",
             Kind::Barrier(_) => "Barrier",
         }
     }
@@ -125,25 +100,29 @@ impl Object {
 
 impl Space {
     /// The object behind a session's handle.
-    pub(crate) fn resolve(&self, session: SessionId, handle: Handle) -> Result<Ix, Box<Error>> {
+    pub(crate) fn resolve(
+        &self,
+        session: SessionId,
+        handle: Handle,
+    ) -> Result<Idx<Object>, Box<Error>> {
         self.sessions
             .get(&session)
-            .and_then(|s| s.references.get(handle.0 as usize))
-            .map(|r| r.object)
+            .and_then(|s| s.references.get(Idx::new(handle.0)))
+            .map(|reference| reference.object)
             .ok_or_else(|| refuse(None, ErrorKind::NotFound { what: "handle" }))
     }
 
-    pub(crate) fn label(&self, ix: Ix) -> Label {
-        self.objects[ix as usize].label()
+    pub(crate) fn label(&self, ix: Idx<Object>) -> Label {
+        self.objects[ix].label()
     }
 
     /// A refusal that names the object.
-    pub(crate) fn refuse(&self, ix: Ix, kind: ErrorKind) -> Box<Error> {
+    pub(crate) fn refuse(&self, ix: Idx<Object>, kind: ErrorKind) -> Box<Error> {
         refuse(Some(self.label(ix)), kind)
     }
 
-    pub(crate) fn mismatch(&self, ix: Ix, wanted: &'static str) -> Box<Error> {
-        let found = self.objects[ix as usize].kind_name();
+    pub(crate) fn mismatch(&self, ix: Idx<Object>, wanted: &'static str) -> Box<Error> {
+        let found = self.objects[ix].kind_name();
         self.refuse(ix, ErrorKind::KindMismatch { wanted, found })
     }
 
@@ -161,19 +140,21 @@ impl Space {
             if create.exclusive {
                 return Err(self.refuse(ix, ErrorKind::Exists));
             }
-            self.check_same(ix, &kind)?;
-            self.objects[ix as usize].keep |= create.keep;
-            return self.attach(session, ix, false);
+            self.check_same(ix, &kind, create.poison)?;
+            let attached = self.attach(session, ix, false)?;
+            self.objects[ix].keep |= create.keep;
+            return Ok(attached);
         }
         let limit = self.config.limits.objects;
         if self.objects.len() >= limit {
             let kind = ErrorKind::Quota { field: "objects", limit: limit as u64 };
             return Err(refuse(None, kind));
         }
-        if let Kind::Condition { lock } = kind {
-            self.objects[lock as usize].references += 1;
+        self.check_references(session, 1)?;
+        if let Kind::Condition(Condition { lock }) = kind {
+            self.add_reference(lock)?;
         }
-        let id = ObjectId(self.next_event);
+        let id = ObjectId(self.next_number);
         let ix = self.objects.insert(Object {
             id,
             name: create.name.clone(),
@@ -183,10 +164,12 @@ impl Space {
             keep: create.keep,
             poison: create.poison,
             anonymous: create.name.is_none(),
+            served_later: false,
             waiters: List::default(),
             trouble: None,
             kind,
-        }) as Ix;
+        });
+        self.ids.insert(id, ix);
         if let Some(name) = create.name {
             self.names.insert(name, ix);
         }
@@ -206,55 +189,52 @@ impl Space {
                 if max > SEM_VALUE_MAX {
                     return invalid("max", "at most 2147483647");
                 }
-                let holds = List::default();
-                Ok(Kind::SemLock(SemLock { class, initial: value, max, value, loose: 0, holds }))
+                Ok(Kind::SemLock(SemLock::new(class, value, max)))
             }
             Spec::Condition { lock } => {
                 let lock = self.resolve(session, lock)?;
-                match &self.objects[lock as usize].kind {
-                    Kind::SemLock(sem) if sem.class.is_exclusive() => Ok(Kind::Condition { lock }),
-                    _ => Err(self.mismatch(lock, "Lock or RLock")),
+                if !self.is_exclusive(lock) {
+                    return Err(self.mismatch(lock, "Lock or RLock"));
                 }
+                Ok(Kind::Condition(Condition { lock }))
             }
-            Spec::Event => Ok(Kind::Event { set: false }),
+            Spec::Event => Ok(Kind::Event(Event::default())),
             Spec::Barrier { parties: 0 } => invalid("parties", "at least 1"),
-            Spec::Barrier { parties } => {
-                Ok(Kind::Barrier(Box::new(Barrier { parties, broken: false, action: None })))
-            }
+            Spec::Barrier { parties } => Ok(Kind::Barrier(Box::new(Barrier::new(parties)))),
         }
     }
 
     /// A present object must be what its next creator wants.
-    fn check_same(&self, ix: Ix, wanted: &Kind) -> Result<(), Box<Error>> {
-        let same = match (&self.objects[ix as usize].kind, wanted) {
+    fn check_same(&self, ix: Idx<Object>, wanted: &Kind, poison: bool) -> Result<(), Box<Error>> {
+        let same = match (&self.objects[ix].kind, wanted) {
             (Kind::SemLock(a), Kind::SemLock(b)) => {
                 if a.class != b.class {
                     return Err(self.mismatch(ix, b.class.as_str()));
                 }
-                (a.initial, a.max) == (b.initial, b.max)
+                (a.initial, a.max) == (b.initial, b.max) && self.objects[ix].poison == poison
             }
-            (Kind::Condition { lock: a }, Kind::Condition { lock: b }) => a == b,
-            (Kind::Event { .. }, Kind::Event { .. }) => true,
+            (Kind::Condition(a), Kind::Condition(b)) => a.lock == b.lock,
+            (Kind::Event(_), Kind::Event(_)) => true,
             (Kind::Barrier(a), Kind::Barrier(b)) => a.parties == b.parties,
             (_, Kind::SemLock(sem)) => return Err(self.mismatch(ix, sem.class.as_str())),
-            (_, Kind::Condition { .. }) => return Err(self.mismatch(ix, "Condition")),
-            (_, Kind::Event { .. }) => return Err(self.mismatch(ix, "Event")),
+            (_, Kind::Condition(_)) => return Err(self.mismatch(ix, "Condition")),
+            (_, Kind::Event(_)) => return Err(self.mismatch(ix, "Event")),
             (_, Kind::Barrier(_)) => return Err(self.mismatch(ix, "Barrier")),
         };
         if same {
             return Ok(());
         }
-        let found = self.spec(ix, Handle(0));
-        Err(self.refuse(ix, ErrorKind::SpecMismatch { found }))
+        let (found, poison) = (self.spec(ix, Handle(0)), self.objects[ix].poison);
+        Err(self.refuse(ix, ErrorKind::SpecMismatch { found, poison }))
     }
 
-    pub(crate) fn spec(&self, ix: Ix, lock: Handle) -> Spec {
-        match &self.objects[ix as usize].kind {
+    pub(crate) fn spec(&self, ix: Idx<Object>, lock: Handle) -> Spec {
+        match &self.objects[ix].kind {
             Kind::SemLock(sem) => {
                 Spec::SemLock { class: sem.class, value: sem.initial, max: sem.max }
             }
-            Kind::Condition { .. } => Spec::Condition { lock },
-            Kind::Event { .. } => Spec::Event,
+            Kind::Condition(_) => Spec::Condition { lock },
+            Kind::Event(_) => Spec::Event,
             Kind::Barrier(barrier) => Spec::Barrier { parties: barrier.parties },
         }
     }
@@ -274,18 +254,25 @@ impl Space {
         }
     }
 
-    pub(crate) fn by_key(&self, key: ObjectKey) -> Option<Ix> {
-        let object = self.objects.get(key.index as usize)?;
-        (object.key(key.index) == key).then_some(key.index)
+    pub(crate) fn by_key(&self, key: ObjectKey) -> Option<Idx<Object>> {
+        let ix = Idx::new(key.index);
+        (self.objects.get(ix)?.key(ix) == key).then_some(ix)
     }
 
-    fn attach(&mut self, session: SessionId, ix: Ix, created: bool) -> Outcome {
-        let handle = self.reference(session, ix);
-        let lock = match self.objects[ix as usize].kind {
-            Kind::Condition { lock } => self.reference(session, lock),
-            _ => Handle(0),
+    fn attach(&mut self, session: SessionId, ix: Idx<Object>, created: bool) -> Outcome {
+        let lock = match self.objects[ix].kind {
+            Kind::Condition(Condition { lock }) => Some(lock),
+            _ => None,
         };
-        let object = &self.objects[ix as usize];
+        let s = &self.sessions[&session];
+        let new = [Some(ix), lock].into_iter().flatten().filter(|&ix| s.handle_of(ix).is_none());
+        self.check_references(session, new.count())?;
+        let handle = self.reference(session, ix)?;
+        let lock = match lock {
+            Some(lock) => self.reference(session, lock)?,
+            None => Handle(0),
+        };
+        let object = &self.objects[ix];
         Ok(Some(Answer::Attached(Box::new(Attachment {
             handle,
             key: object.key(ix),
@@ -295,46 +282,84 @@ impl Space {
         }))))
     }
 
-    fn reference(&mut self, session: SessionId, ix: Ix) -> Handle {
-        let object = &mut self.objects[ix as usize];
-        object.references += 1;
-        if let Some(at) = object.lingers_until.take() {
-            self.deadlines.remove(at, Reason::Linger { slot: ix });
+    /// Refuses if the session may not be attached to so many objects more.
+    fn check_references(&self, session: SessionId, more: usize) -> Result<(), Box<Error>> {
+        let limit = self.config.limits.references_per_session;
+        if self.sessions[&session].references.len() + more > limit {
+            let field = "references_per_session";
+            return Err(refuse(None, ErrorKind::Quota { field, limit: limit as u64 }));
         }
-        let session = self.sessions.get_mut(&session).expect("the caller's session is open");
-        session.reference(ix)
+        Ok(())
     }
 
-    pub(crate) fn detach(&mut self, now: Time, session: SessionId, handle: Handle) -> Outcome {
-        let ix = self.resolve(session, handle)?;
-        let s = self.sessions.get_mut(&session).expect("resolved through it");
-        if s.dereference(handle) {
-            self.let_go(now, session, ix, Cause::Left);
+    fn reference(&mut self, session: SessionId, ix: Idx<Object>) -> Result<Handle, Box<Error>> {
+        self.add_reference(ix)?;
+        let object = &mut self.objects[ix];
+        if let Some(at) = object.lingers_until.take() {
+            self.deadlines.remove(at, Reason::Linger { object: object.id });
         }
-        self.dereference(now, ix, 1);
-        Ok(Some(Answer::Done { count: 0 }))
+        let session = self.sessions.get_mut(&session).expect("the caller's session is open");
+        Ok(session.reference(ix))
+    }
+
+    fn add_reference(&mut self, ix: Idx<Object>) -> Result<(), Box<Error>> {
+        let Some(references) = self.objects[ix].references.checked_add(1) else {
+            let (field, limit) = ("references", u64::from(u32::MAX));
+            return Err(self.refuse(ix, ErrorKind::Quota { field, limit }));
+        };
+        self.objects[ix].references = references;
+        Ok(())
+    }
+
+    pub(crate) fn detach(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        request: RequestId,
+        handle: Handle,
+        quiet: bool,
+    ) -> Outcome {
+        let object = self.resolve(session, handle)?;
+        let s = self.sessions.get_mut(&session).expect("resolved through it");
+        if !s.dereference(handle) {
+            self.dereference(now, object, 1);
+            return Ok(Some(Answer::Done { count: 0 }));
+        }
+        self.begin(now, Task::LetGo { session, request, quiet, object });
+        Ok(None)
     }
 
     /// A session's last reference to an object goes: it neither waits there nor holds it
     /// any longer.
-    fn let_go(&mut self, now: Time, session: SessionId, ix: Ix, cause: Cause) {
-        let s = &self.sessions[&session];
-        let waits: Vec<Ix> =
-            s.waiters.values().copied().filter(|&waiter| self.concerns(waiter, ix)).collect();
-        let range = (ix, Token(0))..=(ix, Token(u64::MAX));
-        let holds: Vec<Ix> = s.holds.range(range).map(|(_, &hold)| hold).collect();
-        for waiter in waits {
-            self.give_up(now, waiter);
+    pub(crate) fn go_on_letting_go(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        request: RequestId,
+        quiet: bool,
+        ix: Idx<Object>,
+    ) -> Progress {
+        while self.spend() {
+            let s = &self.sessions[&session];
+            if let Some(waiter) = s.first_wait_at(ix) {
+                self.give_up(now, waiter);
+            } else if let Some(hold) = s.first_hold_of(ix) {
+                self.abandon(now, hold, Cause::Left);
+            } else {
+                self.leave_barrier(now, session, ix);
+                self.dereference(now, ix, 1);
+                if !quiet {
+                    self.reply(session, request, Ok(Answer::Done { count: 0 }));
+                }
+                return Progress::Over;
+            }
         }
-        self.leave_barrier(now, session, ix);
-        for hold in holds {
-            self.abandon(now, hold, cause);
-        }
+        Progress::More
     }
 
     /// Takes references from an object, which may be its end.
-    pub(crate) fn dereference(&mut self, now: Time, ix: Ix, count: u32) {
-        let object = &mut self.objects[ix as usize];
+    pub(crate) fn dereference(&mut self, now: Time, ix: Idx<Object>, count: u32) {
+        let object = &mut self.objects[ix];
         object.references -= count;
         if object.references == 0 {
             self.settle(now, ix);
@@ -342,10 +367,13 @@ impl Space {
     }
 
     /// Decides what becomes of an object without references.
-    fn settle(&mut self, now: Time, ix: Ix) {
-        let object = &mut self.objects[ix as usize];
+    fn settle(&mut self, now: Time, ix: Idx<Object>) {
+        let object = &mut self.objects[ix];
         if object.keep {
             return;
+        }
+        if object.name.is_none() && !object.anonymous {
+            return self.remove(now, ix);
         }
         let news = object.trouble.is_some();
         if news && object.poison && object.name.is_some() {
@@ -357,20 +385,22 @@ impl Space {
         if object.lingers_until.is_none() {
             let at = now + self.config.linger;
             object.lingers_until = Some(at);
-            self.deadlines.insert(at, Reason::Linger { slot: ix });
+            self.deadlines.insert(at, Reason::Linger { object: object.id });
         }
     }
 
-    pub(crate) fn remove(&mut self, now: Time, ix: Ix) {
-        if let Some(at) = self.objects[ix as usize].lingers_until {
-            self.deadlines.remove(at, Reason::Linger { slot: ix });
+    pub(crate) fn remove(&mut self, now: Time, ix: Idx<Object>) {
+        let Object { id, lingers_until, .. } = self.objects[ix];
+        if let Some(at) = lingers_until {
+            self.deadlines.remove(at, Reason::Linger { object: id });
         }
         self.emit(now, RecordKind::Removed, Some(ix), None);
-        let object = self.objects.remove(ix as usize);
+        let object = self.objects.remove(ix);
+        self.ids.remove(&id);
         if let Some(name) = object.name {
             self.names.remove(&name);
         }
-        if let Kind::Condition { lock } = object.kind {
+        if let Kind::Condition(Condition { lock }) = object.kind {
             self.dereference(now, lock, 1);
         }
     }
@@ -382,7 +412,7 @@ impl Space {
         };
         let who = self.party(session, crate::Owner(0));
         self.emit(now, RecordKind::Unlinked, Some(ix), who);
-        let object = &mut self.objects[ix as usize];
+        let object = &mut self.objects[ix];
         object.name = None;
         object.keep = false;
         if object.references == 0 {

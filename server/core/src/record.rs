@@ -1,6 +1,6 @@
 //! Records: all that happens, in one ordered, numbered stream. Values only.
 
-use crate::{Cause, Edge, Label, Party, Time, Token};
+use crate::{Cause, Cycle, Label, Party, Time, Token};
 
 /// One thing that happened. Numbers rise strictly; a grant's is its fencing token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum RecordKind {
     BarrierBroken,
     BarrierReset,
     Deadlock {
-        cycle: Vec<Edge>,
+        cycle: Cycle,
     },
     SessionOpened,
     SessionDisconnected,

@@ -5,19 +5,43 @@ use std::sync::Arc;
 
 use crate::{
     Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, Grant, Handle, Holder,
-    Input, ObjectId, Owner, RecordKind, RequestId, SessionId, State, Time, Token,
-    list::{Ix, Linked, Links},
-    object::{Kind, Object, SemLock},
+    Holders, Input, ObjectId, Owner, RecordKind, RequestId, SessionId, State, Time, Token,
+    arena::{Idx, Linked, Links, List},
+    object::{Kind, Object},
     session::Undo,
     space::{Outcome, Space},
     waiter::{Claim, Wait},
+    work::{At, Progress, Task},
 };
+
+/// Permits: free, owned and loose ones add up to the capacity, which nothing changes but a
+/// release of a Semaphore while no permit is out.
+#[derive(Clone, Debug)]
+pub(crate) struct SemLock {
+    pub class: Class,
+    pub initial: u32,
+    pub max: u32,
+    pub capacity: u32,
+    /// Free permits. Above 0 only while nobody waits, or the queue is on the agenda.
+    pub value: u32,
+    /// Permits that are out and nobody's.
+    pub loose: u32,
+    /// Permits that are out and owned, oldest first.
+    pub holds: List<Hold>,
+}
+
+impl SemLock {
+    pub fn new(class: Class, value: u32, max: u32) -> Self {
+        let holds = List::default();
+        SemLock { class, initial: value, max, capacity: value, value, loose: 0, holds }
+    }
+}
 
 /// An owned permit that is out.
 #[derive(Clone, Debug)]
 pub(crate) struct Hold {
-    links: Links,
-    pub object: Ix,
+    links: Links<Hold>,
+    pub object: Idx<Object>,
     pub session: SessionId,
     pub owner: Owner,
     pub token: Token,
@@ -27,11 +51,11 @@ pub(crate) struct Hold {
 }
 
 impl Linked for Hold {
-    fn links(&self) -> &Links {
+    fn links(&self) -> &Links<Self> {
         &self.links
     }
 
-    fn links_mut(&mut self) -> &mut Links {
+    fn links_mut(&mut self) -> &mut Links<Self> {
         &mut self.links
     }
 }
@@ -51,28 +75,28 @@ impl Space {
         &self,
         session: SessionId,
         handle: Handle,
-    ) -> Result<(Ix, &SemLock), Box<Error>> {
+    ) -> Result<(Idx<Object>, &SemLock), Box<Error>> {
         let ix = self.resolve(session, handle)?;
-        match self.objects[ix as usize].semlock() {
+        match self.objects[ix].semlock() {
             Some(sem) => Ok((ix, sem)),
             None => Err(self.mismatch(ix, "Lock, RLock or Semaphore")),
         }
     }
 
-    pub(crate) fn semlock(&self, ix: Ix) -> &SemLock {
-        self.objects[ix as usize].semlock().expect("checked when the handle was resolved")
+    pub(crate) fn semlock(&self, ix: Idx<Object>) -> &SemLock {
+        self.objects[ix].semlock().expect("checked when the handle was resolved")
     }
 
-    fn semlock_mut(&mut self, ix: Ix) -> &mut SemLock {
-        match &mut self.objects[ix as usize].kind {
+    fn semlock_mut(&mut self, ix: Idx<Object>) -> &mut SemLock {
+        match &mut self.objects[ix].kind {
             Kind::SemLock(sem) => sem,
             _ => unreachable!("checked when the handle was resolved"),
         }
     }
 
     /// The one hold of a Lock or RLock.
-    pub(crate) fn sole_hold(&self, ix: Ix) -> Option<&Hold> {
-        self.semlock(ix).holds.first().map(|hold| &self.holds[hold as usize])
+    pub(crate) fn sole_hold(&self, ix: Idx<Object>) -> Option<&Hold> {
+        self.semlock(ix).holds.first().map(|hold| &self.holds[hold])
     }
 
     pub(crate) fn acquire(
@@ -84,18 +108,21 @@ impl Space {
     ) -> Outcome {
         let Acquire { handle, owner, loose, timeout, fail_on_deadlock } = acquire;
         let (ix, sem) = self.resolve_semlock(session, handle)?;
-        let (class, free) = (sem.class, sem.value > 0);
+        let (class, free) = (sem.class, sem.value > 0 && self.objects[ix].waiters.is_empty());
         if class == Class::RLock
             && let Some(hold) = sem.holds.first()
             && self.is_of(hold, session, owner)
         {
             return self.acquire_deeper(now, session, request, hold);
         }
-        if let Some(by) = self.objects[ix as usize].poisoned() {
+        if let Some(by) = self.objects[ix].poisoned() {
             return Err(self.refuse(ix, ErrorKind::Poisoned { by: by.clone() }));
         }
         let claim = Claim { session, request, owner, timeout };
         let loose = loose && !class.is_exclusive();
+        if !loose {
+            self.check_holds(session, ix)?;
+        }
         if free {
             self.grant(now, ix, claim, loose);
             return Ok(None);
@@ -109,14 +136,28 @@ impl Space {
             self.emit_deadlock(now, ix, session, owner, cycle.clone());
             return Err(self.refuse(ix, ErrorKind::Deadlock { cycle }));
         }
-        self.enqueue(now, ix, claim, Wait::Acquire { loose });
-        let waiter = self.sessions[&session].waiters[&request];
+        let waiter = self.enqueue(now, ix, claim, Wait::Acquire { loose });
         self.report_deadlock(now, waiter);
         Ok(None)
     }
 
-    fn is_of(&self, hold: Ix, session: SessionId, owner: Owner) -> bool {
-        let hold = &self.holds[hold as usize];
+    /// Refuses if the namespace or the session owns as many permits as it may.
+    fn check_holds(&self, session: SessionId, ix: Idx<Object>) -> Result<(), Box<Error>> {
+        let limits = &self.config.limits;
+        let quota = |field, limit: usize| {
+            Err(self.refuse(ix, ErrorKind::Quota { field, limit: limit as u64 }))
+        };
+        if self.holds.len() >= limits.holds {
+            return quota("holds", limits.holds);
+        }
+        if self.sessions[&session].holds.len() >= limits.holds_per_session {
+            return quota("holds_per_session", limits.holds_per_session);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_of(&self, hold: Idx<Hold>, session: SessionId, owner: Owner) -> bool {
+        let hold = &self.holds[hold];
         (hold.session, hold.owner) == (session, owner)
     }
 
@@ -126,37 +167,37 @@ impl Space {
         now: Time,
         session: SessionId,
         request: RequestId,
-        ix: Ix,
+        ix: Idx<Hold>,
     ) -> Outcome {
-        let Hold { object, owner, token, depth, .. } = self.holds[ix as usize];
+        let Hold { object, owner, token, depth, .. } = self.holds[ix];
         let Some(depth) = depth.checked_add(1) else {
             let kind = ErrorKind::Quota { field: "depth", limit: u64::from(u32::MAX) };
             return Err(self.refuse(object, kind));
         };
-        self.holds[ix as usize].depth = depth;
+        self.holds[ix].depth = depth;
         let who = self.party(session, owner);
         self.emit(now, RecordKind::Granted { token, depth }, Some(object), who);
         let grant = Grant { token, depth, abandoned: None };
-        let id = self.objects[object as usize].id;
+        let id = self.objects[object].id;
         let undo = Undo { object, id, owner, token: Some(token), notified: None, whole: false };
         self.deliver(session, Body::Reply(request, Ok(Answer::Granted(grant))), Some(undo));
         Ok(None)
     }
 
     /// Takes a free permit for an Acquire, and answers it.
-    fn grant(&mut self, now: Time, ix: Ix, claim: Claim, loose: bool) {
+    fn grant(&mut self, now: Time, ix: Idx<Object>, claim: Claim, loose: bool) {
         let grant = self.take(now, ix, claim, loose, 1);
         let token = (!loose).then_some(grant.token);
-        let id = self.objects[ix as usize].id;
+        let id = self.objects[ix].id;
         let undo = Undo { object: ix, id, owner: claim.owner, token, notified: None, whole: false };
         let reply = Body::Reply(claim.request, Ok(Answer::Granted(grant)));
         self.deliver(claim.session, reply, Some(undo));
     }
 
     /// Takes a free permit.
-    fn take(&mut self, now: Time, ix: Ix, claim: Claim, loose: bool, depth: u32) -> Grant {
+    fn take(&mut self, now: Time, ix: Idx<Object>, claim: Claim, loose: bool, depth: u32) -> Grant {
         let Claim { session, owner, .. } = claim;
-        let token = Token(self.next_event);
+        let token = Token(self.next_number);
         let who = self.party(session, owner);
         self.emit(now, RecordKind::Granted { token, depth }, Some(ix), who);
         let sem = self.semlock_mut(ix);
@@ -166,18 +207,22 @@ impl Space {
         } else {
             let links = Links::default();
             let hold = Hold { links, object: ix, session, owner, token, since: now, depth };
-            let hold = self.holds.insert(hold) as Ix;
-            let Kind::SemLock(sem) = &mut self.objects[ix as usize].kind else { unreachable!() };
+            let hold = self.holds.insert(hold);
+            let Kind::SemLock(sem) = &mut self.objects[ix].kind else { unreachable!() };
             sem.holds.push_back(&mut self.holds, hold);
+            let exclusive = sem.class.is_exclusive();
             let s = self.sessions.get_mut(&session).expect("a waiter's session is open");
             s.holds.insert((ix, token), hold);
+            if !exclusive {
+                s.permits.insert((ix, owner, token));
+            }
         }
         Grant { token, depth, abandoned: self.tell(ix) }
     }
 
     /// The oldest abandonment that nobody was told of.
-    fn tell(&mut self, ix: Ix) -> Option<Arc<Abandonment>> {
-        let object = &mut self.objects[ix as usize];
+    fn tell(&mut self, ix: Idx<Object>) -> Option<Arc<Abandonment>> {
+        let object = &mut self.objects[ix];
         let trouble = object.trouble.as_mut()?;
         let told = trouble.untold.pop_front();
         if object.poison && told.is_some() {
@@ -187,14 +232,22 @@ impl Space {
         told
     }
 
-    /// Grants free permits to the head of the queue, as far as they go.
-    pub(crate) fn wake(&mut self, now: Time, ix: Ix) {
-        while let Some(waiter) = self.objects[ix as usize].waiters.first() {
-            let poisoned = self.objects[ix as usize].poisoned().cloned();
+    /// Grants free permits to the head of the queue, as far as they go. On a poisoned object,
+    /// all who wait are refused.
+    pub(crate) fn wake(&mut self, now: Time, ix: Idx<Object>) {
+        while let Some(first) = self.objects[ix].waiters.first() {
+            let poisoned = self.objects[ix].poisoned().cloned();
             if poisoned.is_none() && self.semlock(ix).value == 0 {
                 return;
             }
-            let waiter = self.unqueue(waiter);
+            if !self.spend() {
+                return self.serve_later(ix);
+            }
+            if self.is_ended(self.waiters[first].session) {
+                self.leave_queue(now, first);
+                continue;
+            }
+            let waiter = self.unqueue(first);
             let (session, request, owner) = (waiter.session, waiter.request, waiter.owner);
             if let Some(by) = poisoned {
                 let error = self.refuse(ix, ErrorKind::Poisoned { by });
@@ -208,7 +261,7 @@ impl Space {
                     let grant = self.take(now, ix, claim, false, depth);
                     let undo = Undo {
                         object: ix,
-                        id: self.objects[ix as usize].id,
+                        id: self.objects[ix].id,
                         owner,
                         token: Some(grant.token),
                         notified: notified.map(|number| (condition, number)),
@@ -221,6 +274,8 @@ impl Space {
                     unreachable!("only permits are waited for at a SemLock")
                 }
             }
+            // With this wait out of the way, its other one may be all that the owner does.
+            self.report_sole_wait(now, session, owner);
         }
     }
 
@@ -245,6 +300,9 @@ impl Space {
                 return Err(self.refuse(ix, ErrorKind::OverReleased { max: sem.max }));
             }
             None if sem.loose > 0 => None,
+            None if class == Class::BoundedSemaphore && oldest.is_none() => {
+                return Err(self.refuse(ix, ErrorKind::OverReleased { max: sem.capacity }));
+            }
             None => self.own_hold(session, owner, ix).or(oldest),
         };
         match (class, hold) {
@@ -264,16 +322,21 @@ impl Space {
         Ok(Some(Answer::Done { count: 0 }))
     }
 
-    /// The caller's oldest hold of an object.
-    fn own_hold(&self, session: SessionId, owner: Owner, ix: Ix) -> Option<Ix> {
-        let range = (ix, Token(0))..=(ix, Token(u64::MAX));
-        let mut own = self.sessions[&session].holds.range(range).map(|(_, &hold)| hold);
-        own.find(|&hold| self.holds[hold as usize].owner == owner)
+    /// The caller's oldest hold of a semaphore.
+    fn own_hold(&self, session: SessionId, owner: Owner, ix: Idx<Object>) -> Option<Idx<Hold>> {
+        let s = &self.sessions[&session];
+        let range = (ix, owner, Token(0))..=(ix, owner, Token(u64::MAX));
+        let &(_, _, token) = s.permits.range(range).next()?;
+        Some(s.holds[&(ix, token)])
     }
 
-    fn release_loose(&mut self, now: Time, session: SessionId, owner: Owner, ix: Ix) {
+    /// A loose permit comes back; without any out, there is one more.
+    fn release_loose(&mut self, now: Time, session: SessionId, owner: Owner, ix: Idx<Object>) {
         let sem = self.semlock_mut(ix);
-        sem.loose = sem.loose.saturating_sub(1);
+        match sem.loose.checked_sub(1) {
+            Some(left) => sem.loose = left,
+            None => sem.capacity += 1,
+        }
         sem.value += 1;
         let who = self.party(session, owner);
         self.emit(now, RecordKind::Released { token: None, depth: 0 }, Some(ix), who);
@@ -281,8 +344,8 @@ impl Space {
     }
 
     /// Gives up `levels` of a hold, in order.
-    pub(crate) fn release_hold(&mut self, now: Time, ix: Ix, levels: u32) {
-        let hold = &mut self.holds[ix as usize];
+    pub(crate) fn release_hold(&mut self, now: Time, ix: Idx<Hold>, levels: u32) {
+        let hold = &mut self.holds[ix];
         hold.depth = hold.depth.saturating_sub(levels);
         let Hold { object, session, owner, token, depth, .. } = *hold;
         let who = self.party(session, owner);
@@ -292,7 +355,7 @@ impl Space {
             return;
         }
         self.end_hold(ix);
-        let o = &mut self.objects[object as usize];
+        let o = &mut self.objects[object];
         if let Some(trouble) = &mut o.trouble
             && let Some(left) = trouble.inconsistent.take()
         {
@@ -303,48 +366,62 @@ impl Space {
     }
 
     /// Ends a hold whose owner did not release it.
-    pub(crate) fn abandon(&mut self, now: Time, ix: Ix, cause: Cause) {
-        let Hold { object, session, owner, token, since, .. } = self.holds[ix as usize];
+    pub(crate) fn abandon(&mut self, now: Time, ix: Idx<Hold>, cause: Cause) {
+        let Hold { object, session, owner, token, since, .. } = self.holds[ix];
         let by = self.party(session, owner).expect("a hold's session is open");
         let kind = RecordKind::Abandoned { token, cause };
         self.emit(now, kind, Some(object), Some(by.clone()));
         self.end_hold(ix);
         let left = Abandonment { by, token, held: now.since(since), at: now, cause };
-        let trouble = self.objects[object as usize].trouble_mut();
+        let trouble = self.objects[object].trouble_mut();
         trouble.inconsistent = None;
         trouble.untold.push_back(Arc::new(left));
         self.wake(now, object);
     }
 
-    fn end_hold(&mut self, ix: Ix) {
-        let Hold { object, session, token, .. } = self.holds[ix as usize];
-        let Kind::SemLock(sem) = &mut self.objects[object as usize].kind else { unreachable!() };
+    fn end_hold(&mut self, ix: Idx<Hold>) {
+        let Hold { object, session, owner, token, .. } = self.holds[ix];
+        let Kind::SemLock(sem) = &mut self.objects[object].kind else { unreachable!() };
         sem.holds.unlink(&mut self.holds, ix);
         sem.value += 1;
-        self.holds.remove(ix as usize);
+        self.holds.remove(ix);
         let s = self.sessions.get_mut(&session).expect("a hold's session is open");
         s.holds.remove(&(object, token));
+        s.permits.remove(&(object, owner, token));
     }
 
-    fn tell_lost(&mut self, hold: Ix, cause: Cause) {
-        let Hold { object, session, owner, token, .. } = self.holds[hold as usize];
-        let handle = self.sessions[&session].handle_of(object).expect("holding needs a reference");
-        self.deliver(session, Body::HoldLost { handle, owner, token, cause }, None);
+    fn tell_lost(&mut self, hold: Idx<Hold>, cause: Cause) {
+        let Hold { object, session, owner, token, .. } = self.holds[hold];
+        // In the middle of a Detach it has no name for the object any more.
+        if let Some(handle) = self.sessions[&session].handle_of(object) {
+            self.deliver(session, Body::HoldLost { handle, owner, token, cause }, None);
+        }
     }
 
     /// Takes an object from all who hold it; each is told, and the next owner learns
-    /// that it was abandoned. Returns who they were; `None` if there is no such object.
-    pub fn handle_force_release(&mut self, now: Time, object: ObjectId) -> Option<Vec<Holder>> {
+    /// that it was abandoned. Returns who they are; `None` if there is no such object.
+    pub fn handle_force_release(&mut self, now: Time, object: ObjectId) -> Option<Holders> {
         self.call(now, Input::ForceRelease(object));
-        let ix = self.index_of(object)?;
-        let Some(sem) = self.objects[ix as usize].semlock() else { return Some(Vec::new()) };
-        let holds: Vec<Ix> = sem.holds.iter(&self.holds).map(|(hold, _)| hold).collect();
-        let holders = holds.iter().map(|&hold| self.holder(now, hold)).collect();
-        for hold in holds {
+        let ix = *self.ids.get(&object)?;
+        let holders = self.all_holders(now, ix);
+        if let Some(last) = self.objects[ix].semlock().and_then(|sem| sem.holds.last()) {
+            let (at, last) = (self.at(ix), self.holds[last].token);
+            self.begin(now, Task::Force { at, last });
+        }
+        Some(holders)
+    }
+
+    pub(crate) fn go_on_forcing(&mut self, now: Time, at: At, last: Token) -> Progress {
+        while self.spend() {
+            let sem = self.objects.get(at.ix).filter(|o| o.id == at.id).and_then(Object::semlock);
+            let hold = sem.and_then(|sem| sem.holds.first());
+            let Some(hold) = hold.filter(|&hold| self.holds[hold].token <= last) else {
+                return Progress::Over;
+            };
             self.tell_lost(hold, Cause::Forced);
             self.abandon(now, hold, Cause::Forced);
         }
-        Some(holders)
+        Progress::More
     }
 
     pub(crate) fn forget(
@@ -360,7 +437,7 @@ impl Space {
         }
         let hold = self.sessions[&session].holds.get(&(ix, token)).copied();
         let hold = hold.ok_or_else(|| self.refuse(ix, ErrorKind::Stale))?;
-        let who = self.party(session, self.holds[hold as usize].owner);
+        let who = self.party(session, self.holds[hold].owner);
         self.end_hold(hold);
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
@@ -384,7 +461,7 @@ impl Space {
             let holder = Some(self.holder(now, hold));
             return Err(self.refuse(ix, ErrorKind::NotOwner { holder }));
         }
-        let object = &mut self.objects[ix as usize];
+        let object = &mut self.objects[ix];
         if let Some(trouble) = &mut object.trouble {
             let healed = trouble.inconsistent.take().is_some() | trouble.poisoned.take().is_some();
             object.tidy_trouble();
@@ -405,26 +482,27 @@ impl Space {
         untold: Option<Arc<Abandonment>>,
     ) {
         let ix = undo.object;
-        if self.objects.get(ix as usize).is_none_or(|object| object.id != undo.id) {
+        if !self.is_there(At { ix, id: undo.id }) {
             return;
         }
-        let hold = match undo.token {
-            Some(token) => match self.sessions[&session].holds.get(&(ix, token)) {
-                Some(&hold) => Some(hold),
-                None => return,
-            },
-            None => None,
-        };
+        let hold = undo.token.map(|token| self.sessions[&session].holds.get(&(ix, token)).copied());
         if let Some(untold) = untold {
-            let trouble = self.objects[ix as usize].trouble_mut();
-            trouble.inconsistent = None;
+            let trouble = self.objects[ix].trouble_mut();
+            // Of another owner's abandonment, if this hold is gone.
+            if hold != Some(None) {
+                trouble.inconsistent = None;
+            }
             trouble.untold.push_front(untold);
         }
         if let Some((condition, number)) = undo.notified {
             self.pass_on(now, condition, number);
         }
         match hold {
-            Some(hold) => self.release_hold(now, hold, if undo.whole { u32::MAX } else { 1 }),
+            Some(Some(hold)) => {
+                self.release_hold(now, hold, if undo.whole { u32::MAX } else { 1 });
+            }
+            // It was released by somebody else, or taken by force.
+            Some(None) => self.wake(now, ix),
             None if self.semlock(ix).loose > 0 => {
                 self.release_loose(now, session, undo.owner, ix);
             }
@@ -433,8 +511,8 @@ impl Space {
         }
     }
 
-    fn holder(&self, now: Time, hold: Ix) -> Holder {
-        let hold = &self.holds[hold as usize];
+    fn holder(&self, now: Time, hold: Idx<Hold>) -> Holder {
+        let hold = &self.holds[hold];
         Holder {
             party: self.party(hold.session, hold.owner).expect("a hold's session is open"),
             token: hold.token,
@@ -444,12 +522,12 @@ impl Space {
     }
 
     /// The first holders of an object, oldest first.
-    pub(crate) fn holders(&self, now: Time, ix: Ix) -> Vec<Holder> {
+    pub(crate) fn holders(&self, now: Time, ix: Idx<Object>) -> Vec<Holder> {
         self.first_holders(now, ix, State::HOLDERS)
     }
 
-    pub(crate) fn first_holders(&self, now: Time, ix: Ix, most: usize) -> Vec<Holder> {
-        let Some(sem) = self.objects[ix as usize].semlock() else { return Vec::new() };
+    pub(crate) fn first_holders(&self, now: Time, ix: Idx<Object>, most: usize) -> Vec<Holder> {
+        let Some(sem) = self.objects[ix].semlock() else { return Vec::new() };
         sem.holds.iter(&self.holds).take(most).map(|(hold, _)| self.holder(now, hold)).collect()
     }
 }

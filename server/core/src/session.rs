@@ -2,19 +2,20 @@
 //! and the end. A session's end costs what it held, not what exists.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
-
-use slab::Slab;
 
 use crate::{
     Answer, Body, Cause, Error, ErrorKind, Handle, Input, Message, ObjectId, Output, Owner, Party,
     Process, RecordKind, RequestId, SessionId, Time, Token,
+    arena::{Arena, Idx},
     deadline::Reason,
-    list::Ix,
-    object::Kind,
+    object::Object,
+    semlock::Hold,
     space::{Space, refuse},
+    waiter::Waiter,
+    work::{Progress, Task},
 };
 
 #[derive(Clone, Debug)]
@@ -25,22 +26,38 @@ pub(crate) struct Session {
     pub grace_until: Option<Time>,
     pub last_request: RequestId,
     /// By handle.
-    pub references: Slab<Reference>,
-    handles: BTreeMap<Ix, Handle>,
+    pub references: Arena<Reference>,
+    handles: BTreeMap<Idx<Object>, Handle>,
     /// By object, oldest first within one.
-    pub holds: BTreeMap<(Ix, Token), Ix>,
-    pub waiters: BTreeMap<RequestId, Ix>,
+    pub holds: BTreeMap<(Idx<Object>, Token), Idx<Hold>>,
+    /// Those of semaphores, by owner.
+    pub permits: BTreeSet<(Idx<Object>, Owner, Token)>,
+    pub waiters: BTreeMap<RequestId, Idx<Waiter>>,
+    /// The same by the objects that they concern.
+    pub waits_at: BTreeSet<(Idx<Object>, RequestId)>,
     next_seq: u64,
-    /// Sent, and not known to have arrived: what a resume sends again, and what a
-    /// cancel can still undo.
-    unacknowledged: VecDeque<Sent>,
+    /// The last that the client is known to have.
+    acknowledged: u64,
+    /// What the client isn't known to have, and what of the rest no call has thrown away yet:
+    /// what a resume sends again, and what a cancel can still undo.
+    sent: VecDeque<Sent>,
+    /// Bytes of those.
+    weight: usize,
+    /// The replies among them that can be undone, by their requests.
+    undoable: BTreeMap<RequestId, u64>,
+    /// Set while disconnected: the first message that was never sent.
+    unsent: Option<u64>,
+    /// Set while a resume is under way: the next message to send again.
+    resend: Option<u64>,
+    /// Its last request is on the agenda.
+    pub working: bool,
     /// It has had its last message.
-    ended: bool,
+    pub ended: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Reference {
-    pub object: Ix,
+    pub object: Idx<Object>,
     count: u32,
 }
 
@@ -48,54 +65,167 @@ pub(crate) struct Reference {
 struct Sent {
     message: Message,
     undo: Option<Undo>,
+    /// The message's bytes.
+    weight: usize,
 }
 
 /// What it takes to undo a grant that its client never learnt of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
-    pub object: Ix,
+    pub object: Idx<Object>,
     pub id: ObjectId,
     pub owner: Owner,
     /// `None`: a loose permit.
     pub token: Option<Token>,
     /// Of a wait that ended: the condition, and the number of the notify.
-    pub notified: Option<(Ix, u64)>,
+    pub notified: Option<(Idx<Object>, u64)>,
     /// All levels of a recursive lock, as a wait takes them.
     pub whole: bool,
 }
 
+impl Reference {
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
 impl Session {
+    fn new(now: Time, process: Process) -> Self {
+        Session {
+            process: Arc::new(process),
+            opened: now,
+            grace_until: None,
+            last_request: RequestId(0),
+            references: Arena::new(),
+            handles: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            permits: BTreeSet::new(),
+            waiters: BTreeMap::new(),
+            waits_at: BTreeSet::new(),
+            next_seq: 1,
+            acknowledged: 0,
+            sent: VecDeque::new(),
+            weight: 0,
+            undoable: BTreeMap::new(),
+            unsent: None,
+            resend: None,
+            working: false,
+            ended: false,
+        }
+    }
+
     /// Counts one more reference to an object.
-    pub fn reference(&mut self, object: Ix) -> Handle {
+    pub fn reference(&mut self, object: Idx<Object>) -> Handle {
         if let Some(&handle) = self.handles.get(&object) {
-            self.references[handle.0 as usize].count += 1;
+            self.references[Idx::new(handle.0)].count += 1;
             return handle;
         }
-        let handle = Handle(self.references.insert(Reference { object, count: 1 }) as u32);
+        let handle = Handle(self.references.insert(Reference { object, count: 1 }).number());
         self.handles.insert(object, handle);
         handle
     }
 
     /// Counts one less; true if it was the last.
     pub fn dereference(&mut self, handle: Handle) -> bool {
-        let reference = &mut self.references[handle.0 as usize];
+        let reference = &mut self.references[Idx::new(handle.0)];
         reference.count -= 1;
         if reference.count > 0 {
             return false;
         }
         self.handles.remove(&reference.object);
-        self.references.remove(handle.0 as usize);
+        self.references.remove(Idx::new(handle.0));
         true
     }
 
-    pub fn handle_of(&self, object: Ix) -> Option<Handle> {
+    pub fn handle_of(&self, object: Idx<Object>) -> Option<Handle> {
         self.handles.get(&object).copied()
     }
 
-    pub fn acknowledge(&mut self, seq: u64) {
-        while self.unacknowledged.front().is_some_and(|sent| sent.message.seq <= seq) {
-            self.unacknowledged.pop_front();
+    /// The first wait that concerns an object.
+    pub fn first_wait_at(&self, ix: Idx<Object>) -> Option<Idx<Waiter>> {
+        let range = (ix, RequestId(0))..=(ix, RequestId(u64::MAX));
+        let (_, request) = self.waits_at.range(range).next()?;
+        Some(self.waiters[request])
+    }
+
+    /// The oldest hold of an object.
+    pub fn first_hold_of(&self, ix: Idx<Object>) -> Option<Idx<Hold>> {
+        let range = (ix, Token(0))..=(ix, Token(u64::MAX));
+        self.holds.range(range).next().map(|(_, &hold)| hold)
+    }
+
+    /// The client has all up to a message. Throws away as many of them as one call may, and
+    /// returns their bytes.
+    pub fn acknowledge(&mut self, seq: u64, most: u32) -> usize {
+        self.acknowledged = self.acknowledged.max(seq.min(self.next_seq - 1));
+        (0..most).map_while(|_| self.forget_acknowledged()).sum()
+    }
+
+    fn forget_acknowledged(&mut self) -> Option<usize> {
+        let known = self.sent.front()?.message.seq <= self.acknowledged;
+        known.then(|| self.forget_oldest()).flatten()
+    }
+
+    fn forget_oldest(&mut self) -> Option<usize> {
+        let sent = self.sent.pop_front()?;
+        Some(self.forgotten(&sent))
+    }
+
+    fn forget_latest(&mut self) -> Option<(Sent, usize)> {
+        let sent = self.sent.pop_back()?;
+        let weight = self.forgotten(&sent);
+        Some((sent, weight))
+    }
+
+    fn forgotten(&mut self, sent: &Sent) -> usize {
+        if sent.undo.is_some()
+            && let Body::Reply(request, _) = &sent.message.body
+        {
+            self.undoable.remove(request);
         }
+        self.weight -= sent.weight;
+        sent.weight
+    }
+
+    /// Asserts that what is kept is in order, and returns its bytes.
+    pub fn check_sent(&self) -> usize {
+        if let Some(last) = self.sent.back().map(|sent| sent.message.seq) {
+            let seqs = self.sent.iter().rev().map(|sent| sent.message.seq);
+            assert!(seqs.eq((0..self.sent.len() as u64).map(|back| last - back)), "messages kept");
+            assert!(last + 1 == self.next_seq || self.ended, "messages kept");
+        }
+        let undoable = self.sent.iter().filter(|sent| sent.undo.is_some()).count();
+        assert_eq!(undoable, self.undoable.len(), "replies that can be undone");
+        let weight = self.sent.iter().map(|sent| sent.weight).sum();
+        assert_eq!(self.weight, weight, "bytes of messages kept");
+        weight
+    }
+
+    /// Asserts that each handle has its object, and each object one handle.
+    pub fn check_handles(&self) {
+        assert_eq!(self.handles.len(), self.references.len());
+        for (handle, reference) in self.references.iter() {
+            assert_eq!(self.handle_of(reference.object), Some(Handle(handle.number())));
+            assert!(reference.count > 0);
+        }
+    }
+
+    fn sent_mut(&mut self, seq: u64) -> Option<&mut Sent> {
+        let first = self.sent.front()?.message.seq;
+        self.sent.get_mut(usize::try_from(seq.checked_sub(first)?).ok()?)
+    }
+
+    /// Keeps a message, and returns its bytes.
+    fn keep(&mut self, message: Message, undo: Option<Undo>) -> usize {
+        if undo.is_some()
+            && let Body::Reply(request, _) = &message.body
+        {
+            self.undoable.insert(*request, message.seq);
+        }
+        let weight = message.weight();
+        self.weight += weight;
+        self.sent.push_back(Sent { message, undo, weight });
+        weight
     }
 }
 
@@ -108,23 +238,20 @@ impl Space {
             let kind = ErrorKind::Quota { field: "sessions", limit: limit as u64 };
             return Err(refuse(None, kind));
         }
-        let id = SessionId(self.next_event);
-        let session = Session {
-            process: Arc::new(process),
-            opened: now,
-            grace_until: None,
-            last_request: RequestId(0),
-            references: Slab::new(),
-            handles: BTreeMap::new(),
-            holds: BTreeMap::new(),
-            waiters: BTreeMap::new(),
-            next_seq: 1,
-            unacknowledged: VecDeque::new(),
-            ended: false,
-        };
-        self.sessions.insert(id, session);
+        let id = SessionId(self.next_number);
+        self.sessions.insert(id, Session::new(now, process));
         self.emit_session(now, RecordKind::SessionOpened, id);
         Ok(id)
+    }
+
+    fn open_session(&mut self, session: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&session).filter(|s| !s.ended)
+    }
+
+    /// A session has had its last message, though it may take a while until all is gone that
+    /// it had.
+    pub(crate) fn is_ended(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_none_or(|s| s.ended)
     }
 
     /// Its connection is gone while its process, as far as known, is not: what it holds
@@ -132,9 +259,10 @@ impl Space {
     pub fn handle_disconnect(&mut self, now: Time, session: SessionId) {
         self.call(now, Input::Disconnect(session));
         let until = now + self.config.grace;
-        let Some(s) = self.sessions.get_mut(&session) else { return };
+        let Some(s) = self.open_session(session) else { return };
         if s.grace_until.is_none() {
             s.grace_until = Some(until);
+            s.unsent = Some(s.resend.take().unwrap_or(s.next_seq));
             self.deadlines.insert(until, Reason::Grace { session });
             self.emit_session(now, RecordKind::SessionDisconnected, session);
         }
@@ -153,23 +281,46 @@ impl Space {
         received: u64,
     ) -> Result<RequestId, Box<Error>> {
         self.call(now, Input::Resume { session, received });
-        let Some(s) = self.sessions.get_mut(&session) else {
+        let most = self.config.limits.step;
+        let Some(s) = self.open_session(session) else {
             return Err(refuse(None, ErrorKind::NotFound { what: "session" }));
         };
-        let oldest = s.unacknowledged.front().map_or(s.next_seq, |sent| sent.message.seq);
+        let oldest = s.sent.front().map_or(s.next_seq, |sent| sent.message.seq);
+        let oldest = oldest.max(s.acknowledged + 1);
         if received >= s.next_seq || received + 1 < oldest {
             self.lose(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
         }
-        if let Some(at) = s.grace_until.take() {
+        let (last, grace) = (s.last_request, s.grace_until.take());
+        (s.resend, s.unsent) = (Some(received + 1), None);
+        let forgotten = s.acknowledge(received, most);
+        self.unacknowledged -= forgotten;
+        if let Some(at) = grace {
             self.deadlines.remove(at, Reason::Grace { session });
         }
-        s.acknowledge(received);
-        let last = s.last_request;
-        let again: Vec<Message> = s.unacknowledged.iter().map(|m| m.message.clone()).collect();
-        self.outputs.extend(again.into_iter().map(|message| Output::Send { session, message }));
+        self.begin(now, Task::Resend { session });
         self.emit_session(now, RecordKind::SessionResumed, session);
         Ok(last)
+    }
+
+    pub(crate) fn go_on_resending(&mut self, now: Time, session: SessionId) -> Progress {
+        while self.spend() {
+            let Some(s) = self.open_session(session) else { return Progress::Over };
+            let Some(seq) = s.resend else { return Progress::Over };
+            if seq == s.next_seq {
+                s.resend = None;
+                return Progress::Over;
+            }
+            let Some(sent) = s.sent_mut(seq) else {
+                // Too much has come meanwhile to be kept for it.
+                self.lose(now, session, Cause::Misbehaved);
+                return Progress::Over;
+            };
+            let message = sent.message.clone();
+            s.resend = Some(seq + 1);
+            self.outputs.push(Output::Send { session, message });
+        }
+        Progress::More
     }
 
     /// Ends a session that did not say Goodbye. False: there is no such session.
@@ -179,9 +330,9 @@ impl Space {
     }
 
     pub(crate) fn lose(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
-        if !self.sessions.contains_key(&session) {
-            return false;
-        }
+        let Some(s) = self.open_session(session) else { return false };
+        // The last message doesn't wait for those that were to be sent again.
+        s.resend = None;
         self.deliver(session, Body::SessionEnd(cause), None);
         self.emit_session(now, RecordKind::SessionLost { cause }, session);
         self.end_session(now, session, cause);
@@ -197,36 +348,54 @@ impl Space {
     fn end_session(&mut self, now: Time, session: SessionId, cause: Cause) {
         let s = self.sessions.get_mut(&session).expect("checked by the callers");
         s.ended = true;
-        if let Some(at) = s.grace_until.take() {
+        if let Some(at) = s.grace_until {
             self.deadlines.remove(at, Reason::Grace { session });
         }
-        // Waits first, so that nothing it gives up comes back to it. One that vanishes may take
-        // others along: a broken barrier's.
-        while let Some((_, &waiter)) = self.sessions[&session].waiters.first_key_value() {
-            self.vanish(now, waiter);
-        }
-        let s = self.sessions.get_mut(&session).expect("checked by the callers");
-        for hold in std::mem::take(&mut s.holds).into_values() {
-            self.abandon(now, hold, cause);
-        }
-        let objects: Vec<(Ix, u32)> =
-            self.sessions[&session].references.iter().map(|(_, r)| (r.object, r.count)).collect();
-        for &(ix, _) in &objects {
-            self.leave_barrier(now, session, ix);
-        }
-        self.sessions.remove(&session);
-        for (ix, count) in objects {
-            self.dereference(now, ix, count);
-        }
+        self.begin(now, Task::End { session, cause });
     }
 
-    /// If the session was asked to run a barrier's action and can't any longer, the
-    /// barrier breaks.
-    pub(crate) fn leave_barrier(&mut self, now: Time, session: SessionId, ix: Ix) {
-        if let Kind::Barrier(barrier) = &self.objects[ix as usize].kind
-            && barrier.action.is_some_and(|action| action.session == session)
+    /// Ends what a session has, one by one: its waits first, so that nothing it gives up comes
+    /// back to it.
+    pub(crate) fn go_on_ending(&mut self, now: Time, session: SessionId, cause: Cause) -> Progress {
+        while self.spend() {
+            let s = self.sessions.get_mut(&session).expect("it ends once");
+            if s.working {
+                return Progress::More;
+            }
+            if let Some((_, &waiter)) = s.waiters.first_key_value() {
+                self.vanish(now, waiter);
+            } else if let Some((sent, weight)) = s.forget_latest() {
+                self.unacknowledged -= weight;
+                self.give_back_unsent(now, session, sent);
+            } else if let Some((_, &hold)) = s.holds.first_key_value() {
+                self.abandon(now, hold, cause);
+            } else if let Some((&ix, &handle)) = s.handles.first_key_value() {
+                let count = s.references[Idx::new(handle.0)].count;
+                s.handles.remove(&ix);
+                s.references.remove(Idx::new(handle.0));
+                self.leave_barrier(now, session, ix);
+                self.dereference(now, ix, count);
+            } else {
+                self.sessions.remove(&session);
+                return Progress::Over;
+            }
+        }
+        Progress::More
+    }
+
+    /// A loose permit that was granted to a session while it was disconnected, and of which it
+    /// never heard, is nobody's loss but everybody's: it returns.
+    fn give_back_unsent(&mut self, now: Time, session: SessionId, sent: Sent) {
+        let Session { unsent, acknowledged, .. } = self.sessions[&session];
+        if let (Some(undo @ Undo { token: None, .. }), Body::Reply(_, reply)) =
+            (sent.undo, sent.message.body)
+            && unsent.is_some_and(|unsent| sent.message.seq >= unsent.max(acknowledged + 1))
         {
-            self.break_barrier(now, ix);
+            let abandoned = match reply {
+                Ok(Answer::Granted(grant)) => grant.abandoned,
+                _ => None,
+            };
+            self.undo_grant(now, session, undo, abandoned);
         }
     }
 
@@ -242,14 +411,24 @@ impl Space {
 
     /// Sends a message and keeps it until it is acknowledged.
     pub(crate) fn deliver(&mut self, session: SessionId, body: Body, undo: Option<Undo>) {
+        let limits = &self.config.limits;
         let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
         let message = Message { seq: s.next_seq, body };
         s.next_seq += 1;
-        if s.unacknowledged.len() >= self.config.limits.unacknowledged {
-            s.unacknowledged.pop_front();
+        if s.resend.is_none() {
+            self.outputs.push(Output::Send { session, message: message.clone() });
         }
-        s.unacknowledged.push_back(Sent { message: message.clone(), undo });
-        self.outputs.push(Output::Send { session, message });
+        self.unacknowledged += s.keep(message, undo);
+        // Two for one, so that what is known to have arrived goes in the end.
+        for _ in 0..2 {
+            self.unacknowledged -= s.forget_acknowledged().unwrap_or(0);
+        }
+        while (s.weight > limits.unacknowledged_per_session
+            || self.unacknowledged > limits.unacknowledged)
+            && let Some(weight) = s.forget_oldest()
+        {
+            self.unacknowledged -= weight;
+        }
     }
 
     /// Withdraws a request. If it waits, it is answered; if its grant is on its way to a
@@ -263,26 +442,22 @@ impl Space {
     ) {
         let s = self.sessions.get_mut(&session).expect("the caller's session is open");
         if let Some(&waiter) = s.waiters.get(&request) {
-            return if give_back { self.give_up(now, waiter) } else { self.recall(now, waiter) };
+            return if give_back { self.withdraw(now, waiter) } else { self.recall(now, waiter) };
         }
         if !give_back {
             return;
         }
-        let sent = s
-            .unacknowledged
-            .iter_mut()
-            .rev()
-            .find(|sent| matches!(&sent.message.body, Body::Reply(id, _) if *id == request));
-        let Some(sent) = sent else { return };
-        let Some(undo) = sent.undo.take() else { return };
+        let seq = s.undoable.get(&request).copied().filter(|&seq| seq > s.acknowledged);
+        let Some(seq) = seq else { return };
+        s.undoable.remove(&request);
+        let sent = s.sent_mut(seq).expect("what can be undone is kept");
+        let undo = sent.undo.take().expect("it is listed as undoable");
         // Should the session resume, the client must not take the grant for good.
-        let object = self.objects.get(undo.object as usize).map(|o| o.label());
+        let object = self.objects.get(undo.object).map(Object::label);
         let refusal = Err(refuse(object, ErrorKind::Cancelled));
         let reply = std::mem::replace(&mut sent.message.body, Body::Reply(request, refusal));
-        let grant = match reply {
-            Body::Reply(_, Ok(Answer::Granted(grant) | Answer::Woken { grant, .. })) => grant,
-            _ => return,
-        };
-        self.undo_grant(now, session, undo, grant.abandoned);
+        if let Body::Reply(_, Ok(Answer::Granted(grant) | Answer::Woken { grant, .. })) = reply {
+            self.undo_grant(now, session, undo, grant.abandoned);
+        }
     }
 }

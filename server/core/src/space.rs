@@ -1,70 +1,20 @@
 //! `Space`: the state of one namespace, the calls that change it, and what they put out.
 //! Which request goes where; what it does there lies in the module of its object.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use slab::Slab;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Answer, Cause, Error, ErrorKind, Input, Label, Output, Owner, Party, Record, RecordKind,
-    Request, RequestId, SessionId, Time,
+    Answer, Cause, Config, Error, ErrorKind, Input, Label, ObjectId, Output, Owner, Party, Record,
+    RecordKind, Request, RequestId, SessionId, Time,
+    arena::{Arena, Idx},
     deadline::{Deadline, Deadlines, Reason},
     deadlock::Blocked,
-    list::Ix,
     object::Object,
     semlock::Hold,
     session::Session,
     waiter::{Claim, Waiter},
+    work::Agenda,
 };
-
-/// How a [`Space`] behaves where people may differ.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// How long a disconnected session keeps what it holds. Default: 10 s.
-    pub grace: Duration,
-    /// How long an object without references can still be attached to. Default: 60 s.
-    pub linger: Duration,
-    /// How much there may be of everything.
-    pub limits: Limits,
-}
-
-/// Quotas of a namespace. A request beyond one is refused, and changes nothing.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Sessions open at once.
-    pub sessions: usize,
-    /// Objects, named and anonymous.
-    pub objects: usize,
-    /// Requests that wait.
-    pub waiters: usize,
-    /// Requests of one session that wait: all of them may be answered at once.
-    pub waiters_per_session: usize,
-    /// Messages kept per session until it acknowledges them. Beyond, the oldest are
-    /// forgotten: a resume that would need them is refused.
-    pub unacknowledged: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            grace: Duration::from_secs(10),
-            linger: Duration::from_secs(60),
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            sessions: 16_384,
-            objects: 4_000_000,
-            waiters: 1_000_000,
-            waiters_per_session: 131_072,
-            unacknowledged: 131_072,
-        }
-    }
-}
 
 /// `Ok(None)`: the answer has been given already, or comes later.
 pub(crate) type Outcome = Result<Option<Answer>, Box<Error>>;
@@ -78,42 +28,54 @@ pub(crate) fn refuse(object: Option<Label>, kind: ErrorKind) -> Box<Error> {
 #[derive(Clone, Debug)]
 pub struct Space {
     pub(crate) config: Config,
-    pub(crate) next_event: u64,
+    /// The number of the next record.
+    pub(crate) next_number: u64,
     /// The call that is being handled, or whose step wasn't taken yet.
     pub(crate) call: Option<(Time, Input)>,
+    /// What that call may still do.
+    pub(crate) budget: u32,
     pub(crate) outputs: Vec<Output>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
-    pub(crate) objects: Slab<Object>,
-    pub(crate) names: BTreeMap<Arc<str>, Ix>,
-    pub(crate) holds: Slab<Hold>,
-    pub(crate) waiters: Slab<Waiter>,
+    pub(crate) objects: Arena<Object>,
+    pub(crate) ids: BTreeMap<ObjectId, Idx<Object>>,
+    pub(crate) names: BTreeMap<Arc<str>, Idx<Object>>,
+    pub(crate) holds: Arena<Hold>,
+    pub(crate) waiters: Arena<Waiter>,
     pub(crate) deadlines: Deadlines,
     pub(crate) blocked: Blocked,
+    pub(crate) agenda: Agenda,
+    /// Bytes of messages that wait for their acknowledgement, of all sessions.
+    pub(crate) unacknowledged: usize,
 }
 
 impl Space {
-    /// An empty namespace whose events, and so whose fencing tokens, begin at
-    /// `first_event` (at least 1). To keep tokens rising across restarts, begin above
+    /// An empty namespace whose records, and so whose fencing tokens, begin at
+    /// `first_number` (at least 1). To keep tokens rising across restarts, begin above
     /// every number that was ever used, say at the wall clock in microseconds.
-    pub fn new(config: Config, first_event: u64) -> Space {
+    pub fn new(config: Config, first_number: u64) -> Space {
         Space {
             config,
-            next_event: first_event.max(1),
+            next_number: first_number.max(1),
             call: None,
+            budget: 0,
             outputs: Vec::new(),
             sessions: BTreeMap::new(),
-            objects: Slab::new(),
+            objects: Arena::new(),
+            ids: BTreeMap::new(),
             names: BTreeMap::new(),
-            holds: Slab::new(),
-            waiters: Slab::new(),
+            holds: Arena::new(),
+            waiters: Arena::new(),
             deadlines: Deadlines::default(),
             blocked: Blocked::new(),
+            agenda: Agenda::default(),
+            unacknowledged: 0,
         }
     }
 
     /// Handles one request. `id` must be higher than that of any request before; `ack` is
     /// the highest [`Message::seq`] that the client has. A session that doesn't exist is
-    /// ignored: it was told of its end.
+    /// ignored: it was told of its end. One whose last request is still under way
+    /// ([`Space::is_working`]) is refused another.
     pub fn handle_request(
         &mut self,
         now: Time,
@@ -123,8 +85,8 @@ impl Space {
         request: Request,
     ) {
         self.call(now, Input::Request { session, id, ack, request: request.clone() });
-        let Some(s) = self.sessions.get_mut(&session) else { return };
-        s.acknowledge(ack);
+        let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
+        self.unacknowledged -= s.acknowledge(ack, self.config.limits.step);
         if request == Request::Ack {
             return;
         }
@@ -134,6 +96,10 @@ impl Space {
             return self.reply(session, id, Err(error));
         }
         s.last_request = id;
+        if s.working {
+            let error = refuse(None, ErrorKind::Quota { field: "requests under way", limit: 1 });
+            return self.reply(session, id, Err(error));
+        }
         let quiet = request.is_quiet();
         match self.dispatch(now, session, id, request) {
             Ok(None) => {}
@@ -162,12 +128,12 @@ impl Space {
             Request::Create(create) => self.create(now, session, create),
             Request::AttachName(name) => self.attach_name(session, &name),
             Request::AttachKey(key) => self.attach_key(session, key),
-            Request::Detach { handle, .. } => self.detach(now, session, handle),
+            Request::Detach { handle, quiet } => self.detach(now, session, id, handle, quiet),
             Request::Unlink { name } => self.unlink(now, session, &name),
             Request::Wait { handle, owner, timeout } => {
                 self.wait(now, session, id, handle, owner, timeout)
             }
-            Request::Notify { handle, owner, n } => self.notify(now, session, handle, owner, n),
+            Request::Notify { handle, owner, n } => self.notify(now, session, id, handle, owner, n),
             Request::EventSet { handle } => self.event_assign(now, session, handle, true),
             Request::EventClear { handle } => self.event_assign(now, session, handle, false),
             Request::EventWait { handle, owner, timeout } => {
@@ -196,39 +162,55 @@ impl Space {
         }
     }
 
-    /// Does all that is due. Call it at the time of [`Space::poll_timeout`] or later.
+    /// Does what is due, and goes on with what earlier calls have left, both as far as one call
+    /// goes. To be called at the time of [`Space::poll_timeout`] or later, which is due again at
+    /// once if there is more.
     pub fn handle_timeout(&mut self, now: Time) {
         self.call(now, Input::Timeout);
-        while let Some(reason) = self.deadlines.pop_due(now) {
+        // Neither keeps the other from its turn.
+        let share = self.budget.div_ceil(2);
+        while self.budget >= share
+            && let Some(reason) = self.deadlines.pop_due(now)
+        {
+            self.spend();
             match reason {
                 Reason::Timeout { session, request } => {
                     let waiter = self.sessions[&session].waiters[&request];
-                    self.waiters[waiter as usize].deadline = None;
+                    self.waiters[waiter].deadline = None;
                     self.expire(now, waiter);
                 }
                 Reason::Grace { session } => {
                     self.lose(now, session, Cause::Disconnected);
                 }
-                Reason::Linger { slot } => self.remove(now, slot),
+                Reason::Linger { object } => {
+                    let ix = self.ids[&object];
+                    self.objects[ix].lingers_until = None;
+                    self.remove(now, ix);
+                }
+                Reason::Work => unreachable!("work has no place among the deadlines"),
             }
         }
+        self.work(now);
     }
 
     /// When to call [`Space::handle_timeout`] next, and what for.
     pub fn poll_timeout(&self) -> Option<Deadline> {
+        if !self.agenda.is_empty() {
+            return Some(Deadline { at: Time::default(), reason: Reason::Work });
+        }
         self.deadlines.first()
     }
 
-    /// Appends an event, and returns its number.
+    /// Appends a record, and returns its number.
     pub(crate) fn emit(
         &mut self,
         at: Time,
         kind: RecordKind,
-        object: Option<Ix>,
+        object: Option<Idx<Object>>,
         party: Option<Party>,
     ) -> u64 {
-        let number = self.next_event;
-        self.next_event += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         let object = object.map(|ix| self.label(ix));
         self.outputs.push(Output::Record(Record { number, at, kind, object, party }));
         number

@@ -27,6 +27,7 @@ pub enum Input {
     Request { session: SessionId, id: RequestId, ack: u64, request: Request },
     ForceRelease(ObjectId),
     Timeout,
+    Work,
 }
 
 /// What comes out of a [`Space`].
@@ -63,6 +64,7 @@ impl Space {
             }
             Input::ForceRelease(object) => drop(self.handle_force_release(at, object)),
             Input::Timeout => self.handle_timeout(at),
+            Input::Work => self.handle_work(at),
         }
     }
 
@@ -73,9 +75,10 @@ impl Space {
         Some(Step { at, input, outputs: std::mem::take(&mut self.outputs) })
     }
 
-    /// Notes a call.
+    /// Notes a call, and how much it may do.
     pub(crate) fn call(&mut self, at: Time, input: Input) {
         debug_assert!(self.call.is_none(), "the step before hasn't been taken");
         self.call = Some((at, input));
+        self.budget = self.config.limits.step.max(1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Abandonment, Edge, Holder, Label, ObjectKey, Party, Process, SessionId};
+use crate::{Abandonment, Cycle, Holder, Label, ObjectKey, Party, Process, SessionId};
 
 /// How much there is of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,8 +15,10 @@ pub struct Totals {
     pub holds: usize,
     /// Requests that wait.
     pub waiters: usize,
-    /// The number of the last event.
-    pub last_event: u64,
+    /// The number of the last record.
+    pub last_number: u64,
+    /// Bytes of messages that wait for their acknowledgement.
+    pub unacknowledged: usize,
 }
 
 /// One object in a list.
@@ -42,7 +44,7 @@ pub struct ObjectView {
     pub keep: bool,
     /// Refuses after an owner's death until marked consistent.
     pub poison: bool,
-    /// Owners that died while holding, of whom the next is yet to be told.
+    /// Owners that left it while holding, of whom the next is yet to be told: the first of them.
     pub abandonments: Vec<Arc<Abandonment>>,
     /// A poisoned lock, a broken barrier.
     pub broken: bool,
@@ -63,8 +65,17 @@ pub struct ObjectDetail {
     pub waiters: Vec<WaiterView>,
     /// A condition's lock.
     pub lock: Option<Label>,
-    /// Each cycle that a waiter of the object is part of, once.
-    pub deadlocks: Vec<Vec<Edge>>,
+    /// The cycle through the object, if it is part of one.
+    pub deadlock: Option<Cycle>,
+}
+
+/// Who holds an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holders {
+    /// How many permits are owned.
+    pub count: u32,
+    /// The oldest, at most 1,000.
+    pub first: Vec<Holder>,
 }
 
 /// A request that waits.

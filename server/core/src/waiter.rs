@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use crate::{
     ErrorKind, Owner, RecordKind, RequestId, SessionId, Time,
+    arena::{Idx, Linked, Links},
     deadline::Reason,
-    list::{Ix, Linked, Links},
+    object::{Kind, Object},
     space::Space,
 };
 
 /// A request in an object's queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
-    links: Links,
+    links: Links<Waiter>,
     pub session: SessionId,
     pub request: RequestId,
     pub owner: Owner,
     /// In whose queue it is.
-    pub object: Ix,
+    pub object: Idx<Object>,
     /// The number of the event by which it began to wait.
     pub number: u64,
     pub since: Time,
@@ -34,7 +35,7 @@ pub(crate) enum Wait {
     /// A notify; then its lock, `depth` times.
     Notify { depth: u32 },
     /// The lock again, after a notify of that number, or none: time-out or cancel.
-    Reacquire { condition: Ix, depth: u32, notified: Option<u64> },
+    Reacquire { condition: Idx<Object>, depth: u32, notified: Option<u64> },
     /// An event to be set.
     Event,
     /// The other parties. `action`: it has one to run, should it come last.
@@ -54,17 +55,17 @@ impl Wait {
 }
 
 impl Linked for Waiter {
-    fn links(&self) -> &Links {
+    fn links(&self) -> &Links<Self> {
         &self.links
     }
 
-    fn links_mut(&mut self) -> &mut Links {
+    fn links_mut(&mut self) -> &mut Links<Self> {
         &mut self.links
     }
 }
 
 impl Waiter {
-    /// It wants a permit, as opposed to news.
+    /// Waits for a permit, and not for a notify, an event or a barrier.
     fn wants_permit(&self) -> bool {
         matches!(self.wait, Wait::Acquire { .. } | Wait::Reacquire { .. })
     }
@@ -80,19 +81,32 @@ pub(crate) struct Claim {
 }
 
 impl Space {
-    /// It waits at the object; or at a condition, or on its way back from one, that is the
-    /// object or has it for a lock.
-    pub(crate) fn concerns(&self, waiter: Ix, ix: Ix) -> bool {
-        let waiter = &self.waiters[waiter as usize];
+    /// The objects whose last Detach ends a wait: the one in whose queue it began; for a
+    /// condition, its lock, too.
+    pub(crate) fn concerned(&self, waiter: &Waiter) -> [Option<Idx<Object>>; 2] {
         match waiter.wait {
-            Wait::Notify { .. } => waiter.object == ix || self.lock_of(waiter.object) == ix,
-            Wait::Reacquire { condition, .. } => waiter.object == ix || condition == ix,
-            _ => waiter.object == ix,
+            Wait::Notify { .. } => [Some(waiter.object), Some(self.lock_of(waiter.object))],
+            Wait::Reacquire { condition, .. } => [Some(condition), Some(waiter.object)],
+            _ => [Some(waiter.object), None],
+        }
+    }
+
+    /// It no longer waits: what it gets is decided, though it hasn't been told yet.
+    fn is_decided(&self, ix: Idx<Waiter>) -> bool {
+        let waiter = &self.waiters[ix];
+        match &self.objects[waiter.object].kind {
+            Kind::Event(event) => waiter.number < event.woken_before,
+            Kind::Barrier(barrier) => barrier.is_decided(waiter),
+            Kind::SemLock(_) | Kind::Condition(_) => false,
         }
     }
 
     /// Refuses if the namespace or the session has as many waiters as it may have.
-    pub(crate) fn check_room(&self, session: SessionId, ix: Ix) -> Result<(), Box<crate::Error>> {
+    pub(crate) fn check_room(
+        &self,
+        session: SessionId,
+        ix: Idx<Object>,
+    ) -> Result<(), Box<crate::Error>> {
         let limits = &self.config.limits;
         let quota = |field, limit: usize| {
             Err(self.refuse(ix, ErrorKind::Quota { field, limit: limit as u64 }))
@@ -107,7 +121,13 @@ impl Space {
     }
 
     /// Puts a request at the end of an object's queue.
-    pub(crate) fn enqueue(&mut self, now: Time, ix: Ix, claim: Claim, wait: Wait) {
+    pub(crate) fn enqueue(
+        &mut self,
+        now: Time,
+        ix: Idx<Object>,
+        claim: Claim,
+        wait: Wait,
+    ) -> Idx<Waiter> {
         let Claim { session, request, owner, timeout } = claim;
         let deadline = timeout.map(|timeout| now + timeout);
         let kind = match wait {
@@ -116,8 +136,9 @@ impl Space {
         };
         let who = self.party(session, owner);
         let number = self.emit(now, kind, Some(ix), who);
-        let waiter = self.waiters.insert(Waiter {
-            links: Links::default(),
+        let links = Links::default();
+        let waiter = Waiter {
+            links,
             session,
             request,
             owner,
@@ -126,33 +147,58 @@ impl Space {
             since: now,
             deadline,
             wait,
-        }) as Ix;
-        self.objects[ix as usize].waiters.push_back(&mut self.waiters, waiter);
+        };
+        let concerned = self.concerned(&waiter);
+        let waiter = self.waiters.insert(waiter);
+        let object = &mut self.objects[ix];
+        object.waiters.push_back(&mut self.waiters, waiter);
+        match &mut object.kind {
+            Kind::Event(event) => event.waiting += 1,
+            Kind::Barrier(barrier) => barrier.coming += 1,
+            Kind::SemLock(_) | Kind::Condition(_) => {}
+        }
         let s = self.sessions.get_mut(&session).expect("the caller's session is open");
         s.waiters.insert(request, waiter);
+        s.waits_at.extend(concerned.into_iter().flatten().map(|ix| (ix, request)));
         if let Some(at) = deadline {
             self.deadlines.insert(at, Reason::Timeout { session, request });
         }
         self.block(waiter);
+        waiter
     }
 
     /// Takes a waiter out of everything, and returns what it was.
-    pub(crate) fn unqueue(&mut self, ix: Ix) -> Waiter {
+    pub(crate) fn unqueue(&mut self, ix: Idx<Waiter>) -> Waiter {
         self.unblock(ix);
-        let object = self.waiters[ix as usize].object;
-        self.objects[object as usize].waiters.unlink(&mut self.waiters, ix);
-        let waiter = self.waiters.remove(ix as usize);
+        let concerned = self.concerned(&self.waiters[ix]);
+        let object = &mut self.objects[self.waiters[ix].object];
+        match &mut object.kind {
+            Kind::Event(event) if self.waiters[ix].number >= event.woken_before => {
+                event.waiting -= 1;
+            }
+            Kind::Barrier(barrier) => {
+                let cursor = barrier.cursor().map(|cursor| self.waiters[cursor].number);
+                barrier.leave(ix, &self.waiters[ix], cursor);
+            }
+            Kind::Event(_) | Kind::SemLock(_) | Kind::Condition(_) => {}
+        }
+        object.waiters.unlink(&mut self.waiters, ix);
+        let waiter = self.waiters.remove(ix);
         let Waiter { session, request, .. } = waiter;
         if let Some(at) = waiter.deadline {
             self.deadlines.remove(at, Reason::Timeout { session, request });
         }
-        self.sessions.get_mut(&session).expect("its waiter was here").waiters.remove(&request);
+        let s = self.sessions.get_mut(&session).expect("its waiter was here");
+        s.waiters.remove(&request);
+        for object in concerned.into_iter().flatten() {
+            s.waits_at.remove(&(object, request));
+        }
         waiter
     }
 
     /// Moves a condition's waiter to the queue of its lock.
-    pub(crate) fn requeue(&mut self, now: Time, ix: Ix, lock: Ix, notified: Option<u64>) {
-        let waiter = &mut self.waiters[ix as usize];
+    pub(crate) fn requeue(&mut self, ix: Idx<Waiter>, lock: Idx<Object>, notified: Option<u64>) {
+        let waiter = &mut self.waiters[ix];
         let Wait::Notify { depth } = waiter.wait else { unreachable!("only a condition's queue") };
         let condition = std::mem::replace(&mut waiter.object, lock);
         waiter.wait = Wait::Reacquire { condition, depth, notified };
@@ -160,81 +206,100 @@ impl Space {
             let Waiter { session, request, .. } = *waiter;
             self.deadlines.remove(at, Reason::Timeout { session, request });
         }
-        self.objects[condition as usize].waiters.unlink(&mut self.waiters, ix);
-        self.objects[lock as usize].waiters.push_back(&mut self.waiters, ix);
+        self.objects[condition].waiters.unlink(&mut self.waiters, ix);
+        self.objects[lock].waiters.push_back(&mut self.waiters, ix);
         self.block(ix);
-        self.report_deadlock(now, ix);
     }
 
     /// The waiter's time is up.
-    pub(crate) fn expire(&mut self, now: Time, ix: Ix) {
+    pub(crate) fn expire(&mut self, now: Time, ix: Idx<Waiter>) {
+        if self.is_decided(ix) {
+            return;
+        }
         self.announce(now, RecordKind::TimedOut, ix);
-        match self.waiters[ix as usize].wait {
+        match self.waiters[ix].wait {
             Wait::Notify { .. } => self.end_wait(now, ix),
             Wait::Acquire { .. } | Wait::Event => {
-                let object = self.waiters[ix as usize].object;
-                let holders = self.holders(now, object);
-                self.exit(now, ix, Some(ErrorKind::TimedOut { holders }));
+                let holders = self.holders(now, self.waiters[ix].object);
+                self.exit(now, ix, ErrorKind::TimedOut { holders });
             }
             Wait::Barrier { .. } => {
-                let waiter = self.exit(now, ix, Some(ErrorKind::TimedOut { holders: vec![] }));
-                self.break_barrier(now, waiter.object);
+                let barrier = self.waiters[ix].object;
+                self.exit(now, ix, ErrorKind::TimedOut { holders: vec![] });
+                self.break_barrier(now, barrier);
             }
             Wait::Reacquire { .. } => {}
         }
     }
 
     /// The client wants its answer now: a wait for a notify ends as by time-out.
-    pub(crate) fn recall(&mut self, now: Time, ix: Ix) {
-        match self.waiters[ix as usize].wait {
+    pub(crate) fn recall(&mut self, now: Time, ix: Idx<Waiter>) {
+        match self.waiters[ix].wait {
             Wait::Reacquire { .. } => {}
             Wait::Notify { .. } => {
                 self.announce(now, RecordKind::Cancelled, ix);
                 self.end_wait(now, ix);
             }
-            _ => self.give_up(now, ix),
+            _ => self.withdraw(now, ix),
         }
     }
 
-    /// The client wants nothing any more.
-    pub(crate) fn give_up(&mut self, now: Time, ix: Ix) {
+    /// The client wants nothing any more, unless it has it already.
+    pub(crate) fn withdraw(&mut self, now: Time, ix: Idx<Waiter>) {
+        if !self.is_decided(ix) {
+            self.give_up(now, ix);
+        }
+    }
+
+    /// Leaves the queue, whatever has been decided.
+    pub(crate) fn give_up(&mut self, now: Time, ix: Idx<Waiter>) {
         self.announce(now, RecordKind::Cancelled, ix);
-        self.exit(now, ix, Some(ErrorKind::Cancelled));
+        self.exit(now, ix, ErrorKind::Cancelled);
     }
 
     /// The client is gone.
-    pub(crate) fn vanish(&mut self, now: Time, ix: Ix) {
-        let waiter = self.exit(now, ix, None);
-        if matches!(waiter.wait, Wait::Barrier { .. }) {
+    pub(crate) fn vanish(&mut self, now: Time, ix: Idx<Waiter>) {
+        let breaks = matches!(self.waiters[ix].wait, Wait::Barrier { .. }) && !self.is_decided(ix);
+        let waiter = self.leave_queue(now, ix);
+        if breaks {
             self.break_barrier(now, waiter.object);
-        }
-    }
-
-    /// A wait for a notify ends without one: on to the lock.
-    fn end_wait(&mut self, now: Time, ix: Ix) {
-        let lock = self.lock_of(self.waiters[ix as usize].object);
-        self.requeue(now, ix, lock, None);
-        self.wake(now, lock);
-    }
-
-    /// Leaves the queue, with an answer unless nobody is there to hear it.
-    fn exit(&mut self, now: Time, ix: Ix, answer: Option<ErrorKind>) -> Waiter {
-        let waiter = self.unqueue(ix);
-        if let Some(kind) = answer {
-            let error = self.refuse(waiter.object, kind);
-            self.reply(waiter.session, waiter.request, Err(error));
-        }
-        if let Wait::Reacquire { condition, notified: Some(number), .. } = waiter.wait {
-            self.pass_on(now, condition, number);
         }
         if waiter.wants_permit() {
             self.wake(now, waiter.object);
         }
+    }
+
+    /// A wait for a notify ends without one: on to the lock.
+    fn end_wait(&mut self, now: Time, ix: Idx<Waiter>) {
+        let lock = self.lock_of(self.waiters[ix].object);
+        self.requeue(ix, lock, None);
+        self.report_deadlock(now, ix);
+        self.wake(now, lock);
+    }
+
+    /// Leaves the queue with an answer.
+    fn exit(&mut self, now: Time, ix: Idx<Waiter>, why: ErrorKind) {
+        let waiter = self.leave_queue(now, ix);
+        let error = self.refuse(waiter.object, why);
+        self.reply(waiter.session, waiter.request, Err(error));
+        if waiter.wants_permit() {
+            self.wake(now, waiter.object);
+            self.report_sole_wait(now, waiter.session, waiter.owner);
+        }
+    }
+
+    /// Leaves the queue before its turn; a notify that it had is the next one's. The caller
+    /// serves the queue.
+    pub(crate) fn leave_queue(&mut self, now: Time, ix: Idx<Waiter>) -> Waiter {
+        let waiter = self.unqueue(ix);
+        if let Wait::Reacquire { condition, notified: Some(number), .. } = waiter.wait {
+            self.pass_on(now, condition, number);
+        }
         waiter
     }
 
-    fn announce(&mut self, now: Time, kind: RecordKind, ix: Ix) {
-        let Waiter { session, owner, object, .. } = self.waiters[ix as usize];
+    pub(crate) fn announce(&mut self, now: Time, kind: RecordKind, ix: Idx<Waiter>) {
+        let Waiter { session, owner, object, .. } = self.waiters[ix];
         let who = self.party(session, owner);
         self.emit(now, kind, Some(object), who);
     }

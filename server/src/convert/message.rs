@@ -124,7 +124,9 @@ pub(crate) fn error(now: Time, error: &Error) -> v1::Error {
         }
         ErrorKind::NotOwner { holder: Some(first) } => wire.holders = vec![holder(first)],
         ErrorKind::TimedOut { holders } => wire.holders = holders.iter().map(holder).collect(),
-        ErrorKind::Deadlock { cycle } => wire.cycle = edges(cycle),
+        ErrorKind::Deadlock { cycle } => {
+            (wire.cycle, wire.cycle_omitted) = (edges(&cycle.edges), cycle.omitted);
+        }
         ErrorKind::Poisoned { by } => wire.abandoned = Some(abandonment(now, by)),
         _ => {}
     }

@@ -44,9 +44,9 @@ pub(crate) fn describe(now: Time, namespace: &str, detail: &ObjectDetail) -> v1:
         loose: detail.object.loose,
         lock: detail.lock.as_ref().map(ToString::to_string).unwrap_or_default(),
         deadlocks: detail
-            .deadlocks
+            .deadlock
             .iter()
-            .map(|cycle| v1::Deadlock { cycle: edges(cycle) })
+            .map(|cycle| v1::Deadlock { cycle: edges(&cycle.edges), omitted: cycle.omitted })
             .collect(),
     }
 }
@@ -109,7 +109,9 @@ pub(crate) fn watch_event(event: &Record, time_us: u64) -> v1::WatchEvent {
             wire.set_cause(cause(*why));
         }
         RecordKind::SessionLost { cause: why } => wire.set_cause(cause(*why)),
-        RecordKind::Deadlock { cycle } => wire.cycle = edges(cycle),
+        RecordKind::Deadlock { cycle } => {
+            (wire.cycle, wire.cycle_omitted) = (edges(&cycle.edges), cycle.omitted);
+        }
         _ => {}
     }
     wire

@@ -92,7 +92,7 @@ impl SessionStream {
                     });
                     let stream = session.outbox.attach(&self.connection);
                     broker.sessions.insert((namespace.number, id), session.clone());
-                    Open { session, stream, queue: VecDeque::new(), last_seq: 0 }
+                    Open { session, stream, queue: VecDeque::new(), last_seq: 0, working: false }
                 });
                 Some(opened)
             });
@@ -139,7 +139,9 @@ impl SessionStream {
         });
         match resumed {
             Ok(last_id) => {
-                let open = Open { session, stream, queue: VecDeque::new(), last_seq: received };
+                let queue = VecDeque::new();
+                let working = true;
+                let open = Open { session, stream, queue, last_seq: received, working };
                 Ok((self.opened(&open, last_id.0), open))
             }
             Err(refused) => Err(Box::new(convert::error(now, &refused))),

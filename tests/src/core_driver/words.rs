@@ -59,7 +59,7 @@ pub(super) fn refusal(kind: &ErrorKind) -> String {
         ErrorKind::Stale => "stale".into(),
         ErrorKind::TimedOut { holders } => format!("timed out{}", held(holders)),
         ErrorKind::Cancelled => "cancelled".into(),
-        ErrorKind::Deadlock { cycle } => parties("deadlock", cycle.iter().map(|e| &e.waiter)),
+        ErrorKind::Deadlock { cycle } => parties("deadlock", cycle.edges.iter().map(|e| &e.waiter)),
         ErrorKind::Poisoned { by } => format!("poisoned {}", left(by)),
         ErrorKind::BrokenBarrier => "broken".into(),
         ErrorKind::Quota { field, .. } => format!("quota {field}"),

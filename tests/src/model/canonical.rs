@@ -23,8 +23,8 @@ impl Model {
             // Only the latest request can be taken back.
             let is_latest =
                 |said: &Said| matches!(said, Said::Reply(id, _) if *id == session.last_request);
-            let latest = session.sent.iter().rev().find(|(_, said, _)| is_latest(said));
-            let latest = latest.and_then(|(.., u)| u.as_ref()).map(undo);
+            let latest = session.sent.iter().rev().find(|sent| is_latest(&sent.said));
+            let latest = latest.and_then(|sent| sent.undo.as_ref()).map(undo);
             let waits = |w: &Wait| (w.who.session, w.request) == (s, session.last_request);
             (session.over, latest, self.waits.iter().any(waits)).hash(into);
         }
@@ -56,7 +56,7 @@ impl Model {
             _ => None,
         }));
         let sent = self.sessions.iter().flat_map(|session| &session.sent);
-        stamps.extend(sent.filter_map(|(.., undo)| undo.as_ref()?.woken?.1));
+        stamps.extend(sent.filter_map(|sent| sent.undo.as_ref()?.woken?.1));
         stamps.sort_unstable();
         stamps.dedup();
         stamps

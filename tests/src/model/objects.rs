@@ -52,7 +52,7 @@ impl Model {
                 (
                     Kind::Sem { class: a, value: v, max: m, .. },
                     Kind::Sem { class, value, max, .. },
-                ) => (a, v, m) == (class, value, max),
+                ) => (a, v, m) == (class, value, max) && self.objects[found].poison == poison,
                 (Kind::Condition { lock: a }, Kind::Condition { lock: b }) => a == b,
                 (Kind::Event { .. }, Kind::Event { .. }) => true,
                 (Kind::Barrier { parties: a, .. }, Kind::Barrier { parties: b, .. }) => a == b,
@@ -61,12 +61,14 @@ impl Model {
             if !same {
                 return Err((Some(found), No::Mismatch));
             }
+            let attached = self.attach(s, found, false)?;
             self.objects[found].keep |= keep;
-            return self.attach(s, found, false);
+            return Ok(attached);
         }
         if self.objects.iter().filter(|o| !o.gone).count() >= self.config.limits.objects {
             return Err((None, No::Quota("objects")));
         }
+        self.may_refer_to(s, 1)?;
         self.objects.push(Object {
             gone: false,
             anonymous: name.is_none(),
@@ -88,11 +90,24 @@ impl Model {
             Kind::Condition { lock } => Some(lock),
             _ => None,
         };
-        for o in [Some(object), lock].into_iter().flatten() {
+        let attached = [Some(object), lock].into_iter().flatten();
+        let new = attached.clone().filter(|o| !self.sessions[s].references.contains(o));
+        self.may_refer_to(s, new.count())?;
+        for o in attached {
             self.sessions[s].references.push(o);
             self.objects[o].lingers_until = None;
         }
         Ok(Some(Word::Attached { object, created }))
+    }
+
+    fn may_refer_to(&self, s: Sid, more: usize) -> Result<(), (Option<Oid>, No)> {
+        let mut distinct = self.sessions[s].references.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.len() + more > self.config.limits.references_per_session {
+            return Err((None, No::Quota("references_per_session")));
+        }
+        Ok(())
     }
 
     /// By sessions, and by conditions whose lock it is.
@@ -132,6 +147,9 @@ impl Model {
         let object = &self.objects[o];
         if object.gone || object.keep || self.references(o) > 0 {
             return;
+        }
+        if object.name.is_none() && !object.anonymous {
+            return self.remove(o);
         }
         let trouble =
             !object.untold.is_empty() || object.inconsistent.is_some() || object.poisoned.is_some();

@@ -78,6 +78,9 @@ impl Model {
             return Err((Some(o), No::Poisoned(left)));
         }
         let loose = loose && !class.is_exclusive();
+        if !loose {
+            self.may_hold_more(who.session, o)?;
+        }
         if self.free(o) > 0 {
             self.grant(o, who, id, Why::Acquire { loose });
             return Ok(None);
@@ -90,6 +93,18 @@ impl Model {
             return Err((Some(o), No::Deadlock(circle)));
         }
         self.enqueue(o, who, id, timeout, Why::Acquire { loose })
+    }
+
+    fn may_hold_more(&self, session: Sid, o: Oid) -> Result<(), (Option<Oid>, No)> {
+        let limits = &self.config.limits;
+        let own = self.holds.iter().filter(|hold| hold.who.session == session).count();
+        if self.holds.len() >= limits.holds {
+            return Err((Some(o), No::Quota("holds")));
+        }
+        if own >= limits.holds_per_session {
+            return Err((Some(o), No::Quota("holds_per_session")));
+        }
+        Ok(())
     }
 
     /// Takes a free permit for a request, and answers it.
@@ -150,6 +165,9 @@ impl Model {
             None if class == Class::RLock => own.or(self.held(o).next()),
             None if self.free(o) >= max => return Err((Some(o), No::OverReleased)),
             None if loose > 0 => None,
+            None if class == Class::BoundedSemaphore && self.held(o).next().is_none() => {
+                return Err((Some(o), No::OverReleased));
+            }
             None => own.or(self.held(o).next()),
         };
         if class == Class::RLock && hold.is_none_or(|(_, h)| h.who != who) {
@@ -244,11 +262,14 @@ impl Model {
     pub(super) fn undo(&mut self, undo: Undo, told: Option<Left>) {
         let Undo { object: o, ticket, woken, .. } = undo;
         let hold = self.holds.iter().position(|h| Some(h.ticket) == ticket);
-        if self.objects[o].gone || (ticket.is_some() && hold.is_none()) {
+        if self.objects[o].gone {
             return;
         }
+        let taken_away = ticket.is_some() && hold.is_none();
         if let Some(told) = told {
-            self.objects[o].inconsistent = None;
+            if !taken_away {
+                self.objects[o].inconsistent = None;
+            }
             self.objects[o].untold.insert(0, told);
         }
         if let Some((condition, Some(notify))) = woken
@@ -258,6 +279,7 @@ impl Model {
         }
         match hold {
             Some(at) => self.let_go_of(at, if woken.is_some() { u32::MAX } else { 1 }),
+            None if taken_away => {}
             None if matches!(self.objects[o].kind, Kind::Sem { loose: 1.., .. }) => {
                 self.free_loose(o);
             }

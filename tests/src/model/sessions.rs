@@ -2,7 +2,7 @@
 
 use syncd_core::Cause;
 
-use super::{Model, No, Said, Session, Sid, Undo, Word, cause_number};
+use super::{Model, No, Said, Sent, Session, Sid, Undo, Word, cause_number};
 
 impl Model {
     /// Opens a session, if there may be one more.
@@ -17,6 +17,7 @@ impl Model {
             references: vec![],
             last_request: 0,
             sent: vec![],
+            unsent: None,
             last_seq: 0,
         });
         Some(self.sessions.len() - 1)
@@ -27,6 +28,9 @@ impl Model {
         let session = &mut self.sessions[s];
         if !session.over {
             let until = self.now + self.config.grace.as_nanos() as u64;
+            if session.grace_until.is_none() {
+                session.unsent = Some(session.last_seq + 1);
+            }
             session.grace_until.get_or_insert(until);
         }
     }
@@ -37,13 +41,14 @@ impl Model {
         if session.over {
             return Err(No::NotFound);
         }
-        let first_kept = session.sent.first().map_or(session.last_seq + 1, |(seq, ..)| *seq);
+        let first_kept = session.sent.first().map_or(session.last_seq + 1, |sent| sent.seq);
         if received > session.last_seq || received < first_kept - 1 {
             self.lost(s, Cause::Misbehaved);
             return Err(No::Broken);
         }
         session.grace_until = None;
-        session.sent.retain(|(seq, ..)| *seq > received);
+        session.unsent = None;
+        session.sent.retain(|sent| sent.seq > received);
         Ok(session.last_request)
     }
 
@@ -62,12 +67,25 @@ impl Model {
         self.end(s, Cause::Left);
     }
 
-    /// First it leaves all queues, then it abandons its holds, then its references go.
+    /// First it leaves all queues, then loose permits that it never heard of return, then it
+    /// abandons its holds, then its references go.
     fn end(&mut self, s: Sid, cause: Cause) {
         self.sessions[s].over = true;
         self.sessions[s].grace_until = None;
         while let Some(wait) = self.first_wait(|w| w.who.session == s) {
             self.vanish(wait);
+        }
+        if let Some(unsent) = self.sessions[s].unsent {
+            let late = self.said.iter().filter(|(whom, ..)| *whom == s);
+            let late = late.map(|(_, said, undo)| (said.clone(), *undo));
+            let sent = std::mem::take(&mut self.sessions[s].sent);
+            let sent = sent.into_iter().filter(|sent| sent.seq >= unsent);
+            let unheard: Vec<_> = sent.map(|sent| (sent.said, sent.undo)).chain(late).collect();
+            for (said, undo) in unheard.into_iter().rev() {
+                if let Some(undo @ Undo { ticket: None, .. }) = undo {
+                    self.undo(undo, left_of(&said));
+                }
+            }
         }
         while let Some(hold) = self.holds.iter().position(|h| h.who.session == s) {
             self.abandon(hold, cause);
@@ -92,7 +110,7 @@ impl Model {
             return if give_back { self.give_up(wait) } else { self.recall(wait) };
         }
         let kept = self.sessions[s].sent.iter_mut().rev();
-        let kept = kept.filter_map(|(_, said, undo)| match said {
+        let kept = kept.filter_map(|Sent { said, undo, .. }| match said {
             Said::Reply(id, word) if *id == request => Some((word, undo)),
             _ => None,
         });
@@ -107,5 +125,13 @@ impl Model {
             *word = Word::Refused((!self.objects[object].gone).then_some(object), No::Cancelled);
             self.undo(Undo { who, object, ticket, woken }, told);
         }
+    }
+}
+
+/// What a message told of an abandonment.
+fn left_of(said: &Said) -> Option<super::Left> {
+    match said {
+        Said::Reply(_, Word::Granted { left, .. }) => *left,
+        _ => None,
     }
 }

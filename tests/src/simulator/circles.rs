@@ -3,7 +3,7 @@
 //! others wait at the same locks.
 
 use fastrand::Rng;
-use syncd_core::{Answer, Class, Edge, ErrorKind, Handle, RecordKind, Spec};
+use syncd_core::{Answer, Class, Cycle, ErrorKind, Handle, RecordKind, Spec};
 
 use super::table::Table;
 
@@ -96,7 +96,8 @@ fn trial(rng: &mut Rng, closed: bool) -> Result<(), String> {
 }
 
 /// Every edge, from the one who closed it on.
-fn check(table: &Table, circle: &[Link], last: usize, cycle: &[Edge]) -> Result<(), String> {
+fn check(table: &Table, circle: &[Link], last: usize, cycle: &Cycle) -> Result<(), String> {
+    let cycle = &cycle.edges;
     let found: Vec<_> = cycle.iter().map(|e| (e.waiter.session, e.waiter.owner.0)).collect();
     let wanted: Vec<_> = (0..circle.len())
         .map(|i| circle[(last + i) % circle.len()])

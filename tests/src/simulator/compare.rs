@@ -27,6 +27,7 @@ impl Player<'_> {
         agree("waiters", totals.waiters, model.waits.len())?;
         let due = space.poll_timeout().map(|deadline| {
             let rank = match deadline.reason {
+                Reason::Work => unreachable!("the work is done by now"),
                 Reason::Timeout { .. } => 0,
                 Reason::Grace { .. } => 1,
                 Reason::Linger { .. } => 2,
@@ -81,7 +82,7 @@ impl Player<'_> {
         agree("name", object.label.name.as_deref(), model.objects[o].name.as_deref())?;
         let untold =
             model.objects[o].untold.len() + usize::from(model.objects[o].poisoned.is_some());
-        agree("abandonments", object.abandonments.len(), untold)?;
+        agree("abandonments", object.abandonments.len(), untold.min(16))?;
         if let Kind::Sem { class, capacity, loose, .. } = model.objects[o].kind {
             let holders = detail.holders.len() as u32;
             agree("loose", object.loose, loose)?;

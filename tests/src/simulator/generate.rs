@@ -167,8 +167,16 @@ fn world(rng: &mut Rng) -> World {
             objects: 6,
             waiters: rng.usize(1..6),
             waiters_per_session: rng.usize(1..4),
-            unacknowledged: rng.usize(1..9),
+            holds: rng.usize(1..5),
+            holds_per_session: rng.usize(1..4),
+            references_per_session: rng.usize(1..7),
+            unacknowledged_per_session: rng.usize(1..1_500),
+            ..Limits::default()
         };
+    }
+    // The smallest steps: what concerns several takes many.
+    if rng.bool() {
+        config.limits.step = 1;
     }
     World { config, objects: makes.into_iter().map(|make| plan(rng, make)).collect() }
 }

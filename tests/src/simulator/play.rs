@@ -7,15 +7,15 @@ use std::{
 };
 
 use syncd_core::{
-    Body, Handle, Message, ObjectId, ObjectKey, Output, Process, Record, RecordKind, SessionId,
-    Space, Spec, Time, Token,
+    Body, Handle, Message, ObjectId, ObjectKey, Output, Process, Reason, Record, RecordKind,
+    SessionId, Space, Spec, Time, Token,
 };
 
 use super::{
     compare::{Checked, agree},
     generate::{Call, World},
 };
-use crate::model::{Kind, Model, Oid, Said, Sid, Ticket, Word};
+use crate::model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word};
 
 /// What is wrong, and after which call.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl<'a> Player<'a> {
                 self.model.at(self.now.0);
                 if !late {
                     self.model.timeout();
-                    self.space.handle_timeout(self.now);
+                    self.time_out()?;
                 }
             }
         }
@@ -203,27 +203,63 @@ impl<'a> Player<'a> {
         agree("resumed", core.as_ref().ok().map(|id| id.0), model.as_ref().ok().copied())?;
         if model.is_ok() {
             // What was missed comes again as it was, before anything else.
-            let outputs = self.space.take_step().map(|step| step.outputs);
-            let mut outputs = outputs.into_iter().flatten();
-            for (seq, said, _) in self.model.sessions[session].sent.clone() {
-                let Some(Output::Send { session: whom, message }) = outputs.next() else {
+            let missed = self.model.sessions[session].sent.clone();
+            let mut outputs = self.outputs();
+            let is_message = |output: &Output| matches!(output, Output::Send { .. });
+            for Sent { seq, said, .. } in missed {
+                let Some(at) = outputs.iter().position(is_message) else {
                     return Err(format!("{said:?} is not sent again"));
+                };
+                let Output::Send { session: whom, message } = outputs.remove(at) else {
+                    unreachable!("it is a message")
                 };
                 agree("resumed session", whom, self.sessions[session])?;
                 agree("message again", (message.seq, self.said(&message)?), (seq, said))?;
             }
-            return self.hear(outputs);
+            return self.hear(outputs.into_iter());
+        }
+        Ok(())
+    }
+
+    /// Does all that is due: what one time-out brings with it before the next.
+    fn time_out(&mut self) -> Checked {
+        while let Some(due) = self.space.poll_timeout().filter(|due| due.at <= self.now) {
+            match due.reason {
+                Reason::Work => self.space.handle_work(self.now),
+                _ => self.space.handle_timeout(self.now),
+            }
+            let step = self.space.take_step().expect("just called");
+            self.space.check();
+            self.listen(step.outputs.into_iter())?;
         }
         Ok(())
     }
 
     /// Every output of the core must be one that the model has.
     pub(super) fn drain(&mut self) -> Checked {
-        let outputs = self.space.take_step().map(|step| step.outputs);
-        self.hear(outputs.into_iter().flatten())
+        let outputs = self.outputs();
+        self.hear(outputs.into_iter())
+    }
+
+    /// What came of the last call, and of the work that it left to later ones.
+    fn outputs(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while let Some(step) = self.space.take_step() {
+            outputs.extend(step.outputs);
+            self.space.check();
+            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
+                self.space.handle_work(self.now);
+            }
+        }
+        outputs
     }
 
     fn hear(&mut self, outputs: impl Iterator<Item = Output>) -> Checked {
+        self.listen(outputs)?;
+        self.model.unheard().map_or(Ok(()), Err)
+    }
+
+    fn listen(&mut self, outputs: impl Iterator<Item = Output>) -> Checked {
         for output in outputs {
             self.outputs += 1;
             format!("{output:?}").hash(&mut self.trace);
@@ -234,12 +270,12 @@ impl<'a> Player<'a> {
                     let session = self.sessions.iter().position(|&id| id == session);
                     let session = session.ok_or("a message for nobody")?;
                     let said = self.said(&message)?;
-                    self.model.hear(session, message.seq, &said)?;
+                    self.model.hear(session, message.seq, &said, message.weight())?;
                     self.learn(session, &message, &said)?;
                 }
             }
         }
-        self.model.unheard().map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn event(&mut self, event: &Record) -> Checked {

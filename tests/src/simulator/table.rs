@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use syncd_core::{
-    Acquire, Answer, Attachment, Body, Config, Create, Handle, Output, Owner, Process, Record,
-    Reply, Request, RequestId, SessionId, Space, Spec, Time,
+    Acquire, Answer, Attachment, Body, Config, Create, Handle, Output, Owner, Process, Reason,
+    Record, Reply, Request, RequestId, SessionId, Space, Spec, Time,
 };
 
 /// Sessions around a table of objects.
@@ -89,8 +89,17 @@ impl Table {
     }
 
     pub fn drain(&mut self) {
-        let outputs = self.space.take_step().map(|step| step.outputs);
-        for output in outputs.into_iter().flatten() {
+        while let Some(step) = self.space.take_step() {
+            self.hear(step.outputs);
+            self.space.check();
+            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
+                self.space.handle_work(self.now);
+            }
+        }
+    }
+
+    fn hear(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
             match output {
                 Output::Record(event) => self.events.push(event),
                 Output::Ready { .. } => {}

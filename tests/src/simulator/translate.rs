@@ -108,7 +108,7 @@ fn no(player: &Player<'_>, kind: &ErrorKind) -> Result<No, String> {
                 let object = player.oid(edge.object.id)?;
                 Ok((player.who(&edge.waiter)?, object, nanos(edge.waited), nanos(edge.held)))
             };
-            No::Deadlock(cycle.iter().map(edge).collect::<Result<_, String>>()?)
+            No::Deadlock(cycle.edges.iter().map(edge).collect::<Result<_, String>>()?)
         }
         ErrorKind::Poisoned { by } => No::Poisoned(player.left(by)?),
         ErrorKind::BrokenBarrier => No::Broken,

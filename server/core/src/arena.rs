@@ -1,0 +1,256 @@
+//! Tables whose entries go by typed indices, and lists whose links lie in the entries: O(1) to
+//! append, to take the first and to unlink from the middle, and 12 bytes when empty.
+
+use std::{
+    cmp, fmt, hash,
+    marker::PhantomData,
+    ops::{Index, IndexMut},
+};
+
+use slab::Slab;
+
+/// The place of a `T` in its table. It is used again once the entry is removed.
+pub(crate) struct Idx<T> {
+    number: u32,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Idx<T> {
+    /// No entry has a lower one.
+    pub const FIRST: Self = Self::new(0);
+    /// No entry has this or a higher one.
+    pub const END: Self = Self::new(u32::MAX);
+
+    pub const fn new(number: u32) -> Self {
+        Idx { number, of: PhantomData }
+    }
+
+    pub const fn number(self) -> u32 {
+        self.number
+    }
+}
+
+// Derived, these would be demanded of `T` too.
+impl<T> Clone for Idx<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Idx<T> {}
+
+impl<T> PartialEq for Idx<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl<T> Eq for Idx<T> {}
+
+impl<T> PartialOrd for Idx<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Idx<T> {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.number.cmp(&other.number)
+    }
+}
+
+impl<T> hash::Hash for Idx<T> {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+    }
+}
+
+impl<T> fmt::Debug for Idx<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.number.fmt(f)
+    }
+}
+
+/// A table.
+#[derive(Clone, Debug)]
+pub(crate) struct Arena<T>(Slab<T>);
+
+impl<T> Arena<T> {
+    pub const fn new() -> Self {
+        Arena(Slab::new())
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn insert(&mut self, entry: T) -> Idx<T> {
+        count_visit();
+        let number = u32::try_from(self.0.insert(entry)).expect("fewer than 2^32 entries");
+        Idx::new(number)
+    }
+
+    pub fn remove(&mut self, ix: Idx<T>) -> T {
+        count_visit();
+        self.0.remove(ix.number as usize)
+    }
+
+    pub fn get(&self, ix: Idx<T>) -> Option<&T> {
+        count_visit();
+        self.0.get(ix.number as usize)
+    }
+
+    /// All of it: costs what there is.
+    pub fn iter(&self) -> impl Iterator<Item = (Idx<T>, &T)> {
+        self.0.iter().map(|(number, entry)| {
+            count_visit();
+            (Idx::new(number as u32), entry)
+        })
+    }
+}
+
+impl<T> Index<Idx<T>> for Arena<T> {
+    type Output = T;
+
+    fn index(&self, ix: Idx<T>) -> &T {
+        count_visit();
+        &self.0[ix.number as usize]
+    }
+}
+
+impl<T> IndexMut<Idx<T>> for Arena<T> {
+    fn index_mut(&mut self, ix: Idx<T>) -> &mut T {
+        count_visit();
+        &mut self.0[ix.number as usize]
+    }
+}
+
+/// An entry's neighbours.
+#[derive(Debug)]
+pub(crate) struct Links<T> {
+    prev: Idx<T>,
+    next: Idx<T>,
+}
+
+impl<T> Clone for Links<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Links<T> {}
+
+impl<T> Default for Links<T> {
+    fn default() -> Self {
+        Links { prev: Idx::END, next: Idx::END }
+    }
+}
+
+/// What can be in a [`List`]: one list at a time.
+pub(crate) trait Linked: Sized {
+    fn links(&self) -> &Links<Self>;
+    fn links_mut(&mut self) -> &mut Links<Self>;
+}
+
+/// First and last entry, and how many.
+#[derive(Debug)]
+pub(crate) struct List<T> {
+    first: Idx<T>,
+    last: Idx<T>,
+    len: u32,
+}
+
+impl<T> Clone for List<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for List<T> {}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        List { first: Idx::END, last: Idx::END, len: 0 }
+    }
+}
+
+impl<T: Linked> List<T> {
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn first(&self) -> Option<Idx<T>> {
+        (self.first != Idx::END).then_some(self.first)
+    }
+
+    pub fn last(&self) -> Option<Idx<T>> {
+        (self.last != Idx::END).then_some(self.last)
+    }
+
+    pub fn push_back(&mut self, arena: &mut Arena<T>, ix: Idx<T>) {
+        *arena[ix].links_mut() = Links { prev: self.last, next: Idx::END };
+        if self.last == Idx::END {
+            self.first = ix;
+        } else {
+            arena[self.last].links_mut().next = ix;
+        }
+        self.last = ix;
+        self.len += 1;
+    }
+
+    pub fn unlink(&mut self, arena: &mut Arena<T>, ix: Idx<T>) {
+        let Links { prev, next } = std::mem::take(arena[ix].links_mut());
+        if prev == Idx::END {
+            self.first = next;
+        } else {
+            arena[prev].links_mut().next = next;
+        }
+        if next == Idx::END {
+            self.last = prev;
+        } else {
+            arena[next].links_mut().prev = prev;
+        }
+        self.len -= 1;
+    }
+
+    pub fn iter<'a>(&self, arena: &'a Arena<T>) -> impl Iterator<Item = (Idx<T>, &'a T)> {
+        let mut at = self.first;
+        std::iter::from_fn(move || {
+            let entry = arena.get(at)?;
+            Some((std::mem::replace(&mut at, entry.links().next), entry))
+        })
+    }
+}
+
+/// The entry after another in its list.
+pub(crate) fn after<T: Linked>(entry: &T) -> Option<Idx<T>> {
+    let next = entry.links().next;
+    (next != Idx::END).then_some(next)
+}
+
+#[cfg(test)]
+thread_local! {
+    static VISITS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts a visit to an entry of a table, in test builds: what a call costs besides its
+/// logarithms. A loop over anything else says so itself.
+#[inline]
+pub(crate) fn count_visit() {
+    #[cfg(test)]
+    VISITS.with(|visits| visits.set(visits.get() + 1));
+}
+
+/// The visits of this thread since the last time.
+#[cfg(test)]
+pub(crate) fn take_visits() -> u64 {
+    VISITS.with(|visits| visits.replace(0))
+}
