@@ -66,7 +66,7 @@ impl<'a> Page<'a> {
     }
 
     /// The page, and where the next one begins.
-    fn to_be_continued(self) -> (Vec<ObjectView>, Option<String>) {
+    fn end_with_more(self) -> (Vec<ObjectView>, Option<String>) {
         let next = self.last.map(|(ix, by_name)| {
             let object = &self.space.objects[ix];
             match &object.name {
@@ -126,7 +126,7 @@ impl Space {
                 .take_while(|(name, _)| name.starts_with(prefix));
             for (_, &ix) in named {
                 if page.is_full() {
-                    return page.to_be_continued();
+                    return page.end_with_more();
                 }
                 page.look(ix, true);
             }
@@ -137,7 +137,7 @@ impl Space {
         let from = after_id.map_or(Bound::Unbounded, |id| Bound::Excluded(ObjectId(id)));
         for (_, &ix) in self.ids.range((from, Bound::Unbounded)) {
             if page.is_full() {
-                return page.to_be_continued();
+                return page.end_with_more();
             }
             page.look(ix, false);
         }

@@ -10,6 +10,8 @@
 
 mod arena;
 mod barrier;
+#[cfg(test)]
+mod bounds;
 mod check;
 mod condition;
 mod config;
