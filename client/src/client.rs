@@ -50,7 +50,7 @@ pub struct Client {
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Option<Endpoint>,
-    namespace: String,
+    namespace: Option<String>,
     label: String,
     auto_start: bool,
     daemon: Option<Daemon>,
@@ -95,7 +95,7 @@ impl Client {
     pub fn builder() -> Builder {
         Builder {
             endpoint: None,
-            namespace: String::new(),
+            namespace: None,
             label: String::new(),
             auto_start: true,
             daemon: None,
@@ -249,9 +249,11 @@ impl Builder {
         self
     }
 
-    /// Another namespace than the user's own: its objects are not theirs. At most 255 bytes.
+    /// The namespace, whose objects are no other's: `""` is the user's own, `"shared/jobs"` the
+    /// shared one of that name and never a private one, `"jobs"` the shared one if there is one.
+    /// At most 255 bytes. If unset, `$SYNCD_NAMESPACE`, else the user's own.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
+        self.namespace = Some(namespace.into());
         self
     }
 
@@ -313,7 +315,11 @@ impl Builder {
             None => Endpoint::from_env_or_default()?,
         };
         fork::watch();
-        let (namespace, slot) = (self.namespace.clone(), PerProcess::new(Slot::new()));
+        let namespace = self.namespace.clone().unwrap_or_else(|| {
+            let named = std::env::var_os("SYNCD_NAMESPACE").unwrap_or_default();
+            named.to_string_lossy().into_owned()
+        });
+        let slot = PerProcess::new(Slot::new());
         Ok(Arc::new(Shared { endpoint, namespace, config: self, blocking, slot }))
     }
 }

@@ -8,9 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use interprocess::local_socket::traits::StreamCommon as _;
 use interprocess::local_socket::{
     ConnectOptions, GenericFilePath, ListenerOptions, Name, ToFsName as _, tokio as local,
-    traits::{StreamCommon as _, tokio::Listener as _},
+    traits::tokio::Listener as _,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -35,7 +37,8 @@ pub struct Socket {
 }
 
 /// The process at the other end, as the kernel saw it when the connection was made. What a
-/// platform doesn't tell is `None`.
+/// platform doesn't tell is `None`; and so is the number of a process that has none here, being
+/// in another process namespace that isn't beneath this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Process id.
@@ -145,24 +148,35 @@ impl Listener {
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn peer(stream: &local::Stream) -> io::Result<Peer> {
+    let local::Stream::UdSocket(stream) = stream;
+    unix::peer(std::os::fd::AsFd::as_fd(stream))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn peer(stream: &local::Stream) -> io::Result<Peer> {
+    let credentials = stream.peer_creds()?;
+    Ok(Peer {
+        pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
+        #[cfg(unix)]
+        uid: credentials.euid(),
+        #[cfg(unix)]
+        gid: credentials.egid(),
+        #[cfg(windows)]
+        uid: None,
+        #[cfg(windows)]
+        gid: None,
+    })
+}
+
 fn name(endpoint: &Endpoint) -> io::Result<Name<'_>> {
     endpoint.as_path().to_fs_name::<GenericFilePath>()
 }
 
 impl Socket {
     fn new(stream: local::Stream) -> io::Result<Self> {
-        let credentials = stream.peer_creds()?;
-        let peer = Peer {
-            pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
-            #[cfg(unix)]
-            uid: credentials.euid(),
-            #[cfg(unix)]
-            gid: credentials.egid(),
-            #[cfg(windows)]
-            uid: None,
-            #[cfg(windows)]
-            gid: None,
-        };
+        let peer = peer(&stream)?;
         #[cfg(unix)]
         let stream = Stream::new(stream)?;
         Ok(Self { stream, peer })

@@ -27,6 +27,9 @@ use crate::{
     peer::PeerUse,
 };
 
+mod answer;
+use answer::answer;
+
 /// A connection's first request must have come by then: so one that never finishes its
 /// handshake, or never asks for anything, goes.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -34,6 +37,12 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Why a connection isn't served.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
+    #[error(
+        "the daemon can't see your process, which is in another process namespace (a container's, \
+         say), and could not notice its death: run it in the daemon's (docker run --pid=host), or a \
+         daemon of your own, at another SYNCD_SOCKET"
+    )]
+    Foreign,
     #[error("the system doesn't tell who it is")]
     Nobody,
     #[error(transparent)]
@@ -67,7 +76,8 @@ impl Connection {
     fn admit(broker: &Arc<Broker>, socket: &Socket) -> Result<Arc<Self>, Refusal> {
         let peer = socket.peer();
         let user = if cfg!(windows) { Some(0) } else { peer.uid };
-        let (Some(pid), Some(user)) = (peer.pid, user) else { return Err(Refusal::Nobody) };
+        let user = user.ok_or(Refusal::Nobody)?;
+        let pid = peer.pid.ok_or(Refusal::Foreign)?;
         let peer = PeerUse::of(broker, socket, pid, user)?;
         broker.connect(user)?;
         let connection = Arc::new(Self {
@@ -148,6 +158,14 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         Err(refusal) => {
             let peer = socket.peer();
             warn!(pid = peer.pid, user = peer.uid, "connection refused: {refusal}");
+            // A connection all the same, as long as it is told why.
+            if let Some(user) = peer.uid
+                && broker.connect(user).is_ok()
+            {
+                let status = Status::unauthenticated(refusal.to_string());
+                answer(limits(), socket, status).await;
+                broker.disconnect(user);
+            }
             return;
         }
     };

@@ -40,6 +40,7 @@ impl InspectService {
         Address::resolve(text, user, &self.0.settings.shared).map_err(|error| match error {
             AddressError::Malformed => Status::invalid_argument(error.to_string()),
             AddressError::Denied(_) => Status::permission_denied(error.to_string()),
+            AddressError::NotShared(_) => Status::not_found(error.to_string()),
         })
     }
 

@@ -9,6 +9,9 @@ use std::{
 use syncd_core::{Record, RecordKind, Space, Time};
 use tokio::sync::{Notify, mpsc};
 
+mod similar;
+pub(crate) use similar::similar;
+
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
 
@@ -34,27 +37,37 @@ impl fmt::Display for Address {
 /// Why a text names no namespace that the caller may have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("namespace: at most {MAX_NAME} bytes, and no NUL")]
+    #[error("namespace: at most {MAX_NAME} bytes, and no control characters")]
     Malformed,
     #[error("namespace '{0}' is another user's: a name that begins with a user's number is theirs")]
     Denied(String),
+    #[error(
+        "namespace 'shared/{0}' isn't shared: have the daemon share it (syncd --share), or name another"
+    )]
+    NotShared(String),
 }
 
 impl Address {
     /// What `text` means to `caller`: nothing is their own; a name, their own of that name or
-    /// the shared one; and any as it is shown, another user's for root alone.
+    /// the shared one; and any as it is shown, another user's for root alone. `shared/name` is
+    /// never anything else than shared.
     pub fn resolve(text: &str, caller: u32, shared: &[String]) -> Result<Self, AddressError> {
-        if text.len() > MAX_NAME || text.contains('\0') {
+        if text.len() > MAX_NAME || text.contains(char::is_control) {
             return Err(AddressError::Malformed);
         }
         let is_shared = |name: &str| shared.iter().any(|s| s == name);
+        if let Some(name) = text.strip_prefix("shared/")
+            && !is_shared(name)
+        {
+            return Err(AddressError::NotShared(name.to_owned()));
+        }
         let (first, rest) = text.split_once('/').unwrap_or((text, ""));
         let (owner, name) = if let Ok(uid) = first.parse::<u32>() {
             if uid != caller && caller != 0 {
                 return Err(AddressError::Denied(text.to_owned()));
             }
             (Some(uid), rest)
-        } else if first == "shared" && is_shared(rest) {
+        } else if first == "shared" && !rest.is_empty() {
             (None, rest)
         } else {
             ((!is_shared(text)).then_some(caller), text)
@@ -197,7 +210,9 @@ mod tests {
         assert_eq!(resolve("a/b", 1000).unwrap(), "1000/a/b");
         assert_eq!(resolve("jobs", 1000).unwrap(), "shared/jobs");
         assert_eq!(resolve("shared/jobs", 7).unwrap(), "shared/jobs");
-        assert_eq!(resolve("shared/other", 7).unwrap(), "7/shared/other");
+        assert_eq!(resolve("shared/job", 7), Err(AddressError::NotShared("job".into())));
+        assert_eq!(resolve("shared/", 7), Err(AddressError::NotShared(String::new())));
+        assert_eq!(resolve("shared", 7).unwrap(), "7/shared");
     }
 
     #[test]
@@ -234,6 +249,8 @@ mod tests {
         assert!(matches!(resolve("1000/a", 1001), Err(AddressError::Denied(_))));
         assert!(matches!(resolve("0", 1001), Err(AddressError::Denied(_))));
         assert_eq!(resolve(&"x".repeat(256), 1000), Err(AddressError::Malformed));
-        assert_eq!(resolve("a\0", 1000), Err(AddressError::Malformed));
+        for control in ["a\0", "a\nb", "\u{1b}[2J", "a\u{85}"] {
+            assert_eq!(resolve(control, 1000), Err(AddressError::Malformed));
+        }
     }
 }

@@ -34,8 +34,10 @@ pub struct Global {
     /// /tmp/syncd-1000/syncd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<Endpoint>,
-    /// The namespace [default: the user's own]
+    /// The namespace: 'shared/NAME' is the shared one of that name and nothing else [default: the
+    /// user's own]
     #[arg(long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(env = "SYNCD_NAMESPACE", hide_env_values = true)]
     pub namespace: String,
     /// Print JSON, with durations in seconds
     #[arg(long, global = true)]

@@ -85,6 +85,7 @@ impl From<Status> for Failure {
             (Code::Unavailable | Code::Unknown, text) => {
                 Self::Unreachable(format!("the daemon has left: {text}"))
             }
+            (Code::Unauthenticated, text) => Self::Unreachable(text.to_owned()),
             (code, "") => Self::Refused(format!("the daemon refused: {code}")),
             (_, text) => Self::Refused(text.to_owned()),
         }

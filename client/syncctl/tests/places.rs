@@ -201,6 +201,45 @@ fn in_a_private_tmp_none_is_started_and_the_reason_is_told() {
     end_private_daemon(&private);
 }
 
+/// A daemon in a container, and a client outside of it; and the other way round, in which the
+/// daemon sees all that it needs.
+#[test]
+fn a_daemon_that_cannot_see_a_client_says_why() {
+    let house = support::House::new();
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).stdin(Stdio::null());
+        if !is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.env_remove("SYNCD_NO_AUTOSTART").arg(env!("CARGO_BIN_EXE_syncctl"));
+        command
+    };
+    let mut inside = unshare();
+    inside.arg("--socket").arg(support::socket(house.dir.path()));
+    let inside = inside.args(["run", "job", "--", "true"]).output().unwrap();
+    if text(&inside).contains("unshare:") {
+        // It isn't allowed here.
+        return;
+    }
+    assert_eq!(code(&inside), Some(0), "{}", text(&inside));
+
+    let dir = tempfile::tempdir().unwrap();
+    let socket = support::socket(dir.path());
+    let mut daemon = unshare();
+    let daemon = daemon.args(["daemon", "--socket"]).arg(&socket).stderr(Stdio::null()).spawn();
+    let mut daemon = daemon.unwrap();
+    eventually("it listens", || socket.exists());
+    for arguments in [&["run", "job", "--", "true"][..], &["ls"], &["status"]] {
+        let refused = support::syncctl(&socket).args(arguments).output().unwrap();
+        let said = text(&refused);
+        assert_eq!(code(&refused), Some(69), "{arguments:?}: {said}");
+        assert!(said.contains("process namespace") && said.contains("SYNCD_SOCKET"), "{said}");
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
 /// By its lock file: its socket is where only its like can connect to it.
 fn end_private_daemon(private: &Path) {
     let pid = fs::read_to_string(private.join("own/syncd.sock.pid")).unwrap();

@@ -170,6 +170,26 @@ pub(super) fn is_connected(stream: &local::Stream) -> bool {
     rustix::net::getpeername(stream).is_ok()
 }
 
+/// Who is at the other end. The number 0 means a process that has none in this namespace.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let mut len = size_of_val(&found) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, of which any are a ucred.
+    let got = unsafe {
+        let socket = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let out = (&raw mut found).cast();
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, out, &raw mut len)
+    };
+    if got != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = u32::try_from(found.pid).ok().filter(|&pid| pid != 0);
+    // Who isn't known has none of the three.
+    let is_known = |id: u32| (id != u32::MAX).then_some(id);
+    Ok(Peer { pid, uid: is_known(found.uid), gid: is_known(found.gid) })
+}
+
 pub(super) fn probe(path: &Path) -> io::Result<()> {
     let socket = net::socket(net::AddressFamily::UNIX, net::SocketType::STREAM, None)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;

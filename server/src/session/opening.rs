@@ -13,7 +13,7 @@ use tracing::info;
 use super::{Open, SessionStream};
 use crate::{
     convert::{self, micros},
-    namespace::{Address, AddressError, MAX_NAME, Namespace},
+    namespace::{Address, AddressError, MAX_NAME, Namespace, similar},
     outbox::{Outbox, Session},
     peer::printable,
 };
@@ -54,6 +54,9 @@ impl SessionStream {
                     AddressError::Denied(_) => {
                         refusal(ErrorCode::PermissionDenied, "namespace", error.to_string())
                     }
+                    AddressError::NotShared(_) => {
+                        refusal(ErrorCode::NotFound, "namespace", error.to_string())
+                    }
                 }
             })?;
         if open.resume_key.is_empty() {
@@ -74,10 +77,12 @@ impl SessionStream {
                 .namespace(address)
                 .map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
             let now = broker.now();
+            let mut is_new = false;
             let opened = broker.enter(&namespace, now, None, |state| {
                 if state.retired {
                     return None;
                 }
+                is_new = state.space.is_empty();
                 let process =
                     Process { pid: peer.pid, uid: self.connection.user, command: label.clone() };
                 let opened = state.space.handle_open(now, process).map(|id| {
@@ -107,7 +112,11 @@ impl SessionStream {
                 command = &*label,
                 "session opened"
             );
-            return Ok((self.opened(&open, 0), open));
+            let mut opened = self.opened(&open, 0);
+            if is_new && address.owner.is_some() {
+                opened.similar = similar(&address.name, &broker.settings.shared);
+            }
+            return Ok((opened, open));
         }
     }
 
@@ -170,6 +179,7 @@ impl SessionStream {
             grace_us: micros(self.broker.settings.grace),
             server_version: env!("CARGO_PKG_VERSION").into(),
             namespace: session.namespace.address.to_string(),
+            similar: Vec::new(),
         }
     }
 }

@@ -21,9 +21,14 @@ pub struct House {
 
 impl House {
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more arguments for the daemon.
+    pub fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut daemon = syncctl(&socket(dir.path()));
-        daemon.args(["daemon", "--log", "error"]).stdin(Stdio::null());
+        daemon.args(["daemon", "--log", "error"]).args(arguments).stdin(Stdio::null());
         let house = Self { daemon: daemon.spawn().unwrap(), dir };
         eventually("the daemon is up", || house.syncctl(&["status"]).status.success());
         house

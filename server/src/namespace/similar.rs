@@ -1,0 +1,43 @@
+//! Shared namespaces whose name is nearly the one that somebody gave: a slip of the pen makes a
+//! private namespace, in which nobody else is. Never here: what a name means.
+
+/// Those of `shared` that may have been meant by `name`.
+pub(crate) fn similar(name: &str, shared: &[String]) -> Vec<String> {
+    shared.iter().filter(|shared| is_similar(name, shared)).cloned().collect()
+}
+
+fn is_similar(name: &str, shared: &str) -> bool {
+    let plain = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let (name, shared) = (plain(name), plain(shared));
+    // Names of two letters are all alike.
+    let slips = match name.chars().count().min(shared.chars().count()) {
+        0..=2 => 0,
+        3..=5 => 1,
+        _ => 2,
+    };
+    strsim::osa_distance(&name, &shared) <= slips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_is_told_from_another_name() {
+        for (name, shared) in [
+            ("job", "jobs"),
+            ("Jobs", "jobs"),
+            ("nightly_jobs", "nightly-jobs"),
+            ("nigthly", "nightly"),
+            ("backup-serer", "backup-server"),
+        ] {
+            assert!(is_similar(name, shared), "{name} {shared}");
+        }
+        for (name, shared) in [("a", "b"), ("ci", "cd"), ("mail", "jobs"), ("backup", "nightly")] {
+            assert!(!is_similar(name, shared), "{name} {shared}");
+        }
+        assert_eq!(similar("job", &["jobs".into(), "mail".into()]), ["jobs"]);
+    }
+}
