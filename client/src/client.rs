@@ -10,7 +10,7 @@ use std::{
 
 use syncd_proto::{
     Endpoint, PROTOCOL,
-    endpoint::EndpointError,
+    endpoint::{EndpointError, namespace_from_env},
     v1::{Open, Unlink, client_message::Request},
 };
 use tokio::{sync::Mutex, time::timeout};
@@ -249,9 +249,8 @@ impl Builder {
         self
     }
 
-    /// The namespace, whose objects are no other's: `""` is the user's own, `"shared/jobs"` the
-    /// shared one of that name and never a private one, `"jobs"` the shared one if there is one.
-    /// At most 255 bytes. If unset, `$SYNCD_NAMESPACE`, else the user's own.
+    /// The namespace: `""` is the user's own, `"jobs"` the shared one of that name or a private
+    /// one, `"shared/jobs"` never a private one. At most 255 bytes. Unset: `$SYNCD_NAMESPACE`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
@@ -263,8 +262,7 @@ impl Builder {
         self
     }
 
-    /// Whether to start a daemon where there is none. It is, unless the environment has
-    /// `SYNCD_NO_AUTOSTART`.
+    /// Whether to start a daemon where there is none. Unset: unless `$SYNCD_NO_AUTOSTART` is set.
     pub fn auto_start(mut self, allowed: bool) -> Self {
         self.auto_start = allowed;
         self
@@ -315,10 +313,7 @@ impl Builder {
             None => Endpoint::from_env_or_default()?,
         };
         fork::watch();
-        let namespace = self.namespace.clone().unwrap_or_else(|| {
-            let named = std::env::var_os("SYNCD_NAMESPACE").unwrap_or_default();
-            named.to_string_lossy().into_owned()
-        });
+        let namespace = self.namespace.clone().unwrap_or_else(namespace_from_env);
         let slot = PerProcess::new(Slot::new());
         Ok(Arc::new(Shared { endpoint, namespace, config: self, blocking, slot }))
     }
@@ -375,9 +370,8 @@ impl Shared {
         if !may_start || !matches!(error, ConnectError::NoDaemon { .. }) {
             return Err(error);
         }
-        // Less than the caller's, so that its reason is heard.
-        let patience = self.config.connect_timeout * 9 / 10;
-        start::ensure(&self.endpoint, self.config.daemon.as_ref(), patience).await?;
+        let Builder { daemon, connect_timeout, .. } = &self.config;
+        start::ensure(&self.endpoint, daemon.as_ref(), *connect_timeout).await?;
         attempt().await.map_err(|error| ConnectError::of(&self.endpoint, error))
     }
 

@@ -100,16 +100,17 @@ pub(crate) fn is_allowed() -> bool {
     env::var_os("SYNCD_NO_AUTOSTART").is_none_or(|value| value.is_empty())
 }
 
-/// Returns when a daemon listens at `endpoint`, having started it unless somebody else did.
+/// Returns when a daemon listens at `endpoint`, having started it unless somebody else did; within
+/// somewhat less than `limit`, so that its reason is heard by a caller who waits so long.
 ///
 /// # Cancel safety
 /// Safe: a daemon that was started comes up all the same.
 pub(crate) async fn ensure(
     endpoint: &Endpoint,
     daemon: Option<&Daemon>,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<(), StartError> {
-    let mut start = Start::new(endpoint, daemon, patience)?;
+    let mut start = Start::new(endpoint, daemon, limit * 9 / 10)?;
     while let Step::Wait(pause) = start.step()? {
         tokio::time::sleep(pause).await;
     }

@@ -39,6 +39,11 @@ impl fmt::Display for EndpointError {
 
 impl std::error::Error for EndpointError {}
 
+/// `$SYNCD_NAMESPACE`: the namespace of whoever names none. Empty, or unset, is the user's own.
+pub fn namespace_from_env() -> String {
+    env::var_os("SYNCD_NAMESPACE").unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// What a `sockaddr_un` holds besides its NUL.
 #[cfg(unix)]
 const MAX_PATH: usize =
