@@ -361,7 +361,7 @@ fn conditions(world: &World) {
     world.costs("Wait", |world| drop(world.ask(other, wait)));
 }
 
-/// The calls that are no requests.
+/// The calls that aren't requests.
 fn calls(world: &World) {
     let crowd = world.crowd;
     world.costs("an Ack of all", |world| {
@@ -400,7 +400,6 @@ fn views(world: &World) {
             }
         }
     }
-    world.space.find("#17");
     world.space.session(world.now, world.crowd).unwrap();
     world.space.sessions(world.now, None, 100);
     assert!(take_visits() <= MOST_SEEN, "a session's view");

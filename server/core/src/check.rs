@@ -51,7 +51,7 @@ impl Space {
         assert_eq!(self.ids.len(), self.objects.len());
         let holds: usize = self.sessions.values().map(|s| s.holds.len()).sum();
         let waiters: usize = self.sessions.values().map(|s| s.waiters.len()).sum();
-        let weight: usize = self.sessions.values().map(Session::check_sent).sum();
+        let weight: usize = self.sessions.values().map(|s| s.outgoing.check(s.ended)).sum();
         assert_eq!(holds, self.holds.len(), "each hold is a session's");
         assert_eq!(waiters, self.waiters.len(), "each waiter is a session's");
         assert_eq!(weight, self.unacknowledged, "bytes of messages kept");

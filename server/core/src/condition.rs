@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
     arena::Idx,
+    hold::Hold,
     object::{Kind, Object},
-    semlock::Hold,
     space::{Outcome, Space},
     waiter::{Claim, Wait, Waiter},
     work::{Notify, Progress, Task},

@@ -19,11 +19,14 @@ mod deadline;
 mod deadlock;
 mod event;
 
+mod hold;
 mod id;
 mod inspect;
 mod message;
 mod object;
+mod outgoing;
 mod record;
+mod reference;
 mod request;
 mod semlock;
 mod session;

@@ -2,17 +2,18 @@
 //! and the end. A session's end costs what it held, not what exists.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use crate::{
-    Answer, Body, Cause, Error, ErrorKind, Handle, Input, Message, ObjectId, Output, Owner, Party,
-    Process, RecordKind, RequestId, SessionId, Time, Token,
+    Answer, Body, Cause, Error, ErrorKind, Handle, Input, Output, Owner, Party, Process,
+    RecordKind, RequestId, SessionId, Time, Token,
     arena::{Arena, Idx},
     deadline::Reason,
+    hold::Hold,
     object::Object,
-    semlock::Hold,
+    outgoing::{Outgoing, Sent, Undo},
     space::{Space, refuse},
     waiter::Waiter,
     work::{Progress, Task},
@@ -35,16 +36,7 @@ pub(crate) struct Session {
     pub waiters: BTreeMap<RequestId, Idx<Waiter>>,
     /// The same by the objects that they concern.
     pub waits_at: BTreeSet<(Idx<Object>, RequestId)>,
-    next_seq: u64,
-    /// The last that the client is known to have.
-    acknowledged: u64,
-    /// What the client isn't known to have, and what of the rest no call has thrown away yet:
-    /// what a resume sends again, and what a cancel can still undo.
-    sent: VecDeque<Sent>,
-    /// Bytes of those.
-    weight: usize,
-    /// The replies among them that can be undone, by their requests.
-    undoable: BTreeMap<RequestId, u64>,
+    pub outgoing: Outgoing,
     /// Set while disconnected: the first message that was never sent.
     unsent: Option<u64>,
     /// Set while a resume is under way: the next message to send again.
@@ -59,28 +51,6 @@ pub(crate) struct Session {
 pub(crate) struct Reference {
     pub object: Idx<Object>,
     count: u32,
-}
-
-#[derive(Clone, Debug)]
-struct Sent {
-    message: Message,
-    undo: Option<Undo>,
-    /// The message's bytes.
-    weight: usize,
-}
-
-/// What it takes to undo a grant that its client never learnt of.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Undo {
-    pub object: Idx<Object>,
-    pub id: ObjectId,
-    pub owner: Owner,
-    /// `None`: a loose permit.
-    pub token: Option<Token>,
-    /// Of a wait that ended: the condition, and the number of the notify.
-    pub notified: Option<(Idx<Object>, u64)>,
-    /// All levels of a recursive lock, as a wait takes them.
-    pub whole: bool,
 }
 
 impl Reference {
@@ -102,11 +72,7 @@ impl Session {
             permits: BTreeSet::new(),
             waiters: BTreeMap::new(),
             waits_at: BTreeSet::new(),
-            next_seq: 1,
-            acknowledged: 0,
-            sent: VecDeque::new(),
-            weight: 0,
-            undoable: BTreeMap::new(),
+            outgoing: Outgoing::default(),
             unsent: None,
             resend: None,
             working: false,
@@ -154,53 +120,6 @@ impl Session {
         self.holds.range(range).next().map(|(_, &hold)| hold)
     }
 
-    /// The client has all up to a message. Throws away as many of them as one call may, and
-    /// returns their bytes.
-    pub fn acknowledge(&mut self, seq: u64, most: u32) -> usize {
-        self.acknowledged = self.acknowledged.max(seq.min(self.next_seq - 1));
-        (0..most).map_while(|_| self.forget_acknowledged()).sum()
-    }
-
-    fn forget_acknowledged(&mut self) -> Option<usize> {
-        let known = self.sent.front()?.message.seq <= self.acknowledged;
-        known.then(|| self.forget_oldest()).flatten()
-    }
-
-    fn forget_oldest(&mut self) -> Option<usize> {
-        let sent = self.sent.pop_front()?;
-        Some(self.forgotten(&sent))
-    }
-
-    fn forget_latest(&mut self) -> Option<(Sent, usize)> {
-        let sent = self.sent.pop_back()?;
-        let weight = self.forgotten(&sent);
-        Some((sent, weight))
-    }
-
-    fn forgotten(&mut self, sent: &Sent) -> usize {
-        if sent.undo.is_some()
-            && let Body::Reply(request, _) = &sent.message.body
-        {
-            self.undoable.remove(request);
-        }
-        self.weight -= sent.weight;
-        sent.weight
-    }
-
-    /// Asserts that what is kept is in order, and returns its bytes.
-    pub fn check_sent(&self) -> usize {
-        if let Some(last) = self.sent.back().map(|sent| sent.message.seq) {
-            let seqs = self.sent.iter().rev().map(|sent| sent.message.seq);
-            assert!(seqs.eq((0..self.sent.len() as u64).map(|back| last - back)), "messages kept");
-            assert!(last + 1 == self.next_seq || self.ended, "messages kept");
-        }
-        let undoable = self.sent.iter().filter(|sent| sent.undo.is_some()).count();
-        assert_eq!(undoable, self.undoable.len(), "replies that can be undone");
-        let weight = self.sent.iter().map(|sent| sent.weight).sum();
-        assert_eq!(self.weight, weight, "bytes of messages kept");
-        weight
-    }
-
     /// Asserts that each handle has its object, and each object one handle.
     pub fn check_handles(&self) {
         assert_eq!(self.handles.len(), self.references.len());
@@ -208,24 +127,6 @@ impl Session {
             assert_eq!(self.handle_of(reference.object), Some(Handle(handle.number())));
             assert!(reference.count > 0);
         }
-    }
-
-    fn sent_mut(&mut self, seq: u64) -> Option<&mut Sent> {
-        let first = self.sent.front()?.message.seq;
-        self.sent.get_mut(usize::try_from(seq.checked_sub(first)?).ok()?)
-    }
-
-    /// Keeps a message, and returns its bytes.
-    fn keep(&mut self, message: Message, undo: Option<Undo>) -> usize {
-        if undo.is_some()
-            && let Body::Reply(request, _) = &message.body
-        {
-            self.undoable.insert(*request, message.seq);
-        }
-        let weight = message.weight();
-        self.weight += weight;
-        self.sent.push_back(Sent { message, undo, weight });
-        weight
     }
 }
 
@@ -262,7 +163,7 @@ impl Space {
         let Some(s) = self.open_session(session) else { return };
         if s.grace_until.is_none() {
             s.grace_until = Some(until);
-            s.unsent = Some(s.resend.take().unwrap_or(s.next_seq));
+            s.unsent = Some(s.resend.take().unwrap_or(s.outgoing.next_seq()));
             self.deadlines.insert(until, Reason::Grace { session });
             self.emit_session(now, RecordKind::SessionDisconnected, session);
         }
@@ -285,15 +186,13 @@ impl Space {
         let Some(s) = self.open_session(session) else {
             return Err(refuse(None, ErrorKind::NotFound { what: "session" }));
         };
-        let oldest = s.sent.front().map_or(s.next_seq, |sent| sent.message.seq);
-        let oldest = oldest.max(s.acknowledged + 1);
-        if received >= s.next_seq || received + 1 < oldest {
+        if !s.outgoing.has_all_after(received) {
             self.lose(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
         }
         let (last, grace) = (s.last_request, s.grace_until.take());
         (s.resend, s.unsent) = (Some(received + 1), None);
-        let forgotten = s.acknowledge(received, most);
+        let forgotten = s.outgoing.acknowledge(received, most);
         self.unacknowledged -= forgotten;
         if let Some(at) = grace {
             self.deadlines.remove(at, Reason::Grace { session });
@@ -307,16 +206,15 @@ impl Space {
         while self.spend() {
             let Some(s) = self.open_session(session) else { return Progress::Over };
             let Some(seq) = s.resend else { return Progress::Over };
-            if seq == s.next_seq {
+            if seq == s.outgoing.next_seq() {
                 s.resend = None;
                 return Progress::Over;
             }
-            let Some(sent) = s.sent_mut(seq) else {
+            let Some(message) = s.outgoing.get(seq).cloned() else {
                 // Too much has come meanwhile to be kept for it.
                 self.lose(now, session, Cause::Misbehaved);
                 return Progress::Over;
             };
-            let message = sent.message.clone();
             s.resend = Some(seq + 1);
             self.outputs.push(Output::Send { session, message });
         }
@@ -364,7 +262,7 @@ impl Space {
             }
             if let Some((_, &waiter)) = s.waiters.first_key_value() {
                 self.vanish(now, waiter);
-            } else if let Some((sent, weight)) = s.forget_latest() {
+            } else if let Some((sent, weight)) = s.outgoing.forget_latest() {
                 self.unacknowledged -= weight;
                 self.give_back_unsent(now, session, sent);
             } else if let Some((_, &hold)) = s.holds.first_key_value() {
@@ -386,10 +284,11 @@ impl Space {
     /// A loose permit that was granted to a session while it was disconnected, and of which it
     /// never heard, is nobody's loss but everybody's: it returns.
     fn give_back_unsent(&mut self, now: Time, session: SessionId, sent: Sent) {
-        let Session { unsent, acknowledged, .. } = self.sessions[&session];
+        let Some(s) = self.sessions.get(&session) else { return };
+        let unsent = s.unsent.map(|unsent| unsent.max(s.outgoing.acknowledged() + 1));
         if let (Some(undo @ Undo { token: None, .. }), Body::Reply(_, reply)) =
             (sent.undo, sent.message.body)
-            && unsent.is_some_and(|unsent| sent.message.seq >= unsent.max(acknowledged + 1))
+            && unsent.is_some_and(|unsent| sent.message.seq >= unsent)
         {
             let abandoned = match reply {
                 Ok(Answer::Granted(grant)) => grant.abandoned,
@@ -413,19 +312,18 @@ impl Space {
     pub(crate) fn deliver(&mut self, session: SessionId, body: Body, undo: Option<Undo>) {
         let limits = &self.config.limits;
         let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
-        let message = Message { seq: s.next_seq, body };
-        s.next_seq += 1;
+        let (message, weight) = s.outgoing.keep(body, undo);
         if s.resend.is_none() {
-            self.outputs.push(Output::Send { session, message: message.clone() });
+            self.outputs.push(Output::Send { session, message });
         }
-        self.unacknowledged += s.keep(message, undo);
+        self.unacknowledged += weight;
         // Two for one, so that what is known to have arrived goes in the end.
         for _ in 0..2 {
-            self.unacknowledged -= s.forget_acknowledged().unwrap_or(0);
+            self.unacknowledged -= s.outgoing.forget_acknowledged().unwrap_or(0);
         }
-        while (s.weight > limits.unacknowledged_per_session
+        while (s.outgoing.weight() > limits.unacknowledged_per_session
             || self.unacknowledged > limits.unacknowledged)
-            && let Some(weight) = s.forget_oldest()
+            && let Some(weight) = s.outgoing.forget_oldest()
         {
             self.unacknowledged -= weight;
         }
@@ -447,15 +345,11 @@ impl Space {
         if !give_back {
             return;
         }
-        let seq = s.undoable.get(&request).copied().filter(|&seq| seq > s.acknowledged);
-        let Some(seq) = seq else { return };
-        s.undoable.remove(&request);
-        let sent = s.sent_mut(seq).expect("what can be undone is kept");
-        let undo = sent.undo.take().expect("it is listed as undoable");
+        let Some((reply, undo)) = s.outgoing.take_undo(request) else { return };
         // Should the session resume, the client must not take the grant for good.
         let object = self.objects.get(undo.object).map(Object::label);
         let refusal = Err(refuse(object, ErrorKind::Cancelled));
-        let reply = std::mem::replace(&mut sent.message.body, Body::Reply(request, refusal));
+        let reply = std::mem::replace(reply, Body::Reply(request, refusal));
         if let Body::Reply(_, Ok(Answer::Granted(grant) | Answer::Woken { grant, .. })) = reply {
             self.undo_grant(now, session, undo, grant.abandoned);
         }

@@ -9,8 +9,8 @@ use crate::{
     arena::{Arena, Idx},
     deadline::{Deadline, Deadlines, Reason},
     deadlock::Blocked,
+    hold::Hold,
     object::Object,
-    semlock::Hold,
     session::Session,
     waiter::{Claim, Waiter},
     work::Agenda,
@@ -86,7 +86,7 @@ impl Space {
     ) {
         self.call(now, Input::Request { session, id, ack, request: request.clone() });
         let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
-        self.unacknowledged -= s.acknowledge(ack, self.config.limits.step);
+        self.unacknowledged -= s.outgoing.acknowledge(ack, self.config.limits.step);
         if request == Request::Ack {
             return;
         }
