@@ -1,143 +1,18 @@
 //! What takes several calls, and what many calls brought about before: order, counts and
 //! answers are those of one. Small steps, by hand.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod world;
+
+use std::time::Duration;
 
 use syncd_core::{
-    Acquire, Answer, Body, Cause, Class, Config, Create, Cycle, ErrorKind, Grant, Handle, Limits,
-    Output, Owner, Process, Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec,
-    Step, Time, Token,
+    Answer, Cause, Class, Cycle, ErrorKind, Grant, Handle, Output, Owner, Request, RequestId, Spec,
 };
+use world::{World, acquire, create, granted, meet, release};
 
 const LOCK: Spec = Spec::SemLock { class: Class::Lock, value: 1, max: 1 };
 
-struct World {
-    space: Space,
-    now: Time,
-    ids: BTreeMap<SessionId, u64>,
-    replies: Vec<(SessionId, u64, Reply)>,
-    deadlocks: Vec<Cycle>,
-    steps: Vec<Step>,
-}
-
-impl World {
-    fn new(step: u32) -> Self {
-        let limits = Limits { step, ..Limits::default() };
-        World {
-            space: Space::new(Config { limits, ..Config::default() }, 1),
-            now: Time(0),
-            ids: BTreeMap::new(),
-            replies: vec![],
-            deadlocks: vec![],
-            steps: vec![],
-        }
-    }
-
-    fn open(&mut self) -> SessionId {
-        let pid = self.ids.len() as u32 + 1;
-        let process = Process { pid, uid: 1, command: Arc::from("test") };
-        let session = self.space.handle_open(self.now, process).unwrap();
-        self.ids.insert(session, 0);
-        self.hear();
-        session
-    }
-
-    /// Takes the step, and keeps what was said.
-    fn hear(&mut self) {
-        let step = self.space.take_step().unwrap();
-        self.space.check();
-        for output in &step.outputs {
-            match output {
-                Output::Send { session, message } => {
-                    if let Body::Reply(id, reply) = &message.body {
-                        self.replies.push((*session, id.0, reply.clone()));
-                    }
-                }
-                Output::Record(record) => {
-                    if let RecordKind::Deadlock { cycle } = &record.kind {
-                        self.deadlocks.push(cycle.clone());
-                    }
-                }
-                Output::Ready { .. } => {}
-            }
-        }
-        self.steps.push(step);
-    }
-
-    fn ask(&mut self, session: SessionId, request: Request) -> u64 {
-        self.now = Time(self.now.0 + 1);
-        let id = self.ids.get_mut(&session).unwrap();
-        *id += 1;
-        let id = *id;
-        self.space.handle_request(self.now, session, RequestId(id), 0, request);
-        self.hear();
-        id
-    }
-
-    /// Asks, and returns the answer, which comes in the same step.
-    fn answer(&mut self, session: SessionId, request: Request) -> Reply {
-        let id = self.ask(session, request);
-        self.reply(session, id).expect("an answer")
-    }
-
-    fn reply(&mut self, session: SessionId, id: u64) -> Option<Reply> {
-        let found =
-            self.replies.iter().position(|(whom, which, _)| (*whom, *which) == (session, id));
-        found.map(|at| self.replies.remove(at).2)
-    }
-
-    fn object(&mut self, session: SessionId, name: &str, spec: Spec) -> Handle {
-        match self.answer(session, create(name, spec, false)) {
-            Ok(Answer::Attached(attachment)) => attachment.handle,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn is_at_work(&self) -> bool {
-        self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work)
-    }
-
-    /// One piece of what is left; false: nothing is.
-    fn piece(&mut self) -> bool {
-        let more = self.is_at_work();
-        if more {
-            self.space.handle_work(self.now);
-            self.hear();
-        }
-        more
-    }
-
-    fn finish(&mut self) {
-        while self.piece() {}
-    }
-}
-
-fn create(name: &str, spec: Spec, poison: bool) -> Request {
-    let (keep, exclusive, secret) = Default::default();
-    Request::Create(Create { name: Some(name.into()), spec, keep, poison, exclusive, secret })
-}
-
-fn acquire(handle: Handle, owner: u64) -> Request {
-    let (loose, timeout, fail_on_deadlock) = (false, None, false);
-    Request::Acquire(Acquire { handle, owner: Owner(owner), loose, timeout, fail_on_deadlock })
-}
-
-fn release(handle: Handle, owner: u64, token: Option<Token>) -> Request {
-    Request::Release { handle, owner: Owner(owner), token, quiet: false }
-}
-
-fn meet(handle: Handle, owner: u64, has_action: bool) -> Request {
-    Request::BarrierWait { handle, owner: Owner(owner), timeout: None, has_action }
-}
-
-fn granted(reply: Option<Reply>) -> Grant {
-    match reply {
-        Some(Ok(Answer::Granted(grant) | Answer::Woken { grant, .. })) => grant,
-        other => panic!("{other:?}"),
-    }
-}
-
-// R52, R55, R66
+// Rules R52, R55, R66
 #[test]
 fn generations_of_a_barrier_queue_up_without_depth() {
     // Of one party each, while the first one's action ran: a stack would overflow.
@@ -171,7 +46,7 @@ fn generations_of_a_barrier_queue_up_without_depth() {
     assert_eq!(world.space.totals().waiters, 0);
 }
 
-// R55: those who come while an action runs are the next barrier's, found piece by piece
+// Rule R55: those who come while an action runs are the next barrier's, found piece by piece
 // though some withdraw meanwhile.
 #[test]
 fn the_next_full_barrier_is_found_though_parties_withdraw() {
@@ -207,7 +82,7 @@ fn the_next_full_barrier_is_found_though_parties_withdraw() {
     }
 }
 
-// R47, R66
+// Rules R47, R66
 #[test]
 fn a_notify_in_pieces_counts_all_and_its_session_waits_for_it() {
     let mut world = World::new(2);
@@ -262,7 +137,7 @@ fn a_notify_in_pieces_counts_all_and_its_session_waits_for_it() {
     assert_eq!(order, waits[..8]);
 }
 
-// R51, R35: who was woken is woken, though not told yet.
+// Rules R51, R35: who was woken is woken, though not told yet.
 #[test]
 fn a_set_event_has_woken_all_who_waited_though_it_is_cleared_at_once() {
     let mut world = World::new(2);
@@ -287,7 +162,7 @@ fn a_set_event_has_woken_all_who_waited_though_it_is_cleared_at_once() {
     assert_eq!(world.reply(waiters, late), None);
 }
 
-// R37, R66: what a session held goes on in the end, and nothing comes back to it.
+// Rules R37, R66: what a session held goes on in the end, and nothing comes back to it.
 #[test]
 fn a_session_that_ends_in_pieces_is_granted_nothing() {
     let mut world = World::new(3);
@@ -312,7 +187,7 @@ fn a_session_that_ends_in_pieces_is_granted_nothing() {
     assert_eq!(world.space.totals().sessions, 1);
 }
 
-// R57
+// Rule R57
 #[test]
 fn a_cycle_that_a_grant_closes_is_reported() {
     let mut world = World::new(512);
@@ -333,7 +208,7 @@ fn a_cycle_that_a_grant_closes_is_reported() {
     assert_eq!(waiters.collect::<Vec<_>>(), [a, b]);
 }
 
-// R57
+// Rule R57
 #[test]
 fn a_long_cycle_is_reported_in_short() {
     for length in [Cycle::SHOWN as u64, 200, Cycle::LONGEST as u64, Cycle::LONGEST as u64 + 1] {
@@ -365,7 +240,7 @@ fn a_long_cycle_is_reported_in_short() {
     }
 }
 
-// R36
+// Rule R36
 #[test]
 fn what_an_undone_grant_told_is_told_again_though_the_hold_was_taken_away() {
     let mut world = World::new(512);
@@ -382,7 +257,7 @@ fn what_an_undone_grant_told_is_told_again_though_the_hold_was_taken_away() {
     assert_eq!(told.map(|left| left.by.session), Some(first));
 }
 
-// R12
+// Rule R12
 #[test]
 fn poison_is_part_of_what_a_lock_is() {
     for poison in [true, false] {
@@ -395,7 +270,7 @@ fn poison_is_part_of_what_a_lock_is() {
     }
 }
 
-// R61
+// Rule R61
 #[test]
 fn steps_that_are_played_again_say_the_same() {
     let mut world = World::new(2);

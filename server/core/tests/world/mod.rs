@@ -1,0 +1,134 @@
+//! A `Space` by hand: sessions ask, and hear what comes of it. Never here: what is tested.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use syncd_core::{
+    Acquire, Answer, Body, Config, Create, Cycle, Grant, Handle, Limits, Output, Owner, Process,
+    Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec, Step, Time, Token,
+};
+
+pub struct World {
+    pub space: Space,
+    pub now: Time,
+    pub ids: BTreeMap<SessionId, u64>,
+    pub replies: Vec<(SessionId, u64, Reply)>,
+    pub deadlocks: Vec<Cycle>,
+    pub steps: Vec<Step>,
+}
+
+impl World {
+    pub fn new(step: u32) -> Self {
+        let limits = Limits { step, ..Limits::default() };
+        World {
+            space: Space::new(Config { limits, ..Config::default() }, 1),
+            now: Time(0),
+            ids: BTreeMap::new(),
+            replies: vec![],
+            deadlocks: vec![],
+            steps: vec![],
+        }
+    }
+
+    pub fn open(&mut self) -> SessionId {
+        let pid = self.ids.len() as u32 + 1;
+        let process = Process { pid, uid: 1, command: Arc::from("test") };
+        let session = self.space.handle_open(self.now, process).unwrap();
+        self.ids.insert(session, 0);
+        self.hear();
+        session
+    }
+
+    /// Takes the step, and keeps what was said.
+    pub fn hear(&mut self) {
+        let step = self.space.take_step().unwrap();
+        self.space.check();
+        for output in &step.outputs {
+            match output {
+                Output::Send { session, message } => {
+                    if let Body::Reply(id, reply) = &message.body {
+                        self.replies.push((*session, id.0, reply.clone()));
+                    }
+                }
+                Output::Record(record) => {
+                    if let RecordKind::Deadlock { cycle } = &record.kind {
+                        self.deadlocks.push(cycle.clone());
+                    }
+                }
+                Output::Ready { .. } => {}
+            }
+        }
+        self.steps.push(step);
+    }
+
+    pub fn ask(&mut self, session: SessionId, request: Request) -> u64 {
+        self.now = Time(self.now.0 + 1);
+        let id = self.ids.get_mut(&session).unwrap();
+        *id += 1;
+        let id = *id;
+        self.space.handle_request(self.now, session, RequestId(id), 0, request);
+        self.hear();
+        id
+    }
+
+    /// Asks, and returns the answer, which comes in the same step.
+    pub fn answer(&mut self, session: SessionId, request: Request) -> Reply {
+        let id = self.ask(session, request);
+        self.reply(session, id).expect("an answer")
+    }
+
+    pub fn reply(&mut self, session: SessionId, id: u64) -> Option<Reply> {
+        let found =
+            self.replies.iter().position(|(whom, which, _)| (*whom, *which) == (session, id));
+        found.map(|at| self.replies.remove(at).2)
+    }
+
+    pub fn object(&mut self, session: SessionId, name: &str, spec: Spec) -> Handle {
+        match self.answer(session, create(name, spec, false)) {
+            Ok(Answer::Attached(attachment)) => attachment.handle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn is_at_work(&self) -> bool {
+        self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work)
+    }
+
+    /// One piece of what is left; false: nothing is.
+    pub fn piece(&mut self) -> bool {
+        let more = self.is_at_work();
+        if more {
+            self.space.handle_work(self.now);
+            self.hear();
+        }
+        more
+    }
+
+    pub fn finish(&mut self) {
+        while self.piece() {}
+    }
+}
+
+pub fn create(name: &str, spec: Spec, poison: bool) -> Request {
+    let (keep, exclusive, secret) = Default::default();
+    Request::Create(Create { name: Some(name.into()), spec, keep, poison, exclusive, secret })
+}
+
+pub fn acquire(handle: Handle, owner: u64) -> Request {
+    let (loose, timeout, fail_on_deadlock) = (false, None, false);
+    Request::Acquire(Acquire { handle, owner: Owner(owner), loose, timeout, fail_on_deadlock })
+}
+
+pub fn release(handle: Handle, owner: u64, token: Option<Token>) -> Request {
+    Request::Release { handle, owner: Owner(owner), token, quiet: false }
+}
+
+pub fn meet(handle: Handle, owner: u64, has_action: bool) -> Request {
+    Request::BarrierWait { handle, owner: Owner(owner), timeout: None, has_action }
+}
+
+pub fn granted(reply: Option<Reply>) -> Grant {
+    match reply {
+        Some(Ok(Answer::Granted(grant) | Answer::Woken { grant, .. })) => grant,
+        other => panic!("{other:?}"),
+    }
+}
