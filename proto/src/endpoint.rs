@@ -74,7 +74,7 @@ impl Endpoint {
         #[cfg(unix)]
         let path = place::default_socket(effective_user()).display().to_string();
         #[cfg(windows)]
-        let path = format!(r"\\.\pipe\syncd-{}", env::var("USERNAME").unwrap_or_default());
+        let path = format!(r"\\.\pipe\syncd-{}", user_name());
         Self(path)
     }
 
@@ -144,6 +144,22 @@ impl Endpoint {
     pub(crate) fn keeper(&self) -> io::Result<u32> {
         place::owner(&self.directory(), effective_user())
     }
+}
+
+/// As the system knows it, and not as `%USERNAME%` says.
+#[cfg(windows)]
+fn user_name() -> String {
+    let mut name = [0u16; 257];
+    let mut length = name.len() as u32;
+    // SAFETY: it writes at most `length` units, and says how many with the NUL at their end.
+    let known = unsafe {
+        windows_sys::Win32::System::WindowsProgramming::GetUserNameW(
+            name.as_mut_ptr(),
+            &raw mut length,
+        )
+    };
+    let length = if known == 0 { 0 } else { (length as usize).saturating_sub(1) };
+    String::from_utf16_lossy(&name[..length])
 }
 
 #[cfg(unix)]

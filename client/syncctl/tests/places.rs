@@ -198,7 +198,7 @@ fn in_a_private_tmp_none_is_started_and_the_reason_is_told() {
     // On purpose it may.
     let chosen = service("--socket /tmp/own/syncd.sock run job -- true");
     assert_eq!(code(&chosen), Some(0), "{}", text(&chosen));
-    end_private_daemon(&private);
+    end_by_lock_file(&private.join("own"));
 }
 
 /// A daemon in a container, and a client outside of it; and the other way round, in which the
@@ -240,9 +240,39 @@ fn a_daemon_that_cannot_see_a_client_says_why() {
     daemon.wait().unwrap();
 }
 
-/// By its lock file: its socket is where only its like can connect to it.
-fn end_private_daemon(private: &Path) {
-    let pid = fs::read_to_string(private.join("own/syncd.sock.pid")).unwrap();
+/// In a user namespace of one user, who is its root: not the machine's root, whose place it isn't,
+/// and all directories on the way seem to be nobody's.
+#[test]
+fn in_a_user_namespace_the_place_is_of_the_user_as_seen_inside() {
+    let place = Path::new("/tmp/syncd-0");
+    if !is_root() || place.exists() {
+        return;
+    }
+    let user = User::new();
+    let program = user.program();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user"])
+        .arg(&program)
+        .args(["run", "job", "--", "id", "-u"]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
+    let output = command.uid(user.number).gid(user.number).output().unwrap();
+    if text(&output).contains("unshare:") {
+        // It isn't allowed here.
+        return;
+    }
+    let said = text(&output);
+    let found = fs::read_to_string(place.join("syncd.sock.pid")).is_ok();
+    if found {
+        end_by_lock_file(place);
+        fs::remove_dir_all(place).unwrap();
+    }
+    assert_eq!((code(&output), &*said, found), (Some(0), "0\n", true));
+}
+
+/// For a daemon whose socket is where only its like can connect to it.
+fn end_by_lock_file(dir: &Path) {
+    let pid = fs::read_to_string(dir.join("syncd.sock.pid")).unwrap();
     // SAFETY: a plain system call on a process of this test.
     unsafe { libc::kill(pid.trim().parse().unwrap(), libc::SIGTERM) };
     eventually("it has left", || !support::is_alive(pid.trim()));
