@@ -14,6 +14,7 @@ use crate::{
     conformance::split_token,
     daemon::{Daemon, WATCHDOG, eventually, program},
     fuzz::bad_input,
+    hostility::hostile_peers,
     process_driver::{ActorProcess, Face},
     script::Needs,
 };
@@ -38,7 +39,7 @@ pub struct Fault {
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 10] = [
+pub const FAULTS: [Fault; 11] = [
     Fault {
         name: "F5",
         what: "a holder is killed",
@@ -90,6 +91,7 @@ pub const FAULTS: [Fault; 10] = [
     },
     Fault { name: "F15", what: "deadlock", trials: 200, few: 10, run: storms::deadlock },
     Fault { name: "F16", what: "10,000 cancels", trials: 10, few: 1, run: storms::cancel_storm },
+    Fault { name: "F17", what: "hostile peers", trials: 240, few: 24, run: hostile_peers },
     Fault { name: "F18", what: "bad input", trials: 1_000_000, few: 20_000, run: bad_input },
 ];
 
@@ -145,7 +147,7 @@ fn outcome(actor: &mut ActorProcess, wanted: &str) -> Result<u64, String> {
     if found == wanted { Ok(token.unwrap_or(0)) } else { Err(format!("{found}, not {wanted}")) }
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid as i32).expect("a process");
     kill_process(pid, signal).expect("ours");
 }

@@ -7,6 +7,7 @@ pub mod core_driver;
 pub mod daemon;
 pub mod faults;
 pub mod fuzz;
+pub mod hostility;
 pub mod model;
 pub mod process_driver;
 pub mod script;

@@ -39,6 +39,12 @@ fn killed_waiters_leave_order_and_permits_as_they_were() {
     holds("F8");
 }
 
+/// Rules R62, R63, R66.
+#[test]
+fn bystanders_are_served_whatever_hostile_peers_do() {
+    holds("F17");
+}
+
 /// Rule R7.
 #[test]
 fn a_paused_daemon_drops_no_live_session() {
