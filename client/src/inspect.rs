@@ -14,9 +14,10 @@ use hyper_util::rt::TokioIo;
 use syncd_proto::{
     Endpoint,
     socket::{self, Socket},
-    v1::inspect_client::InspectClient,
+    v1::{self, inspect_client::InspectClient},
 };
 use tonic::{
+    Status,
     codegen::{Service, http::Uri},
     transport::Channel,
 };
@@ -58,6 +59,27 @@ impl Inspector {
             .await
             .map_err(|error| unreachable(&error))?;
         Ok(Self(InspectClient::new(channel)))
+    }
+}
+
+impl Inspector {
+    /// All sessions of a namespace, oldest first, page by page: those that come and go meanwhile may
+    /// be among them or not.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn all_sessions(&mut self, namespace: &str) -> Result<Vec<v1::Session>, Status> {
+        let mut request =
+            v1::SessionsRequest { namespace: namespace.to_owned(), ..Default::default() };
+        let mut sessions = Vec::new();
+        loop {
+            let reply = self.0.sessions(request.clone()).await?.into_inner();
+            sessions.extend(reply.sessions);
+            if reply.next.is_empty() {
+                return Ok(sessions);
+            }
+            request.page = reply.next;
+        }
     }
 }
 

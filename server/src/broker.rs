@@ -1,5 +1,7 @@
-//! The registries of the daemon, and the one way into a namespace: lock, change, hand out what
-//! came of it, unlock, wake. Never here: what a lock means (the core), or how it is written (convert).
+//! The one way into a namespace: lock it, make one call of the core, take the step, hand it out.
+//! Never here: what a lock means (the core), how it is written (convert), or the data (registry).
+
+mod clock;
 
 use std::{
     collections::VecDeque,
@@ -11,48 +13,37 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use dashmap::{DashMap, Entry};
-use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Time};
+use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Step, Time};
 use tokio::{sync::Notify, task::JoinSet};
-use tracing::warn;
 
 use crate::{
-    Limits,
+    accept::Seldom,
     convert::cause_text,
-    namespace::{Address, Counters, Namespace, State},
-    outbox::{Pushed, Session},
-    peer::Peer,
+    limits::Limits,
+    namespace::{Address, Namespace, Standing, State},
+    numbers::Numbers,
+    outbox::{End, Pushed, Session},
+    panic::{self, Caught},
+    registry::{Gauge, QuotaError, Registry},
 };
 
-/// Namespaces of one user (or shared) at once: the quotas of sessions, objects and waiters hold
-/// in each, so this bounds what a user can have in all.
-const MAX_NAMESPACES: usize = 64;
+/// A process that closes its socket as it dies is seen to have died a moment later: the grace of
+/// its session is at least so long, lest it end as that of one that lives.
+const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Broker {
     pub settings: Settings,
     pub started: Instant,
-    /// All sessions, connected or not, by namespace number and id.
-    pub sessions: DashMap<(u64, SessionId), Arc<Session>>,
-    pub namespaces: DashMap<Address, Arc<Namespace>>,
-    /// Processes by pid and user.
-    pub peers: DashMap<(u32, u32), Arc<Peer>>,
-    /// How many connections each user has.
-    pub connections: DashMap<u32, Usage>,
-    /// A connection or a namespace came or went.
-    pub changed: Notify,
-    /// Counters of namespaces that are gone, by their owner.
-    pub retired: DashMap<Option<u32>, Counters>,
+    pub registry: Registry,
+    numbers: Arc<Numbers>,
     last_number: AtomicU64,
-    last_event: AtomicU64,
     closing: AtomicBool,
+    /// The daemon is about to leave: for who waits for that.
+    pub closed: Arc<Notify>,
+    sealed: AtomicBool,
+    /// Of refused connections the log tells seldom.
+    pub refusals: Seldom,
     tasks: Mutex<JoinSet<()>>,
-}
-
-/// The connections of a user.
-#[derive(Default)]
-pub(crate) struct Usage {
-    open: usize,
-    refused: u64,
 }
 
 /// What the daemon was told at its start.
@@ -64,13 +55,10 @@ pub(crate) struct Settings {
     pub limits: Limits,
 }
 
-/// Somebody has used up what they may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: the quota of {limit} per user is used up; free some, or raise it")]
-pub(crate) struct QuotaError {
-    pub field: &'static str,
-    pub limit: usize,
-}
+/// Nobody enters any more: the namespace has been retired or has failed, or the daemon has lost
+/// its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Over;
 
 /// The stream on whose behalf a namespace is entered.
 pub(crate) struct Own<'a> {
@@ -78,6 +66,19 @@ pub(crate) struct Own<'a> {
     /// Its number among the session's streams.
     pub stream: u64,
     pub queue: &'a mut VecDeque<Message>,
+}
+
+impl Own<'_> {
+    /// What comes for it now goes straight to its queue: nothing older waits elsewhere.
+    fn prepare(&mut self) -> bool {
+        let Own { session, stream, queue } = self;
+        let standing = session.outbox.collect(*stream, queue);
+        if standing == crate::outbox::Standing::Ready {
+            // For the stream itself to see.
+            session.outbox.ready();
+        }
+        session.outbox.is_empty()
+    }
 }
 
 /// What must wait until the namespace is unlocked.
@@ -89,19 +90,17 @@ struct Aftermath {
 }
 
 impl Broker {
-    pub fn new(settings: Settings) -> Arc<Self> {
+    pub fn new(settings: Settings, numbers: Numbers) -> Arc<Self> {
         Arc::new(Self {
             settings,
             started: Instant::now(),
-            sessions: DashMap::new(),
-            namespaces: DashMap::new(),
-            peers: DashMap::new(),
-            connections: DashMap::new(),
-            changed: Notify::new(),
-            retired: DashMap::new(),
+            registry: Registry::new(),
+            numbers: Arc::new(numbers),
             last_number: AtomicU64::new(0),
-            last_event: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            closed: Arc::default(),
+            sealed: AtomicBool::new(false),
+            refusals: Seldom::default(),
             tasks: Mutex::new(JoinSet::new()),
         })
     }
@@ -114,83 +113,107 @@ impl Broker {
     /// Microseconds since the Unix epoch at `time`.
     pub fn wall_clock(&self, time: Time) -> u64 {
         let ago = self.now().since(time);
-        unix_micros().saturating_sub(ago.as_micros() as u64)
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (now.as_micros() as u64).saturating_sub(ago.as_micros() as u64)
     }
 
     /// A task that ends with the daemon at the latest.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().expect("nothing panics here");
+        let mut tasks = panic::lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
     }
 
-    /// The namespace at `address`, made if it isn't there. It may be retired by the time that
-    /// it is locked; then its caller comes here again.
-    pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, QuotaError> {
-        if let Some(found) = self.namespaces.get(address) {
-            return Ok(found.clone());
-        }
-        let theirs = self.namespaces.iter().filter(|n| n.key().owner == address.owner).count();
-        if theirs >= MAX_NAMESPACES {
-            return Err(QuotaError { field: "namespace", limit: MAX_NAMESPACES });
-        }
-        let namespace = match self.namespaces.entry(address.clone()) {
-            Entry::Occupied(found) => return Ok(found.get().clone()),
-            Entry::Vacant(vacant) => {
-                // Numbers never fall back, even if the wall clock does.
-                let first = unix_micros().max(self.last_event.load(Relaxed) + 1);
-                let space = Space::new(self.core_config(), first);
-                let number = self.last_number.fetch_add(1, Relaxed);
-                let namespace = Arc::new(Namespace::new(number, address.clone(), space));
-                vacant.insert(namespace.clone());
-                namespace
+    /// A task that begins again, as `make` makes it, should it panic.
+    pub fn supervise<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        what: &'static str,
+        make: impl Fn() -> F + Send + 'static,
+    ) {
+        self.spawn(async move {
+            while Caught::new(what, make()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
+        });
+    }
+
+    /// The namespace at `address`, made if it isn't there. It may be over by the time that it is
+    /// entered; then its caller comes here again.
+    pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, QuotaError> {
+        let limits = &self.settings.limits;
+        let make = || {
+            let space = Space::new(self.core_config(), self.numbers.begin());
+            let number = self.last_number.fetch_add(1, Relaxed);
+            let memory = match address.owner {
+                Some(owner) => self.registry.user(owner, limits).memory.clone(),
+                None => Arc::new(Gauge::new("memory", limits.memory)),
+            };
+            Arc::new(Namespace::new(number, address.clone(), space, memory, limits.watch_bytes))
         };
-        self.spawn(keep_time(self.clone(), namespace.clone()));
-        self.changed.notify_one();
+        let (namespace, is_new) = self.registry.namespace(address, limits, make)?;
+        if is_new {
+            let (broker, timed) = (self.clone(), namespace.clone());
+            self.supervise("the clock of a namespace", move || {
+                clock::keep_time(broker.clone(), timed.clone())
+            });
+            self.registry.changed.notify_one();
+        }
         Ok(namespace)
     }
 
     fn core_config(&self) -> syncd_core::Config {
         let Settings { grace, linger, limits, .. } = &self.settings;
         syncd_core::Config {
-            grace: *grace,
+            grace: (*grace).max(SHORTEST_GRACE),
             linger: *linger,
-            limits: syncd_core::Limits {
-                sessions: limits.sessions,
-                objects: limits.objects,
-                waiters: limits.waiters,
-                ..syncd_core::Limits::default()
-            },
+            limits: limits.core(),
         }
     }
 
-    /// Changes a namespace: one call of the core, then all that came of it goes where it
-    /// belongs. What is for the session `own` goes to its queue, behind what others had for it
-    /// before.
+    /// Changes a namespace: at most one call of the core, the time of which is the second argument
+    /// of `change`; then the step that came of it is handed out. What is for the session `own`
+    /// goes to its queue, behind what others had for it before.
     pub fn enter<R>(
         &self,
-        namespace: &Namespace,
+        namespace: &Arc<Namespace>,
         now: Time,
         mut own: Option<Own<'_>>,
-        change: impl FnOnce(&mut State) -> R,
-    ) -> R {
+        change: impl FnOnce(&mut State, Time) -> R,
+    ) -> Result<R, Over> {
         let mut after = Aftermath::default();
         let mut state = namespace.lock();
-        if let Some(Own { session, stream, queue }) = &mut own {
-            session.outbox.collect(*stream, queue);
+        if state.standing != Standing::Good || self.sealed.load(Relaxed) {
+            return Err(Over);
         }
-        let result = change(&mut state);
-        self.hand_out(namespace, &mut state, &mut own, &mut after);
-        while let Some(session) = after.overrun.pop() {
-            state.space.handle_lost(now, session, Cause::Misbehaved);
-            self.hand_out(namespace, &mut state, &mut own, &mut after);
+        let now = now.max(state.latest);
+        state.latest = now;
+        let direct = own.as_mut().is_some_and(Own::prepare);
+        let entered = panic::caught("a namespace", || {
+            let result = change(&mut state, now);
+            self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after);
+            while let Some(session) = after.overrun.pop() {
+                state.space.handle_lost(now, session, Cause::Misbehaved);
+                self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after);
+            }
+            result
+        });
+        let mut failed = None;
+        if entered.is_err() {
+            failed = Some(self.fail(namespace, &mut state, &mut after));
+        } else {
+            for (session, _) in &after.ended {
+                state.drop_references(session);
+            }
+            state.count_memory(namespace);
+            if namespace.is_unused(&state) {
+                state.standing = Standing::Retired;
+                self.numbers.retire(Some(state.space.totals().last_number));
+            }
         }
-        let retire = state.is_unused() && !state.retired;
-        if retire {
-            state.retired = true;
-            self.last_event.fetch_max(state.space.totals().last_number, Relaxed);
-            self.retired.entry(namespace.address.owner).or_default().add(&state.counters);
+        let over = state.standing != Standing::Good;
+        if over {
+            let counters = state.counters;
+            self.registry.retired.entry(namespace.address.owner).or_default().add(&counters);
         }
         let due = state.space.poll_timeout().map(|deadline| deadline.at);
         let earlier = due.is_some_and(|due| state.armed.is_none_or(|armed| due < armed));
@@ -199,71 +222,113 @@ impl Broker {
         }
         drop(state);
 
-        for waker in after.wakers {
-            waker.wake();
+        after.wakers.drain(..).for_each(Waker::wake);
+        if over {
+            self.registry.retire(namespace);
         }
-        if retire {
-            self.namespaces.remove_if(&namespace.address, |_, n| n.number == namespace.number);
-            self.changed.notify_one();
-        }
-        if earlier || retire {
+        if earlier || over {
             namespace.timer.notify_one();
         }
         for (session, cause) in after.ended {
-            session.log_end(cause.map(cause_text));
-            session.peer.leave(namespace.number, session.id);
+            let why = if failed.is_some() { Some(FAILED) } else { cause.map(cause_text) };
+            session.log_end(why);
+            session.client.leave(namespace.number, session.id);
         }
-        result
+        if let Some(broken) = failed {
+            namespace.watches.close();
+            // What is left may be large, and may panic again.
+            std::thread::spawn(move || panic::caught("what is left of it", || drop(broken)));
+        }
+        entered.map_err(|_| Over)
     }
 
-    fn hand_out(
+    /// Takes the step of the call that was made, and hands it out.
+    fn settle(
         &self,
         namespace: &Namespace,
         state: &mut State,
-        own: &mut Option<Own<'_>>,
+        own: Option<&mut Own<'_>>,
         after: &mut Aftermath,
     ) {
-        let outputs = state.space.take_step().map(|step| step.outputs);
-        for output in outputs.into_iter().flatten() {
+        let Some(step) = state.space.take_step() else { return };
+        for output in &step.outputs {
+            if let Output::Record(record) = output {
+                state.counters.count(&record.kind);
+            }
+        }
+        self.hand_out(namespace, step, own, after);
+    }
+
+    /// Tells all that came of a call to those whom it concerns. The steps of a namespace are handed
+    /// out one after the other, in the order of the calls; nobody has been told of anything before.
+    fn hand_out(
+        &self,
+        namespace: &Namespace,
+        step: Step,
+        mut own: Option<&mut Own<'_>>,
+        after: &mut Aftermath,
+    ) {
+        let last = step.outputs.iter().rev().find_map(|output| match output {
+            Output::Record(record) => Some(record.number),
+            _ => None,
+        });
+        if let Some(last) = last {
+            self.numbers.cover(last);
+        }
+        let find = |session| self.registry.sessions.get(&(namespace.number, session));
+        for output in step.outputs {
             match output {
-                Output::Send { session, message } => match own {
+                Output::Send { session, message } => match &mut own {
                     Some(own) if own.session.id == session => own.queue.push_back(message),
                     _ => {
-                        let Some(other) = self.sessions.get(&(namespace.number, session)) else {
-                            continue;
-                        };
+                        let Some(other) = find(session) else { continue };
                         match other.outbox.push(message) {
                             Pushed::Kept => {}
                             Pushed::Wake(waker) => after.wakers.push(waker),
                             Pushed::Full => {
-                                other.outbox.overrun();
+                                cut(&other);
                                 after.overrun.push(session);
                             }
                         }
                     }
                 },
                 Output::Ready { session } => {
-                    if let Some(session) = self.sessions.get(&(namespace.number, session)) {
-                        session.outbox.wake();
-                    }
+                    after.wakers.extend(find(session).and_then(|session| session.outbox.ready()));
                 }
-                Output::Record(event) => {
-                    let end = match event.kind {
+                Output::Record(record) => {
+                    let end = match record.kind {
                         RecordKind::SessionLost { cause } => Some(Some(cause)),
                         RecordKind::SessionClosed => Some(None),
                         _ => None,
                     };
-                    if let (Some(cause), Some(party)) = (end, &event.party)
+                    if let (Some(cause), Some(party)) = (end, &record.party)
                         && let Some((_, session)) =
-                            self.sessions.remove(&(namespace.number, party.session))
+                            self.registry.sessions.remove(&(namespace.number, party.session))
                     {
-                        session.outbox.end();
+                        after.wakers.extend(session.outbox.end(End::Told));
                         after.ended.push((session, cause));
                     }
-                    state.publish(event);
+                    namespace.watches.publish(record, &mut after.wakers);
                 }
             }
         }
+    }
+
+    /// The core has panicked: nobody can tell what its state means. The namespace is over, its
+    /// sessions are lost, and the next one at its address begins anew, with higher numbers.
+    fn fail(&self, namespace: &Namespace, state: &mut State, after: &mut Aftermath) -> Space {
+        state.standing = Standing::Failed;
+        self.numbers.retire(None);
+        namespace.memory.give_back(std::mem::take(&mut state.counted));
+        let sessions = &self.registry.sessions;
+        let theirs = sessions.iter().filter(|entry| entry.key().0 == namespace.number);
+        for key in theirs.map(|entry| *entry.key()).collect::<Vec<_>>() {
+            if let Some((_, session)) = sessions.remove(&key) {
+                after.wakers.extend(session.outbox.end(End::Failed));
+                after.ended.push((session, None));
+            }
+        }
+        std::mem::replace(&mut state.space, Space::new(self.core_config(), 1))
     }
 
     /// True once the daemon is about to leave.
@@ -274,94 +339,53 @@ impl Broker {
     /// Refuses what is new, tells all sessions, ends all watches and connections.
     pub fn close(&self) {
         self.closing.store(true, Relaxed);
-        for session in &self.sessions {
+        self.closed.notify_waiters();
+        for session in &self.registry.sessions {
             session.outbox.wake();
         }
-        for namespace in &self.namespaces {
-            namespace.lock().unwatch();
+        for namespace in &self.registry.namespaces {
+            namespace.watches.close();
         }
-        for peer in &self.peers {
-            peer.drain();
+        for client in &self.registry.clients {
+            client.drain();
+        }
+    }
+
+    /// Changes nothing any more, from when this returns: somebody else may own what is here.
+    pub fn seal(&self) {
+        self.sealed.store(true, Relaxed);
+        for namespace in &self.registry.namespaces {
+            // Whoever is within has read the flag before.
+            drop(namespace.lock());
         }
     }
 
     /// Ends what is left.
     pub fn abort(&self) {
-        self.tasks.lock().expect("nothing panics here").abort_all();
+        panic::lock(&self.tasks).abort_all();
     }
 
-    /// Returns when there has been no connection and no namespace for so long.
+    /// Returns when there has been no client and no namespace for so long.
     pub async fn idle(&self, after: Duration) {
-        let is_idle = || self.connections.is_empty() && self.namespaces.is_empty();
+        let registry = &self.registry;
         loop {
-            let changed = self.changed.notified();
-            if !is_idle() {
+            let changed = registry.changed.notified();
+            if !registry.is_idle() {
                 changed.await;
-            } else if tokio::time::timeout(after, changed).await.is_err() && is_idle() {
+            } else if tokio::time::timeout(after, changed).await.is_err() && registry.is_idle() {
                 return;
             }
         }
     }
-
-    /// Counts a connection of `user`.
-    pub fn connect(&self, user: u32) -> Result<(), QuotaError> {
-        let limit = self.settings.limits.connections;
-        let mut usage = self.connections.entry(user).or_default();
-        if usage.open >= limit {
-            usage.refused += 1;
-            // A flood of connections must not become a flood of words.
-            if usage.refused.is_power_of_two() {
-                warn!(user, limit, refused = usage.refused, "too many connections");
-            }
-            return Err(QuotaError { field: "connections", limit });
-        }
-        usage.open += 1;
-        Ok(())
-    }
-
-    /// Takes it off again.
-    pub fn disconnect(&self, user: u32) {
-        if let Entry::Occupied(mut usage) = self.connections.entry(user) {
-            usage.get_mut().open -= 1;
-            if usage.get().open == 0 {
-                usage.remove();
-            }
-        }
-        self.changed.notify_one();
-    }
 }
 
-/// Calls a namespace's time-outs when they are due, until the namespace or the daemon ends.
-async fn keep_time(broker: Arc<Broker>, namespace: Arc<Namespace>) {
-    loop {
-        let armed = {
-            let state = namespace.lock();
-            if state.retired {
-                return;
-            }
-            state.armed
-        };
-        let earlier = namespace.timer.notified();
-        if let Some(at) = armed {
-            // A moment too far away to name is looked at again before it comes.
-            let wait = at.since(broker.now()).min(Duration::from_secs(86_400));
-            if !wait.is_zero() && tokio::time::timeout(wait, earlier).await.is_ok() {
-                continue;
-            }
-            let now = broker.now();
-            broker.enter(&namespace, now, None, |state| {
-                state.armed = None;
-                state.space.handle_timeout(now);
-            });
-            // More may be due at once; the others have their turn first.
-            tokio::task::yield_now().await;
-        } else {
-            earlier.await;
-        }
-    }
-}
+/// Why sessions end with a namespace that failed.
+pub(crate) const FAILED: &str = "the daemon failed in its namespace";
 
-fn unix_micros() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_micros() as u64
+/// Cuts the reader of a session off: a stream that isn't read can't be ended otherwise.
+fn cut(session: &Session) {
+    session.outbox.discard();
+    if let Some(connection) = session.connection() {
+        connection.cut();
+    }
 }

@@ -4,68 +4,51 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
-    io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http2};
+use http_body::{Frame, SizeHint};
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use syncd_proto::socket::Socket;
 use tokio::{sync::Notify, time::timeout};
 use tonic::{Status, body::Body, codegen::Service as _, service::Routes};
 use tracing::{debug, warn};
 
-use crate::{
-    broker::{Broker, QuotaError},
-    peer::PeerUse,
-};
-
 mod answer;
 use answer::answer;
+
+use crate::{
+    broker::Broker,
+    clients::ClientUse,
+    panic::{self, Caught, Panicked},
+    peer::Unidentified,
+    registry::{QuotaError, User},
+};
 
 /// A connection's first request must have come by then: so one that never finishes its
 /// handshake, or never asks for anything, goes.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-/// Why a connection isn't served.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error(
-        "the daemon can't see your process, which is in another process namespace (a container's, \
-         say), and could not notice its death: run it in the daemon's (docker run --pid=host), or a \
-         daemon of your own, at another SYNCD_SOCKET"
-    )]
-    Foreign,
-    #[error("the system doesn't tell who it is")]
-    Nobody,
-    #[error(transparent)]
-    Quota(#[from] QuotaError),
-    #[error("its process can't be watched: {0}")]
-    Process(#[from] io::Error),
-    #[error("its process has exited")]
-    Exited,
-}
-
 pub(crate) struct Connection {
-    pub peer: PeerUse,
-    /// Whose it is: the user's number; 0 on Windows, where the pipe is for its owner alone.
-    pub user: u32,
-    broker: Arc<Broker>,
+    pub client: ClientUse,
+    pub user: Arc<User>,
+    _place: Place,
     order: AtomicU8,
     waker: Mutex<Option<Waker>>,
     requested: Notify,
+    calls: AtomicUsize,
 }
-
-/// Who has a connection that no request is under way on: its task, and its entrance. A request
-/// and its stream of replies each have it too.
-const AT_REST: usize = 2;
 
 /// What the connection's task is told.
 const SERVE: u8 = 0;
@@ -73,22 +56,21 @@ const DRAIN: u8 = 1;
 const CUT: u8 = 2;
 
 impl Connection {
-    fn admit(broker: &Arc<Broker>, socket: &Socket) -> Result<Arc<Self>, Refusal> {
-        let peer = socket.peer();
-        let user = if cfg!(windows) { Some(0) } else { peer.uid };
-        let user = user.ok_or(Refusal::Nobody)?;
-        let pid = peer.pid.ok_or(Refusal::Foreign)?;
-        let peer = PeerUse::of(broker, socket, pid, user)?;
-        broker.connect(user)?;
+    fn new(client: ClientUse, place: Place) -> Result<Arc<Self>, Unidentified> {
         let connection = Arc::new(Self {
-            peer,
-            user,
-            broker: broker.clone(),
+            client,
+            user: place.user.clone(),
+            _place: place,
             order: AtomicU8::new(SERVE),
             waker: Mutex::new(None),
             requested: Notify::new(),
+            calls: AtomicUsize::new(0),
         });
-        if connection.peer.connect(&connection) { Ok(connection) } else { Err(Refusal::Exited) }
+        if connection.client.connect(&connection) {
+            Ok(connection)
+        } else {
+            Err(Unidentified::Exited)
+        }
     }
 
     /// The connection that a request came by.
@@ -97,7 +79,7 @@ impl Connection {
         request.extensions().get::<Arc<Self>>().cloned().ok_or_else(unknown)
     }
 
-    /// Ends when its streams have ended: to be called again when one has.
+    /// Ends when its calls have ended.
     pub fn drain(&self) {
         self.tell(DRAIN);
     }
@@ -109,7 +91,7 @@ impl Connection {
 
     fn tell(&self, order: u8) {
         self.order.fetch_max(order, Ordering::Relaxed);
-        let waker = self.waker.lock().expect("nothing panics here").take();
+        let waker = panic::lock(&self.waker).take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -121,14 +103,59 @@ impl Connection {
         if obeyed == Some(SERVE) && order == SERVE {
             return SERVE;
         }
-        *self.waker.lock().expect("nothing panics here") = Some(cx.waker().clone());
+        *panic::lock(&self.waker) = Some(cx.waker().clone());
         self.order.load(Ordering::Relaxed)
+    }
+
+    /// No call is under way. Whoever ends the last one wakes the task that asked this after it had
+    /// called `poll_order`.
+    fn is_at_rest(&self) -> bool {
+        self.calls.load(Ordering::Acquire) == 0
     }
 }
 
-impl Drop for Connection {
+/// A connection's place among those of its user, served or not.
+struct Place {
+    broker: Arc<Broker>,
+    user: Arc<User>,
+}
+
+impl Place {
+    /// `None`: the user is unknown, or has used up their connections, of which the log tells.
+    fn take(broker: &Arc<Broker>, socket: &Socket) -> Option<Self> {
+        let number = if cfg!(windows) { Some(0) } else { socket.peer().uid };
+        let user = broker.registry.user(number?, &broker.settings.limits);
+        user.connections.take(1).ok()?;
+        Some(Self { broker: broker.clone(), user })
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.broker.disconnect(self.user);
+        self.user.connections.give_back(1);
+        self.broker.registry.release_user(&self.user);
+        self.broker.registry.changed.notify_one();
+    }
+}
+
+/// A request under way, until the last of its replies has been written or given up.
+struct Call(Arc<Connection>);
+
+impl Call {
+    fn begin(connection: &Arc<Connection>) -> Result<Self, QuotaError> {
+        connection.user.calls.take(1)?;
+        connection.calls.fetch_add(1, Ordering::Relaxed);
+        Ok(Self(connection.clone()))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.user.calls.give_back(1);
+        let was = self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        if was == 1 && self.0.order.load(Ordering::Relaxed) == DRAIN {
+            self.0.tell(DRAIN);
+        }
     }
 }
 
@@ -141,31 +168,84 @@ struct Entrance {
 impl hyper::service::Service<Request<Incoming>> for Entrance {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <Routes as tonic::codegen::Service<Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.connection.requested.notify_one();
+        let call = match Call::begin(&self.connection) {
+            Ok(call) => call,
+            Err(quota) => {
+                let refused = Status::resource_exhausted(quota.to_string());
+                return Box::pin(async move { Ok(refused.into_http()) });
+            }
+        };
         request.extensions_mut().insert(self.connection.clone());
-        self.routes.clone().call(request)
+        let mut routes = self.routes.clone();
+        Box::pin(async move {
+            let answered = Caught::new("a call", async move { routes.call(request).await }).await;
+            let response = match answered {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(Panicked) => panicked().into_http(),
+            };
+            Ok(response.map(|body| Body::new(Replies { body, _call: call })))
+        })
+    }
+}
+
+fn panicked() -> Status {
+    Status::internal("the daemon failed in this call: see its log")
+}
+
+/// The replies of a call.
+struct Replies {
+    body: Body,
+    _call: Call,
+}
+
+impl http_body::Body for Replies {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = panic::caught("a stream", || Pin::new(&mut self.body).poll_frame(cx));
+        polled.unwrap_or_else(|Panicked| {
+            self.body = Body::empty();
+            Poll::Ready(Some(Err(panicked())))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
-    let connection = match Connection::admit(&broker, &socket) {
+    let Some(place) = Place::take(&broker, &socket) else { return };
+    let connection = match ClientUse::of(&broker, &socket, &place.user).await {
+        Ok(client) => Connection::new(client, place).map_err(|refusal| (refusal, None)),
+        Err(refusal) => Err((refusal, Some(place))),
+    };
+    let connection = match connection {
         Ok(connection) => connection,
-        Err(Refusal::Quota(_)) => return,
-        Err(refusal) => {
+        Err((refusal, place)) => {
             let peer = socket.peer();
-            warn!(pid = peer.pid, user = peer.uid, "connection refused: {refusal}");
-            // A connection all the same, as long as it is told why.
-            if let Some(user) = peer.uid
-                && broker.connect(user).is_ok()
-            {
-                let status = Status::unauthenticated(refusal.to_string());
-                answer(limits(), socket, status).await;
-                broker.disconnect(user);
+            if let Some(unsaid) = broker.refusals.due() {
+                warn!(pid = peer.pid, user = peer.uid, unsaid, "connection refused: {refusal}");
             }
+            if !matches!(refusal, Unidentified::Exited) {
+                // A connection all the same, as long as it is told why.
+                answer(limits(), socket, Status::unauthenticated(refusal.to_string())).await;
+            }
+            drop(place);
             return;
         }
     };
@@ -181,10 +261,12 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
             http.as_mut().graceful_shutdown();
         }
         obeyed = Some(order);
+        // Before what is written is polled: what a call said last must be written yet.
+        let at_rest = connection.is_at_rest();
         let polled = http.as_mut().poll(cx);
-        // Drained is what has no stream, all of it said and written. HTTP/2 would have the client
+        // Drained is what has no call, all of it said and written. HTTP/2 would have the client
         // confirm that, which it can't while it is stopped or has nothing to read for.
-        let drained = order == DRAIN && Arc::strong_count(&connection) == AT_REST;
+        let drained = order == DRAIN && at_rest && connection.is_at_rest();
         if polled.is_pending() && (drained || order == CUT) { Poll::Ready(Ok(())) } else { polled }
     }));
     let first = timeout(FIRST_REQUEST, async {
@@ -198,13 +280,15 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         Ok(None) => serving.await,
         Ok(Some(result)) => result,
         Err(_) => {
-            let peer = &connection.peer;
-            warn!(pid = peer.pid, "connection closed: no request within {FIRST_REQUEST:?}");
+            if let Some(unsaid) = broker.refusals.due() {
+                let pid = connection.client.peer.pid;
+                warn!(pid, unsaid, "connection closed: no request within {FIRST_REQUEST:?}");
+            }
             return;
         }
     };
     if let Err(error) = result {
-        debug!(pid = connection.peer.pid, %error, "connection ended");
+        debug!(pid = connection.client.peer.pid, %error, "connection ended");
     }
 }
 
@@ -219,7 +303,10 @@ fn limits() -> http2::Builder<TokioExecutor> {
         .max_header_list_size(16 << 10)
         .initial_connection_window_size(1 << 20)
         .initial_stream_window_size(256 << 10)
-        .max_send_buf_size(256 << 10)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .auto_date_header(false);
     http
 }
+
+/// What a stream buffers of its replies before they are written, in bytes.
+pub(crate) const MAX_SEND_BUFFER: usize = 64 << 10;

@@ -1,33 +1,35 @@
 //! The `Inspect` service: looks into namespaces, and overrules them where the caller may. Never
 //! here: what a view looks like on the wire (convert), or what a release means (the core).
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+mod watching;
 
-use futures_core::Stream;
-use syncd_core::{Cause, ListQuery, ObjectId, Record, SessionId, Space, Time};
+use std::sync::Arc;
+
+use syncd_core::{Cause, ListQuery, ObjectId, SessionId, Space, Time};
 use syncd_proto::v1::{
     self, DescribeReply, DescribeRequest, ForceReleaseReply, ForceReleaseRequest, KickReply,
     KickRequest, ListReply, ListRequest, NamespaceStatus, SessionsReply, SessionsRequest,
-    StatusReply, StatusRequest, WatchEvent, WatchRequest, inspect_server,
+    StatusReply, StatusRequest, WatchRequest, inspect_server,
 };
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, Over},
     connection::Connection,
     convert::{self, micros},
+    limits, log,
     namespace::{Address, AddressError, Counters, Namespace},
+    panic,
+    registry::QuotaError,
 };
+use watching::{Watch, Watching};
 
-/// How far a watcher may fall behind, in events.
-const BACKLOG: usize = 65_536;
-/// How many objects one List tells at most, and unless it asks for fewer.
+/// How many objects one List tells at most, and how many sessions one Sessions, and unless it asks
+/// for fewer.
 const PAGE: u32 = 1000;
+/// How many namespaces are looked into for one page, and how many one Status tells of.
+const NAMESPACES: usize = 100;
+const MOST_NAMESPACES: usize = 1000;
 /// How many of the ended holds the reply to a ForceRelease names.
 const NAMED: usize = 1000;
 
@@ -47,7 +49,7 @@ impl InspectService {
     /// One namespace by name; the caller's own may not have been used yet.
     fn namespace(&self, user: u32, text: &str) -> Result<Option<Arc<Namespace>>, Status> {
         let address = self.address(user, text)?;
-        match self.0.namespaces.get(&address) {
+        match self.0.registry.namespaces.get(&address) {
             Some(found) => Ok(Some(found.clone())),
             None if text.is_empty() => Ok(None),
             None => Err(Status::not_found(format!("no namespace '{address}' is in use"))),
@@ -56,7 +58,7 @@ impl InspectService {
 
     /// All that `user` may see, in the order of their names.
     fn visible(&self, user: u32) -> Vec<Arc<Namespace>> {
-        let namespaces = self.0.namespaces.iter();
+        let namespaces = self.0.registry.namespaces.iter();
         let mut visible: Vec<Arc<Namespace>> =
             namespaces.filter(|n| n.key().is_visible_to(user)).map(|n| n.clone()).collect();
         visible.sort_by(|a, b| a.address.cmp(&b.address));
@@ -71,6 +73,26 @@ impl InspectService {
         Ok(self.namespace(user, text)?.into_iter().collect())
     }
 
+    /// Where a page begins that `page` names: the namespace in `namespaces`, and how far it has
+    /// been told.
+    fn begin<'a>(
+        &self,
+        user: u32,
+        namespaces: &[Arc<Namespace>],
+        page: &'a str,
+    ) -> Result<(usize, Option<&'a str>), Status> {
+        match page.split_once('\n') {
+            Some((from, after)) => {
+                let from = self.address(user, from)?;
+                let begin = namespaces.partition_point(|n| n.address < from);
+                let is_there = namespaces.get(begin).is_some_and(|n| n.address == from);
+                Ok((begin, (is_there && !after.is_empty()).then_some(after)))
+            }
+            None if page.is_empty() => Ok((0, None)),
+            None => Err(Status::invalid_argument("page: not one that this call gave")),
+        }
+    }
+
     /// Changes the object that `text` names, if it is there.
     fn object<T>(
         &self,
@@ -81,11 +103,11 @@ impl InspectService {
     ) -> Result<T, Status> {
         let none = || Status::not_found(format!("no object '{text}': give a name, #id or key"));
         let namespace = self.namespace(user, namespace)?.ok_or_else(none)?;
-        let now = self.0.now();
-        self.0.enter(&namespace, now, None, |state| {
+        let entered = self.0.enter(&namespace, self.0.now(), None, |state, now| {
             let object = state.space.find(text).ok_or_else(none)?;
             see(&namespace, &mut state.space, object, now)
-        })
+        });
+        entered.unwrap_or_else(|Over| Err(none()))
     }
 
     /// The forceful calls are for whom it concerns, for root, and for whoever runs the daemon.
@@ -120,22 +142,28 @@ fn daemon_user() -> u32 {
 #[tonic::async_trait]
 impl inspect_server::Inspect for InspectService {
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
         let mut reply = StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             endpoint: self.0.settings.endpoint.clone(),
             uptime_us: micros(self.0.started.elapsed()),
             memory_bytes: resident_memory(),
+            user_bytes: self.0.settings.limits.user_bytes() as u64,
+            panics: panic::count(),
+            log_lines_lost: log::dropped(),
             ..Default::default()
         };
+        reply.quotas = limits::quotas(&self.0, user);
         let mut counters = Counters::default();
-        for retired in &self.0.retired {
+        for retired in &self.0.registry.retired {
             if retired.key().is_none_or(|owner| user == 0 || owner == user) {
                 counters.add(&retired);
             }
         }
-        for namespace in self.visible(user) {
+        let visible = self.visible(user);
+        reply.namespaces_omitted = visible.len().saturating_sub(MOST_NAMESPACES) as u64;
+        for namespace in visible {
             let (totals, counted) = {
                 let state = namespace.lock();
                 (state.space.totals(), state.counters)
@@ -153,7 +181,9 @@ impl inspect_server::Inspect for InspectService {
             reply.objects += status.objects;
             reply.holds += status.holds;
             reply.waiters += status.waiters;
-            reply.namespaces.push(status);
+            if reply.namespaces.len() < MOST_NAMESPACES {
+                reply.namespaces.push(status);
+            }
         }
         reply.counters = Some(v1::Counters {
             requests: counters.requests,
@@ -171,26 +201,16 @@ impl inspect_server::Inspect for InspectService {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Answer<ListReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
         let asked = request.into_inner();
         let limit = if asked.limit == 0 { PAGE } else { asked.limit.min(PAGE) } as usize;
         let namespaces = self.listed(user, &asked.namespace)?;
-        // A page is a namespace, and how far the last one went in it.
-        let (begin, mut after) = match asked.page.split_once('\n') {
-            Some((from, after)) => {
-                let from = self.address(user, from)?;
-                let begin = namespaces.partition_point(|n| n.address < from);
-                let is_there = namespaces.get(begin).is_some_and(|n| n.address == from);
-                (begin, (is_there && !after.is_empty()).then_some(after))
-            }
-            None if asked.page.is_empty() => (0, None),
-            None => return Err(Status::invalid_argument("page: not one that List gave")),
-        };
+        let (begin, mut after) = self.begin(user, &namespaces, &asked.page)?;
         let mut reply = ListReply::default();
-        for namespace in &namespaces[begin..] {
+        for (looked_into, namespace) in namespaces[begin..].iter().enumerate() {
             let shown = namespace.address.to_string();
             let limit = limit - reply.objects.len();
-            if limit == 0 {
+            if limit == 0 || looked_into == NAMESPACES {
                 reply.next = format!("{shown}\n");
                 break;
             }
@@ -207,7 +227,7 @@ impl inspect_server::Inspect for InspectService {
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Answer<DescribeReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
         let asked = request.into_inner();
         self.object(user, &asked.namespace, &asked.object, |namespace, space, object, now| {
             let detail = space.describe(now, object).expect("found under the same lock");
@@ -216,12 +236,32 @@ impl inspect_server::Inspect for InspectService {
     }
 
     async fn sessions(&self, request: Request<SessionsRequest>) -> Answer<SessionsReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
+        let asked = request.into_inner();
+        let limit = if asked.limit == 0 { PAGE } else { asked.limit.min(PAGE) } as usize;
+        let namespaces = self.listed(user, &asked.namespace)?;
+        let (begin, after) = self.begin(user, &namespaces, &asked.page)?;
+        let mut after = match after.map(str::parse) {
+            Some(Ok(after)) => Some(SessionId(after)),
+            Some(Err(_)) => return Err(Status::invalid_argument("page: not one of Sessions")),
+            None => None,
+        };
         let mut reply = SessionsReply::default();
-        for namespace in self.listed(user, &request.get_ref().namespace)? {
+        for (looked_into, namespace) in namespaces[begin..].iter().enumerate() {
             let shown = namespace.address.to_string();
-            let sessions = namespace.lock().space.sessions(self.0.now(), None, usize::MAX);
+            let limit = limit - reply.sessions.len();
+            if limit == 0 || looked_into == NAMESPACES {
+                reply.next = format!("{shown}\n");
+                break;
+            }
+            let sessions = namespace.lock().space.sessions(self.0.now(), after.take(), limit);
             reply.sessions.extend(sessions.iter().map(|view| convert::session(&shown, view)));
+            if sessions.len() == limit
+                && let Some(last) = sessions.last()
+            {
+                reply.next = format!("{shown}\n{}", last.id.0);
+                break;
+            }
         }
         Ok(Response::new(reply))
     }
@@ -229,30 +269,25 @@ impl inspect_server::Inspect for InspectService {
     type WatchStream = Watch;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Watch> {
-        let connection = Connection::of(&request)?;
-        let user = connection.user;
+        let user = Connection::of(&request)?.user.clone();
         let WatchRequest { namespace, prefix } = request.into_inner();
-        let address = self.address(user, &namespace)?;
+        if prefix.len() > syncd_core::MAX_NAME {
+            return Err(Status::invalid_argument("prefix: longer than any name"));
+        }
+        let address = self.address(user.number, &namespace)?;
+        let exhausted = |quota: QuotaError| Status::resource_exhausted(quota.to_string());
+        let place = Watching::begin(user).map_err(exhausted)?;
         loop {
-            let namespace = self
-                .0
-                .namespace(&address)
-                .map_err(|quota| Status::resource_exhausted(quota.to_string()))?;
-            let mut state = namespace.lock();
             if self.0.is_closing() {
                 return Err(Status::unavailable("the daemon is shutting down"));
             }
-            if !state.retired {
-                let events = Some(state.watch(BACKLOG));
-                drop(state);
-                return Ok(Response::new(Watch {
-                    broker: self.0.clone(),
-                    connection,
-                    namespace,
-                    prefix,
-                    events,
-                }));
-            }
+            let namespace = self.0.namespace(&address).map_err(exhausted)?;
+            // Within the lock, so that it isn't retired meanwhile.
+            let begun = self
+                .0
+                .enter(&namespace, self.0.now(), None, |_, _| namespace.watches.watch(&prefix));
+            let Ok(key) = begun else { continue };
+            return Ok(Response::new(Watch::new(self.0.clone(), namespace, key, place)));
         }
     }
 
@@ -260,14 +295,14 @@ impl inspect_server::Inspect for InspectService {
         &self,
         request: Request<ForceReleaseRequest>,
     ) -> Answer<ForceReleaseReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
         let asked = request.into_inner();
         self.object(user, &asked.namespace, &asked.object, |namespace, space, object, now| {
             let detail = space.describe(now, object).expect("found under the same lock");
-            // Those that aren't named may be anybody's.
-            let unnamed = detail.object.holders as usize > detail.holders.len();
-            let holders = detail.holders.iter().map(|holder| Some(holder.party.process.uid));
-            self.may_force(user, namespace, holders.chain(unnamed.then_some(None)))?;
+            // Those who aren't named may be anybody's.
+            let unnamed = (detail.object.holders as usize > detail.holders.len()).then_some(None);
+            let named = detail.holders.iter().map(|holder| Some(holder.party.process.uid));
+            self.may_force(user, namespace, named.chain(unnamed))?;
             let released = space.handle_force_release(now, object).expect("found above").first;
             let released = released.iter().take(NAMED).map(convert::holder).collect();
             Ok(Response::new(ForceReleaseReply { released }))
@@ -275,12 +310,11 @@ impl inspect_server::Inspect for InspectService {
     }
 
     async fn kick(&self, request: Request<KickRequest>) -> Answer<KickReply> {
-        let user = Connection::of(&request)?.user;
+        let user = Connection::of(&request)?.user.number;
         let KickRequest { namespace, session } = request.into_inner();
         let none = || Status::not_found(format!("no session {session} in this namespace"));
         let namespace = self.namespace(user, &namespace)?.ok_or_else(none)?;
-        let now = self.0.now();
-        self.0.enter(&namespace, now, None, |state| {
+        let entered = self.0.enter(&namespace, self.0.now(), None, |state, now| {
             let id = SessionId(session);
             let view = state.space.session(now, id).ok_or_else(none)?;
             self.may_force(user, &namespace, std::iter::once(Some(view.process.uid)))?;
@@ -289,51 +323,8 @@ impl inspect_server::Inspect for InspectService {
                 process: Some(convert::process(id, &view.process)),
                 holds: u32::try_from(view.holds).unwrap_or(u32::MAX),
             }))
-        })
-    }
-}
-
-/// The events of a namespace as they happen.
-pub(crate) struct Watch {
-    broker: Arc<Broker>,
-    connection: Arc<Connection>,
-    namespace: Arc<Namespace>,
-    prefix: String,
-    /// `None`: the end has been told.
-    events: Option<mpsc::Receiver<Arc<Record>>>,
-}
-
-impl Stream for Watch {
-    type Item = Result<WatchEvent, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            let Some(events) = &mut self.events else { return Poll::Ready(None) };
-            let Some(event) = ready!(events.poll_recv(cx)) else {
-                self.events = None;
-                return Poll::Ready(Some(Err(if self.broker.is_closing() {
-                    Status::unavailable("the daemon is shutting down")
-                } else {
-                    Status::data_loss(format!("more than {BACKLOG} events behind: watch again"))
-                })));
-            };
-            let name = event.object.as_ref().and_then(|label| label.name.as_deref());
-            if self.prefix.is_empty() || name.is_some_and(|name| name.starts_with(&self.prefix)) {
-                let time = self.broker.wall_clock(event.at);
-                return Poll::Ready(Some(Ok(convert::watch_event(&event, time))));
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    /// The namespace may have been kept for this watch alone.
-    fn drop(&mut self) {
-        self.events = None;
-        if self.broker.is_closing() {
-            self.connection.drain();
-        }
-        self.broker.enter(&self.namespace, self.broker.now(), None, |_| ());
+        });
+        entered.unwrap_or_else(|Over| Err(none()))
     }
 }
 

@@ -2,12 +2,14 @@
 //! daemon`.
 //!
 //! # Layout
-//! - `instance`: one daemon per socket. `connection`: one client's HTTP/2, with its limits.
-//!   `peer`: the client's process, and the proof of its death.
-//! - `broker`: the registries, and the one way into a `namespace`, which wraps a core `Space`.
-//! - `session`, `outbox`: the traffic of one client. `inspect`: looking in from outside.
+//! - `instance`: one daemon per place. `accept`, `connection`: one client's HTTP/2, with its
+//!   limits. `peer`: a process, and the proof of its death. `clients`: what each process has.
+//! - `registry`: who and what is here, as data; `limits`: how much of it there may be.
+//! - `broker`: the one way into a `namespace`, which wraps a core `Space`. `numbers`: where its
+//!   fencing tokens begin.
+//! - `session`, `outbox`: the traffic of one client. `inspect`, `watch`: looking in from outside.
 //! - `convert`: the only place where the wire and the core meet.
-//! - `options`: flags, environment, exit codes.
+//! - `options`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
 //!
 //! No decision about a lock is made in this crate: that is `syncd-core`'s.
 //!
@@ -21,18 +23,27 @@
 //! # });
 //! ```
 
+mod accept;
 mod broker;
+mod clients;
 mod connection;
 mod convert;
+mod error;
 mod inspect;
 mod instance;
+mod limits;
+mod log;
 mod namespace;
+mod numbers;
 mod options;
 mod outbox;
+mod panic;
 mod peer;
+mod registry;
 mod session;
+mod watch;
 
-use std::{io, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use syncd_proto::{
     DESCRIPTORS, Endpoint,
@@ -40,23 +51,33 @@ use syncd_proto::{
     v1::{broker_server::BrokerServer, inspect_server::InspectServer},
 };
 use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
+    task::{JoinError, JoinSet},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use accept::Acceptor;
 use broker::{Broker, Settings};
+pub use error::ServeError;
 use inspect::InspectService;
-use instance::Instance;
+use instance::{Instance, tokens_of_activated};
+pub use limits::Limits;
+use numbers::Numbers;
 pub use options::{Options, run};
 use session::BrokerService;
 
 /// How long a daemon that leaves waits for its clients to have heard of it.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How often a daemon looks whether its place is still its own.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a daemon that was idle looks for somebody who has just come.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 /// The longest message that is read, in bytes: names and keys are the longest fields.
 const MAX_MESSAGE: usize = 64 << 10;
+/// The longest reply to an inspection, in bytes: what clients read by default.
+const MAX_REPLY: usize = 4 << 20;
 
 /// How a daemon is to serve. [`Config::new`] gives what suits one user.
 #[derive(Debug)]
@@ -83,33 +104,6 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Quotas. Sessions, objects and waiters are counted in each namespace, of which a user can
-/// have 64.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Connections of a user.
-    pub connections: usize,
-    /// Sessions, connected or in their grace.
-    pub sessions: usize,
-    /// Objects, named and anonymous.
-    pub objects: usize,
-    /// Requests that wait.
-    pub waiters: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let core = syncd_core::Limits::default();
-        Self {
-            connections: 1024,
-            sessions: core.sessions,
-            objects: core.objects,
-            waiters: core.waiters,
-        }
-    }
-}
-
 impl Config {
     /// A daemon for one user at `endpoint`.
     pub fn new(endpoint: Endpoint) -> Self {
@@ -129,53 +123,6 @@ impl Config {
     }
 }
 
-/// Why a daemon can't start or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// Another daemon has this socket.
-    #[error(
-        "syncd is already running at {endpoint}{}",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-    )]
-    AlreadyRunning {
-        /// Its socket.
-        endpoint: Endpoint,
-        /// Its process, if its lock file tells.
-        pid: Option<u32>,
-    },
-    /// The directory of the socket can't be made or trusted.
-    #[error("directory {}: {error}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The lock file can't be written.
-    #[error("lock file {}: {error}", path.display())]
-    Lock {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The socket can't be bound.
-    #[error("can't listen at {endpoint}: {error}")]
-    Bind {
-        /// Where.
-        endpoint: Endpoint,
-        /// Why.
-        error: io::Error,
-    },
-    /// The runtime can't start.
-    #[error("runtime: {0}")]
-    Runtime(io::Error),
-    /// The socket that systemd passed can't be used.
-    #[error("socket activation: {0}")]
-    Activation(io::Error),
-}
-
 /// Binds and serves until `shutdown` is done, or until [`Config::idle_exit`].
 ///
 /// # Errors
@@ -190,7 +137,8 @@ pub struct Server {
     idle_exit: Option<Duration>,
     broker: Arc<Broker>,
     listener: Listener,
-    _instance: Option<Instance>,
+    /// None of a socket that somebody else has bound.
+    instance: Option<Instance>,
 }
 
 impl Server {
@@ -211,19 +159,22 @@ impl Server {
             #[cfg(windows)]
             Some(never) => match never {},
             None => {
-                instance::prepare_directory(&endpoint, mode)?;
-                let instance = Instance::lock(&endpoint)?;
-                (instance::bind(&endpoint, mode, group)?, Some(instance))
+                let (instance, listener) = Instance::take(&endpoint, mode, group)?;
+                (listener, Some(instance))
             }
         };
+        let tokens = match &instance {
+            Some(instance) => instance.tokens(),
+            None => tokens_of_activated(&endpoint),
+        };
+        let tokens = tokens.inspect_err(|error| {
+            warn!(%error, "the file of the highest fencing token can't be opened: should the \
+                clock be set back before the next daemon starts, its tokens would be lower");
+        });
+        let limits = limits.within_descriptors();
         let settings = Settings { endpoint: endpoint.to_string(), shared, grace, linger, limits };
-        Ok(Self {
-            endpoint,
-            idle_exit,
-            broker: Broker::new(settings),
-            listener,
-            _instance: instance,
-        })
+        let broker = Broker::new(settings, Numbers::open(tokens.ok()));
+        Ok(Self { endpoint, idle_exit, broker, listener, instance })
     }
 
     /// Where it listens.
@@ -231,60 +182,97 @@ impl Server {
         &self.endpoint
     }
 
-    /// Serves until `shutdown` is done or the daemon has been idle for long enough; then tells
-    /// all sessions, and leaves within 5 s. The socket is gone then.
+    /// Serves until `shutdown` is done, the daemon has been idle for long enough, or its place (the
+    /// socket, its directory, its lock file) isn't its own any more; then tells all sessions,
+    /// and leaves within 5 s. Its socket is gone then.
     ///
     /// # Errors
-    /// None so far; a connection's fault is its own.
+    /// [`ServeError::AlreadyRunning`] if another daemon still serves at this place, whose directory
+    /// was replaced under it; [`ServeError::PlaceLost`].
     ///
     /// # Cancel safety
     /// Dropping the future ends all connections without a farewell.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { endpoint, idle_exit, broker, listener, _instance } = self;
+        let Self { endpoint, idle_exit, broker, listener, instance } = self;
+        if let Some(instance) = &instance {
+            instance.settle().await?;
+        }
         let _abort = AbortOnDrop(broker.clone());
         let (routes, health) = routes(&broker).await;
+        let mut acceptor = Acceptor::new(listener);
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
-        let mut idle = pin!(async {
+        let idle = || async {
             match idle_exit {
                 Some(after) => broker.idle(after).await,
                 None => std::future::pending().await,
             }
-        });
+        };
+        let mut idling = pin!(idle());
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "serving");
-        loop {
-            tokio::select! {
+        let lost = loop {
+            let socket = tokio::select! {
                 () = &mut shutdown => {
                     info!("shutting down");
-                    break;
+                    break None;
                 }
-                () = &mut idle => {
-                    info!("idle: leaving");
-                    break;
-                }
-                accepted = listener.accept() => match accepted {
+                () = &mut idling => match timeout(LAST_LOOK, acceptor.accept()).await {
+                    // Somebody came while the daemon was stopped, say.
                     Ok(socket) => {
-                        connections.spawn(connection::serve(broker.clone(), routes.clone(), socket));
+                        idling.set(idle());
+                        socket
                     }
-                    Err(error) => {
-                        warn!(%error, "a connection could not be accepted");
-                        // Most likely no descriptor is left; some may be in a while.
-                        sleep(Duration::from_millis(100)).await;
+                    Err(_) => {
+                        info!("idle: leaving");
+                        break None;
                     }
                 },
-                Some(_) = connections.join_next() => {}
-            }
+                _ = look.tick() => match instance.as_ref().and_then(Instance::lost) {
+                    Some(why) => break Some(why),
+                    None => continue,
+                },
+                socket = acceptor.accept() => socket,
+                Some(ended) = connections.join_next() => {
+                    acceptor.retry();
+                    report(ended);
+                    continue;
+                }
+            };
+            connections.spawn(connection::serve(broker.clone(), routes.clone(), socket));
+        };
+        if let Some(why) = lost {
+            error!(%endpoint, "this place isn't the daemon's any more: {why}: leaving");
+            // Whoever has it now waits until this one doesn't listen: nothing is granted by then.
+            broker.seal();
+        } else if let Some(instance) = &instance {
+            instance.withdraw();
         }
-        drop(listener);
+        drop(acceptor);
         for service in SERVICES {
             health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
         broker.close();
-        let farewell = async { while connections.join_next().await.is_some() {} };
+        let farewell = async {
+            while let Some(ended) = connections.join_next().await {
+                report(ended);
+            }
+        };
         if timeout(FAREWELL, farewell).await.is_err() {
             warn!(connections = connections.len(), "some clients have not let go: leaving");
         }
-        Ok(())
+        match lost {
+            Some(why) => Err(ServeError::PlaceLost { endpoint, why }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A connection's task has ended; should it have panicked, nothing else has.
+fn report(ended: Result<(), JoinError>) {
+    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        panic::report("a connection", &*panic);
     }
 }
 
@@ -312,10 +300,91 @@ async fn routes(broker: &Arc<Broker>) -> (Routes, HealthReporter) {
     let sessions = BrokerServer::new(BrokerService(broker.clone()));
     let inspect = InspectServer::new(InspectService(broker.clone()));
     let routes = Routes::new(sessions.max_decoding_message_size(MAX_MESSAGE))
-        .add_service(inspect.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(
+            inspect.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_REPLY),
+        )
         .add_service(health_service)
         .add_service(reflection().build_v1().expect("the descriptors were compiled with this"))
         .add_service(reflection().build_v1alpha().expect("the descriptors were compiled with this"))
         .prepare();
     (routes, health)
+}
+
+#[cfg(test)]
+extern crate self as syncd;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+#[cfg(test)]
+mod tests {
+    use syncd_proto::v1::{self, client_message::Request, server_message::Message};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use namespace::Address;
+    use support::{Session, acquire, channel, open, within};
+
+    #[tokio::test]
+    async fn a_panic_in_the_core_ends_its_namespace_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let server = Server::bind(Config::new(endpoint.clone())).unwrap();
+        let broker = server.broker.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async move { drop(stopped.await) }));
+
+        let in_namespace = |name: &str| {
+            let open = v1::Open { namespace: name.into(), ..open() };
+            let endpoint = endpoint.clone();
+            async move { Session::open(channel(endpoint).await, open).await.unwrap() }
+        };
+        let (mut doomed, mut other) = (in_namespace("a").await, in_namespace("b").await);
+        let handle = doomed.lock("l").await;
+        let Message::Granted(held) = doomed.ask(acquire(handle)).await else { panic!() };
+        let handle = other.lock("l").await;
+        other.ask(acquire(handle)).await;
+
+        let address = Address::resolve("a", uid(), &[]).unwrap();
+        let namespace = broker.registry.namespaces.get(&address).unwrap().clone();
+        let entered = broker.enter(&namespace, broker.now(), None, |_, _| panic!("in a test"));
+        assert!(entered.is_err());
+        match doomed.next().await.message.unwrap() {
+            Message::SessionEnd(end) => assert!(!end.shutting_down && !end.text.is_empty()),
+            told => panic!("{told:?}"),
+        }
+        // The other one goes on, time-outs included; the next of that name begins anew, above.
+        let again = v1::Acquire { handle, owner: 1, timeout_us: Some(1), ..Default::default() };
+        let Message::Error(_) = other.ask(Request::Acquire(again)).await else { panic!() };
+        let mut next = in_namespace("a").await;
+        let handle = next.lock("l").await;
+        let Message::Granted(granted) = next.ask(acquire(handle)).await else { panic!() };
+        assert!(granted.token > held.token);
+        assert!(panic::count() > 0);
+        drop(stop);
+        within(running).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_panicked_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let server = Server::bind(Config::new(endpoint)).unwrap();
+        let (done, is_done) = oneshot::channel::<u32>();
+        let done = std::sync::Mutex::new(Some(done));
+        let turns = std::sync::atomic::AtomicU32::new(0);
+        server.broker.supervise("a test's task", move || {
+            let turn = turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let done = (turn == 2).then(|| done.lock().unwrap().take().unwrap());
+            async move { done.expect("once more").send(turn).unwrap() }
+        });
+        assert_eq!(within(is_done).await.unwrap(), 2);
+    }
+
+    fn uid() -> u32 {
+        #[cfg(unix)]
+        return rustix::process::geteuid().as_raw();
+        #[cfg(windows)]
+        return 0;
+    }
 }

@@ -1,16 +1,18 @@
-//! One namespace: its name, its [`Space`] behind a lock, and who listens to its events. Never
-//! here: the registries across namespaces, or the wire.
+//! One namespace: its name, its [`Space`] behind a lock, and what is counted of it. Never here:
+//! the registries across namespaces, or the wire.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
-use syncd_core::{Record, RecordKind, Space, Time};
-use tokio::sync::{Notify, mpsc};
+use syncd_core::{RecordKind, Space, Time};
+use tokio::sync::Notify;
 
 mod similar;
 pub(crate) use similar::similar;
+
+use crate::{limits::weigh, outbox::Session, panic, registry::Gauge, watch::Watches};
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
@@ -97,9 +99,9 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    fn count(&mut self, event: &RecordKind) {
+    pub fn count(&mut self, record: &RecordKind) {
         self.events += 1;
-        let counter = match event {
+        let counter = match record {
             RecordKind::Granted { .. } => &mut self.grants,
             RecordKind::Released { .. } => &mut self.releases,
             RecordKind::TimedOut => &mut self.timeouts,
@@ -134,6 +136,9 @@ pub(crate) struct Namespace {
     pub address: Address,
     /// Tells the task that keeps its time of an earlier deadline, or of its end.
     pub timer: Notify,
+    pub watches: Watches,
+    /// The memory of whoever it belongs to, of which this one has its part.
+    pub memory: Arc<Gauge>,
     state: Mutex<State>,
 }
 
@@ -142,57 +147,88 @@ pub(crate) struct State {
     pub counters: Counters,
     /// When its timer is going to look at it.
     pub armed: Option<Time>,
-    /// It was empty and is out of the registry: whoever still has it looks it up again.
-    pub retired: bool,
-    watchers: Vec<mpsc::Sender<Arc<Record>>>,
+    /// It is out of the registry: whoever still has it looks its address up again.
+    pub standing: Standing,
+    /// The time of the last call.
+    pub latest: Time,
+    /// How many objects its sessions are attached to, each counted by itself.
+    pub references: usize,
+    /// What it has been counted as in its owner's memory, in bytes.
+    pub counted: usize,
+}
+
+impl State {
+    /// Counts how many objects a session is attached to.
+    pub fn count_references(&mut self, session: &Session, now: Time) {
+        let view = self.space.session(now, session.id);
+        let references = view.map_or(0, |view| view.references);
+        let before = session.references.swap(references, Relaxed);
+        self.references = self.references + references - before;
+    }
+
+    /// A session is over, and with it all that it was attached to.
+    pub fn drop_references(&mut self, session: &Session) {
+        self.references -= session.references.swap(0, Relaxed);
+    }
+
+    /// Counts what it keeps in its owner's memory.
+    pub fn count_memory(&mut self, namespace: &Namespace) {
+        let weight = weigh(&self.space.totals(), self.references);
+        if weight > self.counted {
+            namespace.memory.add(weight - self.counted);
+        } else {
+            namespace.memory.give_back(self.counted - weight);
+        }
+        self.counted = weight;
+    }
+}
+
+/// Whether a namespace can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Good,
+    /// It was empty, and has been taken out of the registry.
+    Retired,
+    /// The core panicked in it: nobody goes on from what is left, and its sessions are lost.
+    Failed,
 }
 
 impl Namespace {
-    pub fn new(number: u64, address: Address, space: Space) -> Self {
+    pub fn new(
+        number: u64,
+        address: Address,
+        space: Space,
+        memory: Arc<Gauge>,
+        watch_bytes: usize,
+    ) -> Self {
         let state = State {
             space,
             counters: Counters::default(),
             armed: None,
-            retired: false,
-            watchers: Vec::new(),
+            standing: Standing::Good,
+            latest: Time::default(),
+            references: 0,
+            counted: 0,
         };
-        Self { number, address, timer: Notify::new(), state: Mutex::new(state) }
-    }
-
-    /// For those who only look. Who changes anything goes through `Broker::enter`.
-    ///
-    /// A panic within leaves a state that nobody should go on from: all who come after panic
-    /// too, so that the namespace is dead rather than wrong.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no panic in this namespace before")
-    }
-}
-
-impl State {
-    /// Counts an event and tells whoever watches; a watcher too far behind is left behind.
-    pub fn publish(&mut self, event: Record) {
-        self.counters.count(&event.kind);
-        if !self.watchers.is_empty() {
-            let event = Arc::new(event);
-            self.watchers.retain(|watcher| watcher.try_send(event.clone()).is_ok());
+        Self {
+            number,
+            address,
+            timer: Notify::new(),
+            memory,
+            watches: Watches::new(watch_bytes),
+            state: Mutex::new(state),
         }
     }
 
-    /// Events from now on; the stream ends when its reader is `backlog` behind.
-    pub fn watch(&mut self, backlog: usize) -> mpsc::Receiver<Arc<Record>> {
-        let (sender, receiver) = mpsc::channel(backlog);
-        self.watchers.push(sender);
-        receiver
-    }
-
-    /// Ends all watches.
-    pub fn unwatch(&mut self) {
-        self.watchers.clear();
+    /// For those who only look. Who changes anything goes through `Broker::enter`, which catches
+    /// a panic, and so does who looks: a getter's panic has changed nothing.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        panic::lock(&self.state)
     }
 
     /// Nobody would miss it.
-    pub fn is_unused(&self) -> bool {
-        self.space.is_empty() && self.watchers.iter().all(mpsc::Sender::is_closed)
+    pub fn is_unused(&self, state: &State) -> bool {
+        state.space.is_empty() && self.watches.is_empty()
     }
 }
 
@@ -224,32 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_too_far_behind_is_left_behind_and_the_others_are_not() {
-        let space = Space::new(syncd_core::Config::default(), 1);
-        let namespace = Namespace::new(0, Address { owner: Some(0), name: "".into() }, space);
-        let mut state = namespace.lock();
-        let (mut slow, mut quick) = (state.watch(2), state.watch(3));
-        for number in 1..=3 {
-            let (at, kind) = (Time(number), RecordKind::Set);
-            state.publish(Record { number, at, kind, object: None, party: None });
-        }
-        let seen = |watcher: &mut mpsc::Receiver<Arc<Record>>| -> Vec<u64> {
-            std::iter::from_fn(|| watcher.try_recv().ok()).map(|event| event.number).collect()
-        };
-        assert_eq!(seen(&mut slow), [1, 2]);
-        assert!(slow.is_closed(), "its reader learns that there was more");
-        assert_eq!(seen(&mut quick), [1, 2, 3]);
-        assert!(!quick.is_closed() && !state.is_unused());
-        drop(quick);
-        assert!(state.is_unused());
-    }
-
-    #[test]
     fn another_users_namespace_is_for_root_alone() {
         assert!(matches!(resolve("1000/a", 1001), Err(AddressError::Denied(_))));
         assert!(matches!(resolve("0", 1001), Err(AddressError::Denied(_))));
         assert_eq!(resolve(&"x".repeat(256), 1000), Err(AddressError::Malformed));
-        for control in ["a\0", "a\nb", "\u{1b}[2J", "a\u{85}"] {
+        for control in ["a\0", "a\nb", "\u{1b}[2J", "a\u{85}b"] {
             assert_eq!(resolve(control, 1000), Err(AddressError::Malformed));
         }
     }

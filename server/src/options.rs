@@ -3,6 +3,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -11,7 +12,10 @@ use syncd_proto::Endpoint;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Config, Limits, ServeError, Server};
+use crate::{
+    Config, Limits, ServeError, Server,
+    log::{Destination, Log},
+};
 
 /// The daemon's flags. Each has a twin in the environment; a flag wins.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,7 +30,12 @@ pub struct Options {
     #[arg(long, env = "SYNCD_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
 
-    /// How to log, on stderr.
+    /// Log to this file instead of stderr. At 1 MiB it becomes PATH.old, in place of the one
+    /// before, and a new one begins.
+    #[arg(long, env = "SYNCD_LOG_FILE", value_name = "PATH")]
+    log_file: Option<PathBuf>,
+
+    /// How to log.
     #[arg(long, env = "SYNCD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
@@ -34,8 +43,8 @@ pub struct Options {
     #[arg(long, env = "SYNCD_IDLE_EXIT", value_name = "DURATION", value_parser = duration)]
     idle_exit: Option<Duration>,
 
-    /// How long a process that lives keeps what it holds after its connection broke. (One that
-    /// dies loses it at once.)
+    /// How long a process that lives keeps what it holds after its connection broke; at least
+    /// 100ms. (One that dies loses it at once.)
     #[arg(long, env = "SYNCD_GRACE", value_name = "DURATION", value_parser = duration)]
     #[arg(default_value = "10s")]
     grace: Duration,
@@ -59,30 +68,13 @@ pub struct Options {
     #[arg(long, env = "SYNCD_GROUP", value_name = "GROUP", value_parser = group)]
     group: Option<u32>,
 
-    /// Connections that a user may have.
-    #[arg(long, env = "SYNCD_MAX_CONNECTIONS", value_name = "N")]
-    #[arg(default_value_t = Limits::default().connections)]
-    max_connections: usize,
-
-    /// Sessions per namespace.
-    #[arg(long, env = "SYNCD_MAX_SESSIONS", value_name = "N")]
-    #[arg(default_value_t = Limits::default().sessions)]
-    max_sessions: usize,
-
-    /// Objects per namespace.
-    #[arg(long, env = "SYNCD_MAX_OBJECTS", value_name = "N")]
-    #[arg(default_value_t = Limits::default().objects)]
-    max_objects: usize,
-
-    /// Waiting requests per namespace.
-    #[arg(long, env = "SYNCD_MAX_WAITERS", value_name = "N")]
-    #[arg(default_value_t = Limits::default().waiters)]
-    max_waiters: usize,
-
     /// Threads. One has the lowest latency, and serves some hundred thousand locks a second.
     #[arg(long, env = "SYNCD_WORKERS", value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+
+    #[command(flatten)]
+    limits: Limits,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -109,7 +101,8 @@ Exit codes:
   0  it was told to stop, or was idle for long enough
   1  it could not start
   2  the flags are wrong
-  3  another daemon has the socket already";
+  3  another daemon has the socket already
+  4  its socket, lock file or directory was removed or taken over";
 
     fn config(self) -> Result<Config, String> {
         let endpoint = match self.socket {
@@ -126,12 +119,7 @@ Exit codes:
         config.grace = self.grace;
         config.linger = self.linger;
         config.shared = self.share;
-        config.limits = Limits {
-            connections: self.max_connections,
-            sessions: self.max_sessions,
-            objects: self.max_objects,
-            waiters: self.max_waiters,
-        };
+        config.limits = self.limits;
         Ok(config)
     }
 }
@@ -139,32 +127,51 @@ Exit codes:
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 const ALREADY_RUNNING: u8 = 3;
+const PLACE_LOST: u8 = 4;
 
-/// Is the daemon: logs to stderr, serves until SIGTERM or SIGINT, and gives its exit code. To be
-/// called before the process has other threads.
+/// Is the daemon: logs, serves until SIGTERM or SIGINT, and gives its exit code. To be called
+/// before the process has other threads.
 pub fn run(options: Options) -> u8 {
     let usage = |error: String| {
-        eprintln!("syncd: {error}");
+        // Standard error may be closed.
+        let _ = writeln!(std::io::stderr(), "syncd: {error}");
         USAGE
     };
     let filter = match EnvFilter::try_new(&options.log) {
         Ok(filter) => filter,
         Err(error) => return usage(format!("--log {:?}: {error}", options.log)),
     };
+    // The log has a thread of its own: what needs to be alone comes first.
+    let activated = activated();
+    let destination = match &options.log_file {
+        Some(path) => Destination::File(path.clone()),
+        None => Destination::Stderr { ansi: std::io::stderr().is_terminal() },
+    };
+    let ansi = matches!(destination, Destination::Stderr { ansi: true });
+    let (writer, _log) = Log::start(destination);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(writer)
+        .log_internal_errors(false)
+        .with_ansi(ansi);
     match options.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    std::panic::set_hook(Box::new(|panic| error!("{panic}")));
     let workers = options.workers;
     let mut config = match options.config() {
         Ok(config) => config,
         Err(error) => return usage(error),
     };
-    match prepare(&mut config).and_then(|()| serve(config, workers)) {
+    let served = activated.and_then(|activated| {
+        #[cfg(unix)]
+        prepare(&mut config, activated);
+        #[cfg(windows)]
+        let () = activated;
+        serve(config, workers)
+    });
+    match served {
         Ok(()) => 0,
         Err(failure) => {
             error!("{failure}");
@@ -173,6 +180,7 @@ pub fn run(options: Options) -> u8 {
                     tell_starter("busy");
                     ALREADY_RUNNING
                 }
+                ServeError::PlaceLost { .. } => PLACE_LOST,
                 _ => FAILURE,
             }
         }
@@ -186,34 +194,35 @@ fn tell_starter(word: &str) {
     }
 }
 
-/// What must be done while there is one thread: the socket that systemd passes, and room for
-/// two descriptors per client.
 #[cfg(unix)]
-fn prepare(config: &mut Config) -> Result<(), ServeError> {
+use crate::instance::activated;
+
+#[cfg(windows)]
+fn activated() -> Result<(), ServeError> {
+    Ok(())
+}
+
+/// The socket that systemd passes, and room for some descriptors per client.
+#[cfg(unix)]
+fn prepare(config: &mut Config, activated: Option<std::os::fd::OwnedFd>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
-    config.activated = crate::instance::activation()?;
+    config.activated = activated;
     if let Some(fd) = &config.activated
         && let Some(path) = bound_path(fd)
     {
         config.endpoint = path;
     }
-    Ok(())
 }
 
 #[cfg(unix)]
 fn bound_path(fd: &std::os::fd::OwnedFd) -> Option<Endpoint> {
     let socket = std::os::unix::net::UnixListener::from(fd.try_clone().ok()?);
     socket.local_addr().ok()?.as_pathname()?.to_str()?.parse().ok()
-}
-
-#[cfg(windows)]
-fn prepare(_: &mut Config) -> Result<(), ServeError> {
-    Ok(())
 }
 
 fn serve(config: Config, workers: u16) -> Result<(), ServeError> {

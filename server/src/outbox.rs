@@ -1,12 +1,13 @@
-//! What others have for a session until its stream fetches it, and the session's entry in the
-//! registry. Never here: what a session has said, or the stream itself.
+//! What others have for a session until its stream fetches it, bounded in bytes; and the session's
+//! entry in the registry. Never here: what a session has said, what becomes of a session whose
+//! outbox is full, or the stream itself.
 
 use std::{
     collections::VecDeque,
     mem,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -14,30 +15,68 @@ use std::{
 use syncd_core::{Message, SessionId};
 use tracing::info;
 
-use crate::{connection::Connection, namespace::Namespace, peer::PeerUse};
+use crate::{
+    clients::ClientUse, connection::Connection, namespace::Namespace, panic, registry::User,
+};
 
-/// The most messages that wait for a stream: a reader further behind is dropped, not buffered.
-/// Above what a session's waiting requests can be answered with at once.
-pub(crate) const MAX_UNSENT: usize = 262_144;
+/// What each session may have unsent whatever its user has: so a user's total is used up by those
+/// sessions that don't read, and not at the cost of one that does.
+pub(crate) const FLOOR: usize = 64 << 10;
+/// So many messages at most are moved to a stream at once; they no longer count.
+const BATCH: usize = 256;
 
 /// A session as the daemon knows it, from its opening to its end, connected or not.
 pub(crate) struct Session {
     pub id: SessionId,
     pub namespace: Arc<Namespace>,
-    pub peer: PeerUse,
+    pub client: ClientUse,
     /// What its process shows to resume it.
     pub secret: [u8; 16],
     pub label: Arc<str>,
     pub outbox: Outbox,
+    /// How many objects it is attached to, as its namespace counts it.
+    pub references: AtomicUsize,
+    connection: Mutex<Weak<Connection>>,
 }
 
 impl Session {
+    pub fn new(
+        id: SessionId,
+        namespace: Arc<Namespace>,
+        connection: &Arc<Connection>,
+        secret: [u8; 16],
+        label: Arc<str>,
+        limit: usize,
+    ) -> Self {
+        Self {
+            id,
+            namespace,
+            client: connection.client.clone(),
+            secret,
+            label,
+            outbox: Outbox::new(connection.user.clone(), limit),
+            references: AtomicUsize::new(0),
+            connection: Mutex::default(),
+        }
+    }
+
+    /// Attaches a stream in place of the one before, which is told. Returns its number.
+    pub fn attach(&self, connection: &Arc<Connection>) -> u64 {
+        *panic::lock(&self.connection) = Arc::downgrade(connection);
+        self.outbox.attach()
+    }
+
+    /// The connection that its stream came by.
+    pub fn connection(&self) -> Option<Arc<Connection>> {
+        panic::lock(&self.connection).upgrade()
+    }
+
     /// `cause`: `None` after a Goodbye.
     pub fn log_end(&self, cause: Option<&str>) {
         info!(
             namespace = %self.namespace.address,
             session = self.id.0,
-            pid = self.peer.pid,
+            pid = self.client.peer.pid,
             command = &*self.label,
             "session ended: {}",
             cause.unwrap_or("goodbye"),
@@ -50,28 +89,41 @@ impl Session {
 ///
 /// Messages come and streams change under the namespace's lock, so whoever holds that sees the
 /// two atomics as they are; a stream that doesn't, looks again in [`park`](Self::park).
-#[derive(Default)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
     /// The number of the last stream that was attached.
     stream: AtomicU64,
     /// There is something that the stream hasn't seen.
     news: AtomicBool,
+    /// Bytes that may wait here.
+    limit: usize,
+    user: Arc<User>,
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Message>,
+    queue: VecDeque<(Message, usize)>,
+    bytes: usize,
     waker: Option<Waker>,
     attached: bool,
-    ended: bool,
-    connection: Weak<Connection>,
+    ready: bool,
+    end: Option<End>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its last message says how.
+    Told,
+    /// Its namespace failed, and the core can't tell it anything any more.
+    Failed,
 }
 
 /// What became of a pushed message.
 pub(crate) enum Pushed {
     Kept,
     Wake(Waker),
+    /// There is no room for it, and it is gone.
     Full,
 }
 
@@ -79,24 +131,34 @@ pub(crate) enum Pushed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Attached,
+    /// The request that was under way is over.
+    Ready,
     /// Another stream has taken over.
     Superseded,
     /// The session is over, and what is queued is its last.
-    Ended,
+    Ended(End),
 }
 
 impl Outbox {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics here")
+    fn new(user: Arc<User>, limit: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            stream: AtomicU64::new(0),
+            news: AtomicBool::new(false),
+            limit,
+            user,
+        }
     }
 
-    /// Attaches a stream in place of the one before, which is told. Returns its number.
-    pub fn attach(&self, connection: &Arc<Connection>) -> u64 {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        panic::lock(&self.state)
+    }
+
+    fn attach(&self) -> u64 {
         let (stream, waker) = {
             let mut state = self.lock();
-            state.queue.clear();
+            self.clear(&mut state);
             state.attached = true;
-            state.connection = Arc::downgrade(connection);
             (self.stream.fetch_add(1, Relaxed) + 1, state.waker.take())
         };
         if let Some(waker) = waker {
@@ -112,9 +174,14 @@ impl Outbox {
         if current {
             state.attached = false;
             state.waker = None;
-            state.queue = VecDeque::new();
+            self.clear(&mut state);
         }
         current
+    }
+
+    fn clear(&self, state: &mut State) {
+        self.user.unsent.give_back(mem::take(&mut state.bytes));
+        state.queue = VecDeque::new();
     }
 
     /// No other stream has taken over.
@@ -127,15 +194,18 @@ impl Outbox {
         if !state.attached {
             return Pushed::Kept;
         }
-        if state.queue.len() >= MAX_UNSENT {
+        let size = size_of_message(&message);
+        let bytes = state.bytes + size;
+        if bytes > self.limit || !self.user.unsent.take_unless_full(size, bytes <= FLOOR) {
             return Pushed::Full;
         }
-        state.queue.push_back(message);
+        state.bytes = bytes;
+        state.queue.push_back((message, size));
         self.news.store(true, Relaxed);
         state.waker.take().map_or(Pushed::Kept, Pushed::Wake)
     }
 
-    /// Moves what has come to the end of the stream's `queue`.
+    /// Moves what has come to the end of the stream's `queue`, or the first part of it.
     pub fn collect(&self, stream: u64, queue: &mut VecDeque<Message>) -> Standing {
         if !self.is_current(stream) {
             return Standing::Superseded;
@@ -144,13 +214,29 @@ impl Outbox {
             return Standing::Attached;
         }
         let mut state = self.lock();
-        self.news.store(state.ended, Relaxed);
-        if queue.is_empty() {
-            mem::swap(queue, &mut state.queue);
-        } else {
-            queue.append(&mut state.queue);
+        let count = state.queue.len().min(BATCH);
+        let mut moved = 0;
+        queue.extend(state.queue.drain(..count).map(|(message, size)| {
+            moved += size;
+            message
+        }));
+        state.bytes -= moved;
+        self.user.unsent.give_back(moved);
+        if state.queue.is_empty() {
+            state.queue = VecDeque::new();
         }
-        if state.ended && queue.is_empty() { Standing::Ended } else { Standing::Attached }
+        self.news.store(state.end.is_some() || !state.queue.is_empty(), Relaxed);
+        let end = state.end;
+        match end {
+            Some(end) if queue.is_empty() => Standing::Ended(end),
+            _ if mem::take(&mut state.ready) => Standing::Ready,
+            _ => Standing::Attached,
+        }
+    }
+
+    /// What is pushed comes next: nothing waits before it.
+    pub fn is_empty(&self) -> bool {
+        !self.news.load(Relaxed) || self.lock().queue.is_empty()
     }
 
     /// Has `waker` woken when there is news. False if there is some already.
@@ -165,13 +251,23 @@ impl Outbox {
         true
     }
 
-    /// The session is over.
-    pub fn end(&self) {
-        self.lock().ended = true;
-        self.wake();
+    /// The session's request that was under way is over.
+    pub fn ready(&self) -> Option<Waker> {
+        let mut state = self.lock();
+        state.ready = true;
+        self.news.store(true, Relaxed);
+        state.waker.take()
     }
 
-    /// Has the stream look around.
+    /// The session is over.
+    pub fn end(&self, end: End) -> Option<Waker> {
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        self.news.store(true, Relaxed);
+        state.waker.take()
+    }
+
+    /// Wakes the stream's task, to see that the daemon leaves.
     pub fn wake(&self) {
         let waker = {
             let mut state = self.lock();
@@ -183,16 +279,20 @@ impl Outbox {
         }
     }
 
-    /// The reader is too slow: what it has missed is thrown away and its connection cut, since
-    /// a stream that isn't read can't be ended otherwise.
-    pub fn overrun(&self) {
-        let connection = {
-            let mut state = self.lock();
-            state.queue = VecDeque::new();
-            mem::take(&mut state.connection)
-        };
-        if let Some(connection) = connection.upgrade() {
-            connection.cut();
-        }
+    /// Throws away what waits: its reader is to be cut.
+    pub fn discard(&self) {
+        self.clear(&mut self.lock());
     }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.user.unsent.give_back(state.bytes);
+    }
+}
+
+/// What a message keeps while it waits, in bytes.
+fn size_of_message(message: &Message) -> usize {
+    size_of::<(Message, usize)>() - size_of::<Message>() + message.weight()
 }

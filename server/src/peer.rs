@@ -1,5 +1,5 @@
-//! The client processes: who they are, what they have, and the proof of their death. Never
-//! here: what a death does to a lock.
+//! A client's process: who it is, and when it has exited. Never here: what it has at this
+//! daemon, or what its death does to that.
 
 #[cfg_attr(target_os = "linux", path = "peer/linux.rs")]
 #[cfg_attr(windows, path = "peer/windows.rs")]
@@ -7,233 +7,152 @@
 mod watch;
 
 use std::{
-    collections::BTreeMap,
-    io, mem,
-    ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    fs::File,
+    io::{self, Read as _},
+    sync::Arc,
+    time::Duration,
 };
 
-use dashmap::Entry;
-use syncd_core::{Cause, SessionId};
 use syncd_proto::socket::Socket;
-use tokio::sync::Notify;
-use tracing::debug;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use crate::{broker::Broker, connection::Connection, namespace::Namespace};
+use crate::namespace::MAX_NAME;
 use watch::Watch;
 
-/// A process, as long as it has a connection or a session. One entry per process and user, so
-/// two of the same entry are of the same process, whatever becomes of its number.
+/// Why a connection's process isn't known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unidentified {
+    #[error("the system doesn't tell who it is")]
+    Nobody,
+    #[error(
+        "its user has no number here: the daemon's user namespace doesn't map it (it would be \
+         {0}, as all such users are): map it, or run a daemon in the client's container"
+    )]
+    Unmapped(u32),
+    #[error("its process can't be watched: {0}")]
+    Unwatched(#[from] io::Error),
+    #[error(
+        "the daemon can't see your process, which is in another process namespace (a container's, \
+         say), and could not notice its death: run it in the daemon's (docker run --pid=host), or a \
+         daemon of your own, at another SYNCD_SOCKET"
+    )]
+    Foreign,
+    #[error("its process has exited")]
+    Exited,
+}
+
+/// A process at the other end of a socket, alive when it was identified.
 pub(crate) struct Peer {
     pub pid: u32,
-    /// The first words of its command line.
-    pub command: Arc<str>,
-    user: u32,
+    pub user: u32,
     watch: Watch,
-    /// A connection or a session of its has ended.
-    released: Notify,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    gone: bool,
-    uses: usize,
-    sessions: BTreeMap<(u64, SessionId), Arc<Namespace>>,
-    connections: Vec<Weak<Connection>>,
-}
-
-/// Keeps a process's entry: of a connection, or of a session.
-pub(crate) struct PeerUse(Arc<Peer>);
-
-impl Clone for PeerUse {
-    fn clone(&self) -> Self {
-        self.0.lock().uses += 1;
-        Self(self.0.clone())
-    }
-}
-
-impl Drop for PeerUse {
-    fn drop(&mut self) {
-        self.0.lock().uses -= 1;
-        self.0.released.notify_one();
-    }
-}
-
-impl Deref for PeerUse {
-    type Target = Peer;
-
-    fn deref(&self) -> &Peer {
-        &self.0
-    }
-}
-
-impl PeerUse {
-    /// The process at the other end of `socket`.
-    ///
-    /// # Errors
-    /// If it has exited already, or no descriptor is left to watch it by.
-    pub fn of(broker: &Arc<Broker>, socket: &Socket, pid: u32, user: u32) -> io::Result<Self> {
-        // 0: a process of a foreign pid namespace. It can be watched, but not told from others.
-        if pid == 0 {
-            return Peer::watched(broker, socket, pid, user);
-        }
-        match broker.peers.entry((pid, user)) {
-            // Alive, so it is the one that connected: nobody else has had its number since.
-            Entry::Occupied(found) if found.get().is_alive() => Ok(Self::first(found.get())),
-            Entry::Occupied(mut found) => {
-                let peer = Peer::watched(broker, socket, pid, user)?;
-                found.insert(peer.0.clone());
-                Ok(peer)
-            }
-            Entry::Vacant(vacant) => {
-                let peer = Peer::watched(broker, socket, pid, user)?;
-                vacant.insert(peer.0.clone());
-                Ok(peer)
-            }
-        }
-    }
-
-    fn first(peer: &Arc<Peer>) -> Self {
-        peer.lock().uses += 1;
-        Self(peer.clone())
-    }
-
-    pub fn is_same_process(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl Peer {
-    fn watched(broker: &Arc<Broker>, socket: &Socket, pid: u32, user: u32) -> io::Result<PeerUse> {
-        let peer = Arc::new(Self {
-            pid,
-            command: command(pid).into(),
-            user,
-            watch: Watch::new(socket, pid)?,
-            released: Notify::new(),
-            state: Mutex::default(),
-        });
-        let guard = PeerUse::first(&peer);
-        broker.spawn(keep_watch(broker.clone(), peer));
-        Ok(guard)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics here")
-    }
-
-    fn is_alive(&self) -> bool {
-        !self.lock().gone && !self.watch.has_exited()
-    }
-
-    /// Lists a session, to be ended with the process. False: the process has exited.
-    pub fn join(&self, namespace: &Arc<Namespace>, session: SessionId) -> bool {
-        let mut state = self.lock();
-        if !state.gone {
-            state.sessions.insert((namespace.number, session), namespace.clone());
+    /// The very process that connected, whatever becomes of its number.
+    pub fn identify(socket: &Socket) -> Result<Self, Unidentified> {
+        let peer = socket.peer();
+        let user = if cfg!(windows) { Some(0) } else { peer.uid };
+        let user = user.ok_or(Unidentified::Nobody)?;
+        #[cfg(target_os = "linux")]
+        if unmapped::is_ambiguous(user) {
+            return Err(Unidentified::Unmapped(user));
         }
-        !state.gone
+        let pid = peer.pid.ok_or(Unidentified::Foreign)?;
+        let peer = Self { pid, user, watch: Watch::new(socket, pid)? };
+        if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(peer) }
     }
 
-    pub fn leave(&self, namespace: u64, session: SessionId) {
-        self.lock().sessions.remove(&(namespace, session));
+    pub fn has_exited(&self) -> bool {
+        self.watch.has_exited()
     }
 
-    /// Lists a connection, to be ended with the process. False: the process has exited.
-    pub fn connect(&self, connection: &Arc<Connection>) -> bool {
-        let mut state = self.lock();
-        state.connections.retain(|other| other.strong_count() > 0);
-        if !state.gone {
-            state.connections.push(Arc::downgrade(connection));
-        }
-        !state.gone
+    /// Returns when it has exited.
+    pub async fn exited(&self) {
+        self.watch.exited().await;
     }
 
-    /// Ends its connections in order.
-    pub fn drain(&self) {
-        let connections: Vec<Arc<Connection>> =
-            self.lock().connections.iter().filter_map(Weak::upgrade).collect();
-        for connection in connections {
-            connection.drain();
-        }
-    }
-
-    fn is_unused(&self) -> bool {
-        let mut state = self.lock();
-        state.gone |= state.uses == 0;
-        state.gone
-    }
-
-    /// Loses all that it had, whoever still has its sockets open. But what it said before it
-    /// exited, it said (a release, most likely): a connection that is cut is read first, and its
-    /// streams handle what came before they end.
-    async fn die(&self, broker: &Broker) {
-        let connections = {
-            let mut state = self.lock();
-            state.gone = true;
-            mem::take(&mut state.connections)
+    /// The first words of its command line. To read them is to read the process's own memory,
+    /// which it may never give out (a page that another process serves), so a thread does that,
+    /// at most one per permit, and isn't waited for for long: then the program's name must do.
+    /// `None` if the process has exited meanwhile, since its number may be another's.
+    pub async fn command(&self, permits: &Arc<Semaphore>) -> Option<Arc<str>> {
+        let pid = self.pid;
+        let words = match permits.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let reading = spawn_blocking(move || {
+                    let words = read_words(pid, "cmdline");
+                    drop(permit);
+                    words
+                });
+                timeout(PATIENCE, reading).await.ok().and_then(Result::ok).unwrap_or_default()
+            }
+            Err(_) => String::new(),
         };
-        for connection in connections.iter().filter_map(Weak::upgrade) {
-            connection.cut();
-        }
-        while connections.iter().any(|connection| connection.strong_count() > 0) {
-            self.released.notified().await;
-        }
-        let sessions = mem::take(&mut self.lock().sessions);
-        debug!(pid = self.pid, sessions = sessions.len(), "process exited");
-        for ((_, session), namespace) in sessions {
-            let now = broker.now();
-            broker.enter(&namespace, now, None, |state| {
-                state.space.handle_lost(now, session, Cause::Died)
-            });
-        }
+        let words = if words.is_empty() { read_words(pid, "comm") } else { words };
+        (!self.has_exited()).then(|| words.into())
     }
 }
 
-/// Waits for the end of the process, or of the last that it has here.
-async fn keep_watch(broker: Arc<Broker>, peer: Arc<Peer>) {
-    let forget = |unused: bool| {
-        let is_it =
-            |_: &_, other: &Arc<Peer>| Arc::ptr_eq(other, &peer) && (!unused || peer.is_unused());
-        broker.peers.remove_if(&(peer.pid, peer.user), is_it).is_some()
-    };
-    loop {
-        tokio::select! {
-            () = peer.watch.exited() => {
-                peer.die(&broker).await;
-                forget(false);
-                return;
-            }
-            () = peer.released.notified() => {
-                if forget(true) || peer.pid == 0 && peer.is_unused() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// At most so many characters of a command are shown.
+/// How long a connection waits for its process's command line.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// So much of a command line is read, in bytes, and so many characters of it are shown.
+const READ: u64 = 4096;
 const MAX_COMMAND: usize = 64;
 
-fn command(pid: u32) -> String {
-    let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let mut text = read("cmdline");
-    if text.is_empty() {
-        text = read("comm");
+fn read_words(pid: u32, file: &str) -> String {
+    let mut text = Vec::new();
+    let read = File::open(format!("/proc/{pid}/{file}"))
+        .and_then(|file| file.take(READ).read_to_end(&mut text));
+    if read.is_err() {
+        return String::new();
     }
     let words = String::from_utf8_lossy(&text).replace('\0', " ");
     printable(words.trim().chars().take(MAX_COMMAND).collect::<String>().trim_end())
 }
 
-/// With control characters escaped, since people will see it in their terminal.
+/// With control characters escaped, since people will see it in their terminal; cut where that
+/// makes it longer than a label may be.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        let end = shown.len();
+        if c.is_control() {
+            shown.extend(c.escape_default())
+        } else {
+            shown.push(c)
+        }
+        if shown.len() > MAX_NAME {
+            shown.truncate(end);
+            break;
+        }
     }
     shown
+}
+
+/// User numbers that are no user's: where the daemon's user namespace doesn't map a user, the
+/// kernel calls it by the overflow number, and so all of them would be one.
+#[cfg(target_os = "linux")]
+mod unmapped {
+    use std::{fs, sync::OnceLock};
+
+    const EVERYBODY: u64 = u32::MAX as u64;
+
+    /// Whether that number may stand for a user that isn't mapped.
+    pub(super) fn is_ambiguous(user: u32) -> bool {
+        static OVERFLOW: OnceLock<Option<u32>> = OnceLock::new();
+        *OVERFLOW.get_or_init(|| {
+            let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+            let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+            (!maps_everybody(&map)).then(|| overflow.trim().parse().unwrap_or(65_534))
+        }) == Some(user)
+    }
+
+    /// No map at all is no user namespace.
+    pub(super) fn maps_everybody(map: &str) -> bool {
+        let lengths = map.lines().filter_map(|line| line.split_whitespace().nth(2));
+        map.is_empty() || lengths.filter_map(|n| n.parse::<u64>().ok()).sum::<u64>() >= EVERYBODY
+    }
 }
 
 #[cfg(test)]
@@ -243,16 +162,27 @@ mod tests {
     #[test]
     fn a_commands_control_characters_are_escaped() {
         assert_eq!(printable("nightly \u{1b}[2J backup\n"), r"nightly \u{1b}[2J backup\n");
+        assert!(printable(&"\u{1b}".repeat(MAX_NAME)).len() <= MAX_NAME);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_process_is_known_by_the_first_words_of_its_command_line() {
-        let shown = command(std::process::id());
+        let shown = read_words(std::process::id(), "cmdline");
         let first = std::env::args().next().unwrap();
         let length = first.chars().count().min(MAX_COMMAND);
         assert_eq!(shown.chars().take(length).collect::<String>(), first[..length]);
         assert!(shown.chars().count() <= MAX_COMMAND);
-        assert_eq!(command(0), "");
+        assert_eq!(read_words(0, "cmdline"), "");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_where_everybody_is_mapped_is_the_overflow_number_a_users_own() {
+        assert!(unmapped::maps_everybody("         0          0 4294967295\n"));
+        assert!(unmapped::maps_everybody("0 0 1000\n1000 100000 4294966295\n"));
+        assert!(!unmapped::maps_everybody("0 1000 1\n"));
+        assert!(!unmapped::maps_everybody("0 100000 65536\n"));
+        assert!(unmapped::maps_everybody(""));
     }
 }

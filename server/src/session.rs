@@ -2,30 +2,33 @@
 //! yields what comes of it, all in one task. Never here: what a request means.
 
 mod opening;
+mod rest;
 
 use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use futures_core::Stream;
-use syncd_core::{Body, Cause, Message, Request as Asked, RequestId};
+use syncd_core::{Body, Cause, Message, Request as Asked, RequestId, Time};
 use syncd_proto::v1::{
     ClientMessage, ErrorCode, ServerMessage, broker_server, client_message,
     server_message::Message as Wire,
 };
+use tokio::sync::futures::OwnedNotified;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     broker::{Broker, Own},
     connection::Connection,
     convert,
-    outbox::{Session, Standing},
+    outbox::{End, Session, Standing},
 };
+use rest::Rest;
 
-/// How many requests without a reply a stream handles before it lets others have their turn.
+/// How many messages, in and out, a stream handles before it lets others have their turn.
 const TURN: usize = 256;
 
 pub(crate) struct BrokerService(pub Arc<Broker>);
@@ -39,14 +42,15 @@ impl broker_server::Broker for BrokerService {
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<SessionStream>, Status> {
         let connection = Connection::of(&request)?;
+        let closed = Box::pin(self.0.closed.clone().notified_owned());
         if self.0.is_closing() {
             return Err(leaving());
         }
         Ok(Response::new(SessionStream {
             broker: self.0.clone(),
             connection,
-            inbound: request.into_inner(),
-            state: State::Opening,
+            state: State::Opening { inbound: request.into_inner(), closed },
+            is_polled: false,
         }))
     }
 }
@@ -59,12 +63,13 @@ fn leaving() -> Status {
 pub(crate) struct SessionStream {
     broker: Arc<Broker>,
     connection: Arc<Connection>,
-    inbound: Streaming<ClientMessage>,
     state: State,
+    /// Still set when it is dropped: it has panicked.
+    is_polled: bool,
 }
 
 enum State {
-    Opening,
+    Opening { inbound: Streaming<ClientMessage>, closed: Pin<Box<OwnedNotified>> },
     Open(Open),
     Over,
 }
@@ -73,11 +78,14 @@ struct Open {
     session: Arc<Session>,
     /// Its number among the streams of the session.
     stream: u64,
+    inbound: Streaming<ClientMessage>,
     /// Decided and not yet yielded, in the order of `seq`.
     queue: VecDeque<Message>,
     last_seq: u64,
-    /// Its last request is still under way, and the next one waits for that.
-    working: bool,
+    /// A request is under way that takes several steps: the next one isn't read.
+    is_working: bool,
+    /// How many messages it has handled since others had their turn.
+    handled: usize,
 }
 
 impl Stream for SessionStream {
@@ -85,26 +93,33 @@ impl Stream for SessionStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        match this.state {
-            State::Opening => this.poll_opening(cx).map(Some),
+        this.is_polled = true;
+        let polled = match this.state {
+            State::Opening { .. } => this.poll_opening(cx).map(Some),
             State::Open(_) => this.poll_open(cx),
             State::Over => Poll::Ready(None),
-        }
+        };
+        this.is_polled = false;
+        polled
     }
 }
 
 impl SessionStream {
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<Result<ServerMessage, Status>> {
-        let first = match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
+        let State::Opening { inbound, closed } = &mut self.state else { return Poll::Pending };
+        if closed.as_mut().poll(cx).is_ready() || self.broker.is_closing() {
+            return self.end_with(leaving());
+        }
+        let first = match ready!(Pin::new(inbound).poll_next(cx)) {
             Some(Ok(message)) => message,
             Some(Err(status)) => return self.end_with(status),
             None => return self.end_with(Status::invalid_argument("the stream has no Open")),
         };
-        if self.broker.is_closing() {
-            return self.end_with(leaving());
-        }
+        let State::Opening { inbound, .. } = std::mem::replace(&mut self.state, State::Over) else {
+            return Poll::Pending;
+        };
         let opened = match first.request {
-            Some(client_message::Request::Open(open)) => self.open(open),
+            Some(client_message::Request::Open(open)) => self.open(open, inbound),
             _ => {
                 let text = "request: the first message must be Open";
                 Err(opening::refusal(ErrorCode::InvalidArgument, "request", text))
@@ -115,10 +130,7 @@ impl SessionStream {
                 self.state = State::Open(open);
                 Wire::Opened(opened)
             }
-            Err(refused) => {
-                self.state = State::Over;
-                Wire::Error(*refused)
-            }
+            Err(refused) => Wire::Error(*refused),
         };
         Poll::Ready(Ok(ServerMessage { seq: 0, id: first.id, message: Some(message) }))
     }
@@ -133,8 +145,9 @@ impl SessionStream {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ServerMessage, Status>>> {
         let State::Open(open) = &mut self.state else { return Poll::Ready(None) };
         let mut now = None;
-        for _ in 0..TURN {
+        while open.handled < TURN {
             if let Some(message) = open.queue.pop_front() {
+                open.handled += 1;
                 open.last_seq = message.seq;
                 let last = matches!(message.body, Body::SessionEnd(_));
                 let now = now.unwrap_or_else(|| self.broker.now());
@@ -145,11 +158,12 @@ impl SessionStream {
                 return Poll::Ready(Some(Ok(message)));
             }
             match open.session.outbox.collect(open.stream, &mut open.queue) {
-                Standing::Attached if open.queue.is_empty() => {}
-                Standing::Attached => continue,
-                Standing::Ended => {
+                Standing::Ready => open.is_working = false,
+                Standing::Attached => {}
+                Standing::Ended(end) => {
+                    let last = convert::failed(open.last_seq + 1);
                     self.state = State::Over;
-                    return Poll::Ready(None);
+                    return Poll::Ready((end == End::Failed).then_some(Ok(last)));
                 }
                 Standing::Superseded => {
                     self.state = State::Over;
@@ -157,19 +171,21 @@ impl SessionStream {
                     return Poll::Ready(Some(Err(status)));
                 }
             }
+            if !open.queue.is_empty() {
+                continue;
+            }
             if self.broker.is_closing() {
                 let last = convert::shutting_down(open.last_seq + 1);
                 self.state = State::Over;
                 return Poll::Ready(Some(Ok(last)));
             }
-            if open.is_working() {
-                if open.session.outbox.park(open.stream, cx.waker()) {
-                    return Poll::Pending;
-                }
-                continue;
-            }
-            match Pin::new(&mut self.inbound).poll_next(cx) {
+            let read = match open.is_working {
+                true => Poll::Pending,
+                false => Pin::new(&mut open.inbound).poll_next(cx),
+            };
+            match read {
                 Poll::Ready(Some(Ok(message))) => {
+                    open.handled += 1;
                     let now = *now.get_or_insert_with(|| self.broker.now());
                     open.handle(&self.broker, now, message);
                 }
@@ -185,81 +201,83 @@ impl SessionStream {
                 }
                 Poll::Pending => {
                     if open.session.outbox.park(open.stream, cx.waker()) {
+                        open.handled = 0;
                         return Poll::Pending;
                     }
                 }
             }
         }
+        open.handled = 0;
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// Handles what has come and was not read: a connection that breaks takes its streams along
-    /// without asking what they still had to do.
-    fn hear_out(&mut self) {
-        let State::Open(open) = &mut self.state else { return };
-        let now = self.broker.now();
-        let mut cx = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut self.inbound).poll_next(&mut cx) {
-            open.handle(&self.broker, now, message);
-            open.queue.clear();
-            while open.is_working() {
-                let namespace = &open.session.namespace;
-                self.broker.enter(namespace, now, None, |state| state.space.handle_work(now));
-            }
-        }
     }
 
     /// The stream is over and the session maybe not: it is disconnected, or lost if there is a
     /// cause.
     fn leave(&mut self, cause: Option<Cause>) {
-        self.hear_out();
-        let State::Open(open) = std::mem::replace(&mut self.state, State::Over) else { return };
-        let now = self.broker.now();
-        let session = &open.session;
-        self.broker.enter(&session.namespace, now, None, |state| {
-            if session.outbox.detach(open.stream) {
-                match cause {
-                    Some(cause) => drop(state.space.handle_lost(now, session.id, cause)),
-                    None => state.space.handle_disconnect(now, session.id),
-                }
-            }
-        });
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Over) {
+            Rest::leave(self.broker.clone(), self.connection.clone(), open, cause);
+        }
     }
 }
 
 impl Drop for SessionStream {
     fn drop(&mut self) {
-        if self.broker.is_closing() {
-            self.connection.drain();
-        } else {
-            self.leave(None);
+        if !self.broker.is_closing() {
+            self.leave(self.is_polled.then_some(Cause::Misbehaved));
         }
     }
 }
 
 impl Open {
-    fn is_working(&mut self) -> bool {
-        self.working &= self.session.namespace.lock().space.is_working(self.session.id);
-        self.working
-    }
-
-    fn handle(&mut self, broker: &Broker, now: syncd_core::Time, message: ClientMessage) {
+    fn handle(&mut self, broker: &Broker, now: Time, message: ClientMessage) {
+        let Open { session, stream, queue, .. } = self;
+        let namespace = &session.namespace;
         let asked = match convert::request(message.request, draw_secret) {
+            Ok(asked) if namespace.memory.is_full() && is_growth(&asked) => {
+                let (field, why) = convert::OUT_OF_MEMORY;
+                Asked::Invalid { field, why }
+            }
             Ok(asked) => asked,
             Err(convert::Invalid { field, why }) => Asked::Invalid { field, why },
         };
-        let Open { session, stream, queue, working, .. } = self;
+        let attaches = is_attachment(&asked);
         let own = Own { session, stream: *stream, queue };
-        broker.enter(&session.namespace, now, Some(own), |state| {
+        let entered = broker.enter(namespace, now, Some(own), |state, now| {
             if session.outbox.is_current(*stream) {
                 state.counters.requests += 1;
                 let id = RequestId(message.id);
                 state.space.handle_request(now, session.id, id, message.ack, asked);
-                *working = state.space.is_working(session.id);
+                if attaches {
+                    state.count_references(session, now);
+                }
             }
+            state.space.is_working(session.id)
         });
+        // Once the namespace is over no more is read, and the outbox says why.
+        self.is_working = entered.unwrap_or(true);
     }
+}
+
+/// Whether a request may change how many objects its session is attached to.
+fn is_attachment(asked: &Asked) -> bool {
+    matches!(
+        asked,
+        Asked::Create(_) | Asked::AttachName(_) | Asked::AttachKey(_) | Asked::Detach { .. }
+    )
+}
+
+/// Whether more may be kept after a request than before.
+fn is_growth(asked: &Asked) -> bool {
+    matches!(
+        asked,
+        Asked::Acquire(_)
+            | Asked::Create(_)
+            | Asked::AttachName(_)
+            | Asked::AttachKey(_)
+            | Asked::EventWait { .. }
+            | Asked::BarrierWait { .. }
+    )
 }
 
 fn draw_secret() -> u64 {

@@ -165,3 +165,30 @@ async fn health_and_reflection_are_served() {
         assert!(names.contains(&service), "{names:?}");
     }
 }
+
+#[tokio::test]
+async fn sessions_are_told_page_by_page() {
+    let daemon = Daemon::start();
+    let channel = daemon.channel().await;
+    let mut open_sessions = Vec::new();
+    for _ in 0..5 {
+        let opened = support::Session::open(channel.clone(), support::open()).await.unwrap();
+        open_sessions.push(opened);
+    }
+    let mut inspect = daemon.inspect().await;
+    let mut request = v1::SessionsRequest { limit: 2, ..Default::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = inspect.sessions(request.clone()).await.unwrap().into_inner();
+        assert!(page.sessions.len() <= 2);
+        seen.extend(page.sessions.iter().map(|session| session.id));
+        if page.next.is_empty() {
+            break;
+        }
+        request.page = page.next;
+    }
+    let opened: Vec<u64> = open_sessions.iter().map(|session| session.opened.session).collect();
+    assert_eq!(seen, opened);
+    let wrong = v1::SessionsRequest { page: "nonsense".into(), ..Default::default() };
+    assert_eq!(inspect.sessions(wrong).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}

@@ -178,6 +178,17 @@ async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
 }
 
 #[tokio::test]
+async fn a_process_that_dies_is_told_from_one_that_left_however_short_the_grace() {
+    let daemon = Daemon::with(|config| config.grace = Duration::ZERO);
+    for _ in 0..20 {
+        let mut holder = Holder::start(&daemon, None).await;
+        let (waiter, _) = waiter(&daemon).await;
+        holder.0.kill().unwrap();
+        is_told_of(waiter, holder.pid()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_dies_in_its_grace_lets_go_at_once() {
     let daemon = Daemon::with(|config| config.grace = Duration::from_secs(3600));
     let mut holder = Holder::start(&daemon, None).await;

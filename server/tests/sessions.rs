@@ -50,6 +50,7 @@ async fn what_is_wrong_with_an_open_is_named() {
         ("label", v1::Open { label: long.clone(), ..open() }),
         ("namespace", v1::Open { namespace: long.clone(), ..open() }),
         ("namespace", v1::Open { namespace: "a\0b".into(), ..open() }),
+        ("namespace", v1::Open { namespace: "a\nb".into(), ..open() }),
     ] {
         let refused = Session::open(daemon.channel().await, wrong).await.err().unwrap();
         assert_eq!((refused.code(), &*refused.field), (ErrorCode::InvalidArgument, field));
@@ -227,7 +228,7 @@ async fn a_quota_that_is_used_up_is_named() {
             Err(refused) => break refused,
         }
     };
-    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "namespace"));
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "namespaces"));
     assert_eq!(sessions.len(), 64);
 
     let _two = (daemon.channel().await, daemon.channel().await);
@@ -236,4 +237,15 @@ async fn a_quota_that_is_used_up_is_named() {
     let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut one_more, &mut said)).await;
     assert!(said.is_empty(), "a connection too many is closed without a word");
     sessions[0].lock("still served").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_never_opened_a_session_holds_no_daemon_up() {
+    let daemon = Daemon::start();
+    let (_requests, mut replies) = stream(daemon.channel().await).await.unwrap();
+    let told = tokio::time::Instant::now();
+    daemon.stop().await;
+    // The clock goes on by itself while nothing else does: it would have, to the end of a wait.
+    assert!(told.elapsed() < std::time::Duration::from_secs(5));
+    assert_eq!(within(replies.message()).await.unwrap_err().code(), Code::Unavailable);
 }

@@ -106,6 +106,17 @@ async fn nobodys_part() {
     for status in denied {
         assert_eq!(status.unwrap().code(), Code::PermissionDenied);
     }
+    // Whoever has ever so many holds of their own has no right to another's among them.
+    let spec = v1::SemLockSpec { class: 3, value: 5000, max: 5000 };
+    let spec = Some(v1::create::Spec::SemLock(spec));
+    let create = v1::Create { name: "many".into(), spec, ..Default::default() };
+    let Message::Attached(many) = shared.ask(Request::Create(create)).await else { panic!() };
+    for _ in 0..1500 {
+        shared.ask(acquire(many.handle)).await;
+    }
+    let force = v1::ForceReleaseRequest { namespace: "jobs".into(), object: "many".into() };
+    assert_eq!(inspect.force_release(force).await.unwrap_err().code(), Code::PermissionDenied);
+
     let own = v1::KickRequest { namespace: "jobs".into(), session: shared.opened.session };
     inspect.kick(own).await.unwrap();
 }

@@ -127,7 +127,7 @@ impl Daemon {
     /// # Panics
     /// If the daemon doesn't answer.
     pub fn sessions(&self, namespace: &str) -> Vec<Session> {
-        let request = SessionsRequest { namespace: namespace.into() };
+        let request = SessionsRequest { namespace: namespace.into(), ..Default::default() };
         match self.runtime.block_on(self.inspect.clone().sessions(request)) {
             Ok(reply) => reply.into_inner().sessions,
             Err(status) => none(status).unwrap_or_default(),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use syncd_client::Inspector;
 use syncd_proto::v1;
+use tonic::Response;
 
 use crate::{
     broker::reply,
     failure::Failure,
     text::{Ink, Screen, Table, count, plain, span},
-    view::{Description, Holder, Object, Process, Session, Status},
+    view::{Description, Holder, Object, Process, Quota, Session, Status},
 };
 
 /// `status`
@@ -46,6 +47,18 @@ pub async fn status(mut inspect: Inspector, screen: Screen) -> Result<(), Failur
         screen.paint(alarm(c.sessions_lost), format!("{} lost", count(c.sessions_lost, "session"))),
         screen.paint(alarm(c.deadlocks), count(c.deadlocks, "deadlock")),
     ))?;
+    if status.panics + status.log_lines_lost > 0 {
+        let faults = format!(
+            "{} (each ended a call, a session or a namespace), {} of its log lost",
+            count(status.panics, "fault"),
+            count(status.log_lines_lost, "line"),
+        );
+        screen.line(screen.paint(Ink::Red, faults))?;
+    }
+    for quota in status.quotas.iter().filter(|q| q.used >= q.limit / 5 * 4 && q.used > 0) {
+        let Quota { field, used, limit } = quota;
+        screen.line(screen.paint(Ink::Yellow, format!("{field}: {used} of {limit} are used")))?;
+    }
     if status.namespaces.len() > 1 {
         let mut table = Table::new(&["NAMESPACE", ">SESSIONS", ">OBJECTS", ">HOLDS", ">WAITERS"]);
         for n in &status.namespaces {
@@ -196,8 +209,8 @@ pub async fn sessions(
     screen: Screen,
     namespace: String,
 ) -> Result<(), Failure> {
-    let found = reply(inspect.sessions(v1::SessionsRequest { namespace })).await?;
-    let sessions: Vec<_> = found.sessions.into_iter().map(Session::from).collect();
+    let found = reply(async { inspect.all_sessions(&namespace).await.map(Response::new) }).await?;
+    let sessions: Vec<_> = found.into_iter().map(Session::from).collect();
     if screen.json {
         return Ok(screen.json(&sessions)?);
     }

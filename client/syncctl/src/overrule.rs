@@ -4,6 +4,7 @@
 use serde_json::json;
 use syncd_client::Inspector;
 use syncd_proto::v1;
+use tonic::Response;
 
 use crate::{
     broker::reply,
@@ -49,9 +50,9 @@ pub async fn kick(
     session: &str,
 ) -> Result<(), Failure> {
     let namespace = namespace.to_owned();
-    let all = reply(inspect.sessions(v1::SessionsRequest { namespace: namespace.clone() })).await?;
+    let all = reply(async { inspect.all_sessions(&namespace).await.map(Response::new) }).await?;
     let mut kicked = Vec::new();
-    for id in chosen(session, &all.sessions)? {
+    for id in chosen(session, &all)? {
         let request = v1::KickRequest { namespace: namespace.clone(), session: id };
         let reply = reply(inspect.kick(request)).await?;
         kicked.push((Process { session: id, ..reply.process.into() }, reply.holds));

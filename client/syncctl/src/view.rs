@@ -111,12 +111,25 @@ pub struct Status {
     pub endpoint: String,
     pub uptime_s: f64,
     pub memory_bytes: u64,
+    /// The most that one user can make it use.
+    pub user_bytes: u64,
+    pub panics: u64,
+    pub log_lines_lost: u64,
+    pub quotas: Vec<Quota>,
     pub sessions: u64,
     pub objects: u64,
     pub holds: u64,
     pub waiters: u64,
     pub counters: Counters,
     pub namespaces: Vec<Namespace>,
+}
+
+/// Of the caller's own.
+#[derive(Clone, Debug, Serialize)]
+pub struct Quota {
+    pub field: String,
+    pub used: u64,
+    pub limit: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -310,6 +323,10 @@ impl From<v1::StatusReply> for Status {
             endpoint: s.endpoint,
             uptime_s: seconds(s.uptime_us),
             memory_bytes: s.memory_bytes,
+            user_bytes: s.user_bytes,
+            panics: s.panics,
+            log_lines_lost: s.log_lines_lost,
+            quotas: all(s.quotas),
             sessions: s.sessions,
             objects: s.objects,
             holds: s.holds,
@@ -328,6 +345,12 @@ impl From<v1::StatusReply> for Status {
             },
             namespaces: all(s.namespaces),
         }
+    }
+}
+
+impl From<v1::Quota> for Quota {
+    fn from(q: v1::Quota) -> Self {
+        Self { field: q.field, used: q.used, limit: q.limit }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     path::Path,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use interprocess::local_socket::tokio as local;
@@ -222,11 +223,13 @@ pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> 
     ))
 }
 
-/// SO_PEERPIDFD (Linux 6.5) names the very process that connected. Before that, its number must
-/// do, which somebody else could have by now, were the process gone; a caller that finds the
-/// session's socket still open knows better.
+/// SO_PEERPIDFD (Linux 6.5) names the very process that connected.
 #[cfg(target_os = "linux")]
-pub(super) fn peer_pidfd(socket: BorrowedFd<'_>, pid: Option<u32>) -> io::Result<OwnedFd> {
+pub(super) fn peer_pidfd(
+    socket: BorrowedFd<'_>,
+    pid: Option<u32>,
+    accepted: Duration,
+) -> io::Result<OwnedFd> {
     use std::os::fd::{AsRawFd as _, FromRawFd as _};
 
     const SO_PEERPIDFD: libc::c_int = 77;
@@ -245,8 +248,67 @@ pub(super) fn peer_pidfd(socket: BorrowedFd<'_>, pid: Option<u32>) -> io::Result
     if error.raw_os_error() != Some(libc::ENOPROTOOPT) {
         return Err(error);
     }
-    let pid = pid
-        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
-        .ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+    pidfd_by_number(socket, pid.ok_or(io::ErrorKind::NotFound)?, accepted)
+}
+
+/// The process of that number, unless it can be told that another one connected.
+#[cfg(target_os = "linux")]
+fn pidfd_by_number(socket: BorrowedFd<'_>, pid: u32, accepted: Duration) -> io::Result<OwnedFd> {
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        process::{Pid, PidfdFlags, pidfd_open},
+    };
+
+    let gone = || io::Error::new(io::ErrorKind::NotFound, "the process that connected has exited");
+    let number = Pid::from_raw(pid.cast_signed()).ok_or_else(gone)?;
+    let pidfd = pidfd_open(number, PidfdFlags::empty())?;
+    let started = started_since_boot(pid).ok_or_else(gone)?;
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&socket, PollFlags::RDHUP)];
+    // Its end last: as long as it lives, what was read above is of this process.
+    let has_ended = poll(&mut fds, Some(&Timespec::default()))? > 0;
+    if has_ended || started > accepted { Err(gone()) } else { Ok(pidfd) }
+}
+
+/// When a process was started, rounded down to a tick of the kernel's clock.
+#[cfg(target_os = "linux")]
+fn started_since_boot(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold anything, parentheses too.
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_found_by_its_number_is_refused_where_it_can_be_told_from_who_connected() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let us = std::process::id();
+        pidfd_by_number(ours.as_fd(), us, since_boot()).unwrap();
+        let early = started_since_boot(us).unwrap().checked_sub(Duration::from_millis(1));
+        pidfd_by_number(ours.as_fd(), us, early.unwrap()).unwrap_err();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        // Not waited for, it keeps its number.
+        let pid = child.id();
+        let exited = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") Z ")
+        };
+        while !exited() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        pidfd_by_number(ours.as_fd(), pid, since_boot()).unwrap_err();
+        child.wait().unwrap();
+        pidfd_by_number(ours.as_fd(), pid, since_boot()).unwrap_err();
+        drop(theirs);
+        pidfd_by_number(ours.as_fd(), us, since_boot()).unwrap_err();
+    }
 }

@@ -6,15 +6,16 @@ use std::{collections::VecDeque, sync::Arc};
 use syncd_core::{Cause, Process, SessionId, Time};
 use syncd_proto::{
     PROTOCOL,
-    v1::{self, Error, ErrorCode, Opened},
+    v1::{self, ClientMessage, Error, ErrorCode, Opened},
 };
+use tonic::Streaming;
 use tracing::info;
 
 use super::{Open, SessionStream};
 use crate::{
     convert::{self, micros},
     namespace::{Address, AddressError, MAX_NAME, Namespace, similar},
-    outbox::{Outbox, Session},
+    outbox::Session,
     peer::printable,
 };
 
@@ -32,7 +33,11 @@ fn no_session() -> Box<Error> {
 }
 
 impl SessionStream {
-    pub(super) fn open(&self, open: v1::Open) -> Result<(Opened, Open), Box<Error>> {
+    pub(super) fn open(
+        &self,
+        open: v1::Open,
+        inbound: Streaming<ClientMessage>,
+    ) -> Result<(Opened, Open), Box<Error>> {
         if open.protocol != PROTOCOL {
             let text = format!(
                 "protocol: this daemon speaks version {PROTOCOL}, not {}: use a client that does",
@@ -45,89 +50,103 @@ impl SessionStream {
             return Err(refusal(ErrorCode::InvalidArgument, "label", text));
         }
         let shared = &self.broker.settings.shared;
-        let address =
-            Address::resolve(&open.namespace, self.connection.user, shared).map_err(|error| {
-                match error {
-                    AddressError::Malformed => {
-                        refusal(ErrorCode::InvalidArgument, "namespace", error.to_string())
-                    }
-                    AddressError::Denied(_) => {
-                        refusal(ErrorCode::PermissionDenied, "namespace", error.to_string())
-                    }
-                    AddressError::NotShared(_) => {
-                        refusal(ErrorCode::NotFound, "namespace", error.to_string())
-                    }
+        let address = Address::resolve(&open.namespace, self.connection.user.number, shared)
+            .map_err(|error| match error {
+                AddressError::Malformed => {
+                    refusal(ErrorCode::InvalidArgument, "namespace", error.to_string())
+                }
+                AddressError::Denied(_) => {
+                    refusal(ErrorCode::PermissionDenied, "namespace", error.to_string())
+                }
+                AddressError::NotShared(_) => {
+                    refusal(ErrorCode::NotFound, "namespace", error.to_string())
                 }
             })?;
         if open.resume_key.is_empty() {
-            self.begin(&address, &open.label)
+            self.begin(&address, &open.label, inbound)
         } else {
-            self.resume(&address, &open.resume_key, open.resume_seq)
+            self.resume(&address, &open.resume_key, open.resume_seq, inbound)
         }
     }
 
-    fn begin(&self, address: &Address, label: &str) -> Result<(Opened, Open), Box<Error>> {
+    fn begin(
+        &self,
+        address: &Address,
+        label: &str,
+        inbound: Streaming<ClientMessage>,
+    ) -> Result<(Opened, Open), Box<Error>> {
         let broker = &self.broker;
-        let peer = &self.connection.peer;
-        let label = if label.is_empty() { peer.command.clone() } else { printable(label).into() };
+        let client = &self.connection.client;
+        let (pid, uid) = (client.peer.pid, client.peer.user);
+        let label = if label.is_empty() { client.command.clone() } else { printable(label).into() };
         let mut secret = [0; SECRET];
         getrandom::fill(&mut secret).expect("the system has a source of chance");
-        loop {
+        let (now, session, stream, is_new) = loop {
+            if broker.is_closing() {
+                let text = "the daemon is shutting down";
+                return Err(refusal(ErrorCode::SessionLost, "", text));
+            }
             let namespace = broker
                 .namespace(address)
                 .map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
-            let now = broker.now();
-            let mut is_new = false;
-            let opened = broker.enter(&namespace, now, None, |state| {
-                if state.retired {
-                    return None;
-                }
-                is_new = state.space.is_empty();
-                let process =
-                    Process { pid: peer.pid, uid: self.connection.user, command: label.clone() };
+            if namespace.memory.is_full() {
+                let (field, why) = convert::OUT_OF_MEMORY;
+                return Err(refusal(ErrorCode::Quota, field, why));
+            }
+            let opened = broker.enter(&namespace, broker.now(), None, |state, now| {
+                let is_new = state.space.is_empty();
+                let process = Process { pid, uid, command: label.clone() };
                 let opened = state.space.handle_open(now, process).map(|id| {
                     // Known before the lock is let go: who sends to it now must find it.
-                    let session = Arc::new(Session {
-                        id,
-                        namespace: namespace.clone(),
-                        peer: peer.clone(),
-                        secret,
-                        label: label.clone(),
-                        outbox: Outbox::default(),
-                    });
-                    let stream = session.outbox.attach(&self.connection);
-                    broker.sessions.insert((namespace.number, id), session.clone());
-                    Open { session, stream, queue: VecDeque::new(), last_seq: 0, working: false }
+                    let limit = broker.settings.limits.unsent_bytes_per_session;
+                    let (connection, label) = (&self.connection, label.clone());
+                    let session =
+                        Session::new(id, namespace.clone(), connection, secret, label, limit);
+                    let session = Arc::new(session);
+                    let stream = session.attach(connection);
+                    let sessions = &broker.registry.sessions;
+                    sessions.insert((namespace.number, id), session.clone());
+                    (session, stream)
                 });
-                Some(opened)
+                (now, opened, is_new)
             });
-            let Some(opened) = opened else { continue };
-            let open = opened.map_err(|refused| Box::new(convert::error(now, &refused)))?;
-            self.join(now, &open)?;
-            info!(
-                namespace = %address,
-                session = open.session.id.0,
-                pid = peer.pid,
-                user = self.connection.user,
-                command = &*label,
-                "session opened"
-            );
-            let mut opened = self.opened(&open, 0);
-            if is_new && address.owner.is_some() {
-                opened.similar = similar(&address.name, &broker.settings.shared);
-            }
-            return Ok((opened, open));
+            let Ok((now, opened, is_new)) = opened else { continue };
+            let (session, stream) =
+                opened.map_err(|refused| Box::new(convert::error(now, &refused)))?;
+            break (now, session, stream, is_new);
+        };
+        self.join(now, &session)?;
+        info!(
+            namespace = %address,
+            session = session.id.0,
+            pid,
+            user = uid,
+            command = &*label,
+            "session opened"
+        );
+        let open = Open {
+            session,
+            stream,
+            inbound,
+            queue: VecDeque::new(),
+            last_seq: 0,
+            is_working: false,
+            handled: 0,
+        };
+        let mut opened = self.opened(&open, 0);
+        if is_new && address.owner.is_some() {
+            opened.similar = similar(&address.name, &broker.settings.shared);
         }
+        Ok((opened, open))
     }
 
     /// Lists the session with its process, whose death ends it; if the process has died
     /// meanwhile, it is over.
-    fn join(&self, now: Time, open: &Open) -> Result<(), Box<Error>> {
-        let session = &open.session;
-        if session.peer.join(&session.namespace, session.id) {
+    fn join(&self, now: Time, session: &Arc<Session>) -> Result<(), Box<Error>> {
+        if session.client.join(&session.namespace, session.id) {
             return Ok(());
         }
-        self.broker.enter(&session.namespace, now, None, |state| {
+        let _ = self.broker.enter(&session.namespace, now, None, |state, now| {
             state.space.handle_lost(now, session.id, Cause::Died)
         });
         Err(refusal(ErrorCode::SessionLost, "", "the process that connected has exited"))
@@ -138,23 +157,30 @@ impl SessionStream {
         address: &Address,
         key: &[u8],
         received: u64,
+        inbound: Streaming<ClientMessage>,
     ) -> Result<(Opened, Open), Box<Error>> {
         let session = self.find(address, key).ok_or_else(no_session)?;
-        let now = self.broker.now();
         // Within the lock, so that nothing is pushed between: what comes again must come first.
-        let (stream, resumed) = self.broker.enter(&session.namespace, now, None, |state| {
-            let stream = session.outbox.attach(&self.connection);
-            (stream, state.space.handle_resume(now, session.id, received))
-        });
-        match resumed {
-            Ok(last_id) => {
-                let queue = VecDeque::new();
-                let working = true;
-                let open = Open { session, stream, queue, last_seq: received, working };
-                Ok((self.opened(&open, last_id.0), open))
-            }
-            Err(refused) => Err(Box::new(convert::error(now, &refused))),
-        }
+        let resumed =
+            self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {
+                let stream = session.attach(&self.connection);
+                let resumed = state.space.handle_resume(now, session.id, received);
+                let is_working = state.space.is_working(session.id);
+                resumed
+                    .map(|last_id| (stream, last_id, is_working))
+                    .map_err(|refused| Box::new(convert::error(now, &refused)))
+            });
+        let (stream, last_id, is_working) = resumed.map_err(|_| no_session())??;
+        let open = Open {
+            session,
+            stream,
+            inbound,
+            queue: VecDeque::new(),
+            last_seq: received,
+            is_working,
+            handled: 0,
+        };
+        Ok((self.opened(&open, last_id.0), open))
     }
 
     /// Only the very process that opened a session finds it: the same entry in the registry of
@@ -162,9 +188,9 @@ impl SessionStream {
     fn find(&self, address: &Address, key: &[u8]) -> Option<Arc<Session>> {
         let (id, secret) = key.split_first_chunk::<8>()?;
         let id = SessionId(u64::from_be_bytes(*id));
-        let namespace: Arc<Namespace> = self.broker.namespaces.get(address)?.clone();
-        let session = self.broker.sessions.get(&(namespace.number, id))?.clone();
-        let same_process = session.peer.is_same_process(&self.connection.peer);
+        let namespace: Arc<Namespace> = self.broker.registry.namespaces.get(address)?.clone();
+        let session = self.broker.registry.sessions.get(&(namespace.number, id))?.clone();
+        let same_process = session.client.is_same_process(&self.connection.client);
         (same_process && is_equal(&session.secret, secret)).then_some(session)
     }
 

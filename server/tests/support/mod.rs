@@ -76,12 +76,19 @@ impl Daemon {
 
 /// One HTTP/2 connection to the daemon at `endpoint`.
 pub async fn channel(endpoint: Endpoint) -> Channel {
+    within(try_channel(endpoint)).await.unwrap()
+}
+
+pub async fn try_channel(endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
     let connector = tower::service_fn(move |_| {
         let endpoint = endpoint.clone();
         async move { socket::connect(&endpoint).await.map(TokioIo::new) }
     });
-    let anywhere = tonic::transport::Endpoint::from_static("http://localhost");
-    within(anywhere.connect_with_connector(connector)).await.unwrap()
+    // Little is on its way to who doesn't read.
+    let anywhere = tonic::transport::Endpoint::from_static("http://localhost")
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(1 << 20);
+    anywhere.connect_with_connector(connector).await
 }
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -113,6 +120,19 @@ impl Session {
             }
             Message::Error(error) => Err(Box::new(error)),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens; `None` if it doesn't come to an answer.
+    pub async fn try_open(channel: Channel, open: v1::Open) -> Option<Self> {
+        let (requests, mut replies) = stream(channel).await.ok()?;
+        let first = ClientMessage { id: 1, ack: 0, request: Some(Request::Open(open)) };
+        requests.send(first).await.ok()?;
+        match within(replies.message()).await.ok()??.message? {
+            Message::Opened(opened) => {
+                Some(Self { opened, requests, replies, next_id: AtomicU64::new(2) })
+            }
+            _ => None,
         }
     }
 

@@ -383,7 +383,7 @@ async fn inspections(socket: &Path, rng: &mut Rng) -> Result<(), Status> {
                 inspect.describe(v1::DescribeRequest { namespace, object }).await.map(drop)
             }
             2 => {
-                let sessions = v1::SessionsRequest { namespace };
+                let sessions = v1::SessionsRequest { namespace, ..Default::default() };
                 inspect.sessions(sessions).await.map(drop)
             }
             _ => inspect.status(v1::StatusRequest::default()).await.map(drop),

@@ -1,0 +1,89 @@
+//! Accepting connections: what becomes of an error depends on whose it is. Never here: who
+//! connects.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use syncd_proto::socket::{AcceptError, Listener, Socket};
+use tokio::{task::yield_now, time};
+use tracing::warn;
+
+use crate::panic;
+
+/// How long to wait for a descriptor, unless a connection ends before.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// At most one line about each kind of trouble in so long.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Says something that clients can bring about as often as they like, at most once a second.
+#[derive(Default)]
+pub(crate) struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// `Some` if it may be said now: how often it was not since the last time.
+    pub fn due(&self) -> Option<u64> {
+        let mut state = panic::lock(&self.0);
+        let (said, unsaid) = &mut *state;
+        if said.is_some_and(|said| said.elapsed() < QUIET) {
+            *unsaid += 1;
+            return None;
+        }
+        *said = Some(Instant::now());
+        Some(std::mem::take(unsaid))
+    }
+}
+
+pub(crate) struct Acceptor {
+    listener: Listener,
+    /// Nothing is accepted before.
+    wait_until: Option<time::Instant>,
+    strangers: Seldom,
+    exhausted: Seldom,
+}
+
+impl Acceptor {
+    pub fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            wait_until: None,
+            strangers: Seldom::default(),
+            exhausted: Seldom::default(),
+        }
+    }
+
+    /// The next connection. One that has gone, or doesn't say who it is, costs the others nothing;
+    /// where no descriptor is left, the next one waits until there may be.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn accept(&mut self) -> Socket {
+        loop {
+            if let Some(until) = self.wait_until {
+                time::sleep_until(until).await;
+                self.wait_until = None;
+            }
+            match self.listener.accept().await {
+                Ok(socket) => return socket,
+                Err(AcceptError::Peer(error)) => {
+                    if let Some(unsaid) = self.strangers.due() {
+                        warn!(%error, unsaid, "a connection was refused: its process is unknown");
+                    }
+                    yield_now().await;
+                }
+                Err(AcceptError::Exhausted(error) | AcceptError::Listener(error)) => {
+                    if let Some(unsaid) = self.exhausted.due() {
+                        warn!(%error, unsaid, "connections wait: none can be accepted now");
+                    }
+                    self.wait_until = Some(time::Instant::now() + BACK_OFF);
+                }
+            }
+        }
+    }
+
+    /// A connection has ended: there may be room again.
+    pub fn retry(&mut self) {
+        self.wait_until = None;
+    }
+}

@@ -1,0 +1,218 @@
+//! What each client process has at this daemon, and that its death takes it all. Never here:
+//! how a process is known, or what a death does to a lock.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+};
+
+use dashmap::Entry;
+use syncd_core::{Cause, SessionId};
+use syncd_proto::socket::Socket;
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::{
+    broker::Broker,
+    connection::Connection,
+    namespace::Namespace,
+    panic,
+    peer::{Peer, Unidentified},
+    registry::User,
+};
+
+/// A process, as long as it has a connection or a session. One entry per process and user, so
+/// two of the same entry are of the same process, whatever becomes of its number.
+pub(crate) struct Client {
+    pub peer: Peer,
+    /// The first words of its command line.
+    pub command: Arc<str>,
+    /// A connection or a session of its has ended.
+    released: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    gone: bool,
+    uses: usize,
+    sessions: BTreeMap<(u64, SessionId), Arc<Namespace>>,
+    connections: Vec<Weak<Connection>>,
+}
+
+/// Keeps a process's entry: of a connection, or of a session.
+pub(crate) struct ClientUse(Arc<Client>);
+
+impl Clone for ClientUse {
+    fn clone(&self) -> Self {
+        self.0.lock().uses += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for ClientUse {
+    fn drop(&mut self) {
+        self.0.lock().uses -= 1;
+        self.0.released.notify_one();
+    }
+}
+
+impl Deref for ClientUse {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+impl ClientUse {
+    /// The process at the other end of `socket`.
+    pub async fn of(
+        broker: &Arc<Broker>,
+        socket: &Socket,
+        user: &User,
+    ) -> Result<Self, Unidentified> {
+        let peer = Peer::identify(socket)?;
+        let key = (peer.pid, peer.user);
+        let clients = &broker.registry.clients;
+        let known = clients.get(&key).map(|client| client.clone());
+        // Both alive and of one number: they are one process.
+        if let Some(client) = known.and_then(|known| Self::take(&known)) {
+            return if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(client) };
+        }
+        let command = peer.command(&user.readers).await.ok_or(Unidentified::Exited)?;
+        let client =
+            Arc::new(Client { peer, command, released: Notify::new(), state: Mutex::default() });
+        let client_use = Self::take(&client).ok_or(Unidentified::Exited)?;
+        match clients.entry(key) {
+            Entry::Occupied(mut found) => {
+                // Another connection of the same process may have been quicker.
+                if let Some(first) = Self::take(found.get()) {
+                    return Ok(first);
+                }
+                found.insert(client.clone());
+            }
+            Entry::Vacant(vacant) => drop(vacant.insert(client.clone())),
+        }
+        let watcher = broker.clone();
+        broker.supervise("the watch over a process", move || {
+            keep_watch(watcher.clone(), client.clone())
+        });
+        Ok(client_use)
+    }
+
+    /// `None` once the process has exited, or its entry is about to go.
+    fn take(client: &Arc<Client>) -> Option<Self> {
+        let mut state = client.lock();
+        if state.gone || client.peer.has_exited() {
+            return None;
+        }
+        state.uses += 1;
+        Some(Self(client.clone()))
+    }
+
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Client {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        panic::lock(&self.state)
+    }
+
+    /// Lists a session, to be ended with the process. False: the process has exited.
+    pub fn join(&self, namespace: &Arc<Namespace>, session: SessionId) -> bool {
+        let mut state = self.lock();
+        if !state.gone {
+            state.sessions.insert((namespace.number, session), namespace.clone());
+        }
+        !state.gone
+    }
+
+    pub fn leave(&self, namespace: u64, session: SessionId) {
+        self.lock().sessions.remove(&(namespace, session));
+    }
+
+    /// Lists a connection, to be ended with the process. False: the process has exited.
+    pub fn connect(&self, connection: &Arc<Connection>) -> bool {
+        let mut state = self.lock();
+        state.connections.retain(|other| other.strong_count() > 0);
+        if !state.gone {
+            state.connections.push(Arc::downgrade(connection));
+        }
+        !state.gone
+    }
+
+    /// Ends its connections in order.
+    pub fn drain(&self) {
+        let connections: Vec<Arc<Connection>> =
+            self.lock().connections.iter().filter_map(Weak::upgrade).collect();
+        for connection in connections {
+            connection.drain();
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        let mut state = self.lock();
+        state.gone |= state.uses == 0;
+        state.gone
+    }
+
+    /// Loses all that it had, whoever still has its sockets open. But what it said before it
+    /// exited, it said (a release, most likely): a connection that is cut is read first, and its
+    /// streams handle what came before they end.
+    async fn die(&self, broker: &Broker) {
+        let connections = {
+            let mut state = self.lock();
+            state.gone = true;
+            mem::take(&mut state.connections)
+        };
+        for connection in connections.iter().filter_map(Weak::upgrade) {
+            connection.cut();
+        }
+        while connections.iter().any(|connection| connection.strong_count() > 0) {
+            self.released.notified().await;
+        }
+        debug!(pid = self.peer.pid, sessions = self.lock().sessions.len(), "process exited");
+        loop {
+            let Some(((_, session), namespace)) = self.lock().sessions.pop_first() else { return };
+            let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
+                state.space.handle_lost(now, session, Cause::Died)
+            });
+            // Others have their turn between two losses.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits for the end of the process, or of the last that it has here.
+async fn keep_watch(broker: Arc<Broker>, client: Arc<Client>) {
+    let forget = |unused: bool| {
+        let is_it = |_: &_, other: &Arc<Client>| {
+            Arc::ptr_eq(other, &client) && (!unused || client.is_unused())
+        };
+        let key = (client.peer.pid, client.peer.user);
+        let forgotten = broker.registry.clients.remove_if(&key, is_it).is_some();
+        if forgotten {
+            broker.registry.changed.notify_one();
+        }
+        forgotten
+    };
+    loop {
+        tokio::select! {
+            () = client.peer.exited() => {
+                client.die(&broker).await;
+                forget(false);
+                return;
+            }
+            () = client.released.notified() => {
+                if forget(true) {
+                    return;
+                }
+            }
+        }
+    }
+}

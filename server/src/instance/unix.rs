@@ -1,0 +1,344 @@
+//! The place on Unix. All files are opened from the directory's descriptor, following no link, and
+//! nothing is changed or unlinked before it is known to be this daemon's.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat,
+        flock, fstat, openat, statat, unlinkat,
+    },
+    io::Errno,
+    process::geteuid,
+};
+use syncd_proto::{Endpoint, socket::Listener};
+use tracing::warn;
+
+use super::beside;
+use crate::ServeError;
+
+/// What tells one file from all others for as long as somebody has it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
+    }
+}
+
+/// What makes this daemon the only one at its place, for as long as it is kept. The lock file
+/// stays: to remove it would let two others each lock a file of their own.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    endpoint: Endpoint,
+    directory: OwnedFd,
+    directory_is: Identity,
+    lock_name: OsString,
+    _lock: File,
+    lock_is: Identity,
+    socket_name: OsString,
+    socket_is: Identity,
+}
+
+impl Instance {
+    /// Takes the place: its directory, its lock, a socket in place of a stale one.
+    ///
+    /// # Errors
+    /// [`ServeError::AlreadyRunning`] if another daemon has it, or somebody listens there without
+    /// the lock (a socket that systemd has bound, say).
+    pub fn take(
+        endpoint: &Endpoint,
+        mode: u32,
+        group: Option<u32>,
+    ) -> Result<(Self, Listener), ServeError> {
+        let (directory, directory_is) = open_directory(endpoint, mode)?;
+        let name = |suffix| beside(endpoint, suffix).file_name().unwrap_or_default().to_owned();
+        let (lock_name, socket_name) = (name(".pid"), name(""));
+        let (lock, lock_is) = take_lock(endpoint, &directory, &lock_name)?;
+        let failed = |error: io::Error| ServeError::Bind { endpoint: endpoint.clone(), error };
+        remove_stale(endpoint, &directory, &socket_name)?;
+        let listener = Listener::bind(endpoint, mode).map_err(failed)?;
+        let find = || -> io::Result<Identity> {
+            let bound = statat(&directory, &socket_name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_ours = FileType::from_raw_mode(bound.st_mode) == FileType::Socket
+                && bound.st_uid == geteuid().as_raw()
+                && identity_of(&endpoint.directory())? == directory_is;
+            if !is_ours {
+                return Err(io::Error::other("the directory was changed meanwhile"));
+            }
+            // The umask has narrowed it. The group first: `mode` may be meant for it alone.
+            if let Some(group) = group {
+                let (none, group) = (None::<Uid>, Some(Gid::from_raw(group)));
+                chownat(&directory, &socket_name, none, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            let mode = Mode::from_raw_mode(mode as _);
+            chmodat(&directory, &socket_name, mode, AtFlags::empty())?;
+            Ok(Identity::of(&bound))
+        };
+        let socket_is = find().map_err(failed)?;
+        let endpoint = endpoint.clone();
+        let instance = Self {
+            endpoint,
+            directory,
+            directory_is,
+            lock_name,
+            _lock: lock,
+            lock_is,
+            socket_name,
+            socket_is,
+        };
+        Ok((instance, listener))
+    }
+
+    /// The file that keeps the highest fencing token.
+    pub fn tokens(&self) -> io::Result<File> {
+        let mut name = self.socket_name.clone();
+        name.push(".tokens");
+        open_own(&self.directory, &name).map(|(file, _)| file)
+    }
+
+    /// Waits until no other daemon serves at this place, which one could whose directory was
+    /// replaced: it leaves as soon as it has noticed.
+    ///
+    /// # Errors
+    /// [`ServeError::AlreadyRunning`] if it doesn't (it is stopped, say).
+    pub async fn settle(&self) -> Result<(), ServeError> {
+        #[cfg(target_os = "linux")]
+        {
+            use std::time::Duration;
+
+            const PATIENCE: Duration = Duration::from_secs(5);
+            let begun = tokio::time::Instant::now();
+            let inode = self.socket_is.inode as u32;
+            loop {
+                match super::rivals::listens_besides(self.endpoint.as_path(), inode) {
+                    Ok(false) => break,
+                    Ok(true) if begun.elapsed() < PATIENCE => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Ok(true) => {
+                        let endpoint = self.endpoint.clone();
+                        return Err(ServeError::AlreadyRunning { endpoint, pid: None });
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the kernel doesn't say who else listens here");
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `Some` once the place isn't this daemon's any more: why.
+    pub fn lost(&self) -> Option<&'static str> {
+        let is_gone = |stat: Result<Stat, Errno>, was: Identity| match stat {
+            Ok(stat) => Identity::of(&stat) != was,
+            Err(error) => matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP),
+        };
+        let within = |name| statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let directory = statat(CWD, self.endpoint.directory(), AtFlags::empty());
+        if is_gone(directory, self.directory_is) {
+            Some("its path leads to another directory")
+        } else if is_gone(within(&self.socket_name), self.socket_is) {
+            Some("the socket is gone or another's")
+        } else if is_gone(within(&self.lock_name), self.lock_is) {
+            Some("the lock file is gone or another's")
+        } else {
+            None
+        }
+    }
+
+    /// Takes the socket away, so that nobody comes any more; another's in its place is left.
+    pub fn withdraw(&self) {
+        let found = statat(&self.directory, &self.socket_name, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| Identity::of(&found) == self.socket_is)
+            && let Err(error) = unlinkat(&self.directory, &self.socket_name, AtFlags::empty())
+        {
+            warn!(%error, endpoint = %self.endpoint, "the socket can't be removed");
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+fn identity_of(path: &Path) -> io::Result<Identity> {
+    Ok(Identity::of(&statat(CWD, path, AtFlags::empty())?))
+}
+
+/// Opens the socket's directory, made if it is missing: for its user alone, or open to those whom
+/// the socket is open to.
+fn open_directory(endpoint: &Endpoint, mode: u32) -> Result<(OwnedFd, Identity), ServeError> {
+    let path = endpoint.directory();
+    let open = || {
+        if mode & 0o077 == 0 {
+            endpoint.prepare_directory()?;
+        } else {
+            use std::os::unix::fs::DirBuilderExt as _;
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(&path)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, &path, flags, Mode::empty())?;
+        let identity = Identity::of(&fstat(&directory)?);
+        // What was verified by its path is what was opened.
+        if mode & 0o077 == 0 {
+            endpoint.verify_directory()?;
+        }
+        if identity_of(&path)? != identity {
+            return Err(io::Error::other("it was replaced meanwhile"));
+        }
+        Ok((directory, identity))
+    };
+    open().map_err(|error| ServeError::Directory { path: path.clone(), error })
+}
+
+/// Opens or makes a file that must be this user's own: where others may write too, a link of
+/// theirs must not lead elsewhere.
+fn open_own(directory: &OwnedFd, name: &OsString) -> io::Result<(File, Identity)> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(directory, name, flags | OFlags::NONBLOCK, Mode::from_raw_mode(0o600)) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(foreign("it is a symbolic link")),
+        Err(error) => return Err(error.into()),
+    };
+    let found = fstat(&file)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        Err(foreign("it is no regular file"))
+    } else if found.st_uid != geteuid().as_raw() {
+        Err(foreign("it belongs to another user"))
+    } else if found.st_nlink > 1 {
+        Err(foreign("it has another name elsewhere"))
+    } else {
+        Ok((file, Identity::of(&found)))
+    }
+}
+
+fn foreign(why: &str) -> io::Error {
+    let text = format!("{why}: remove it, or choose a socket in a directory of your own");
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
+}
+
+/// Locks `<socket>.pid`, and writes the process's number into it.
+fn take_lock(
+    endpoint: &Endpoint,
+    directory: &OwnedFd,
+    name: &OsString,
+) -> Result<(File, Identity), ServeError> {
+    let path = endpoint.directory().join(name);
+    let failed = |error: io::Error| ServeError::Lock { path: path.clone(), error };
+    loop {
+        let (mut file, identity) = open_own(directory, name).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let _ = file
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map(File::from)
+                    .and_then(|file| file.take(32).read_to_string(&mut pid));
+                let pid = pid.trim().parse().ok();
+                return Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        // Somebody may have removed it between the two: then the lock is of no file.
+        match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if Identity::of(&found) == identity => {}
+            Ok(_) | Err(Errno::NOENT) => continue,
+            Err(error) => return Err(failed(error.into())),
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(failed)?;
+        return Ok((file, identity));
+    }
+}
+
+/// Removes a socket that nobody listens at. The caller has the lock.
+fn remove_stale(
+    endpoint: &Endpoint,
+    directory: &OwnedFd,
+    name: &OsString,
+) -> Result<(), ServeError> {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
+
+    let failed = |error: io::Error| ServeError::Bind { endpoint: endpoint.clone(), error };
+    let find = || statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+    let found = match find() {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(failed(error.into())),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) != FileType::Socket => {
+            let why =
+                "there is a file of that name, which is no socket: remove it, or choose another";
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+        }
+        Ok(found) => Identity::of(&found),
+    };
+    // Without waiting: a daemon that is stopped, its queue full, is alive too.
+    let probe = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(endpoint.as_path())?)
+    };
+    match probe() {
+        Ok(()) | Err(Errno::AGAIN) => {
+            Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None })
+        }
+        // What refused is what is removed.
+        Err(Errno::CONNREFUSED) if find().is_ok_and(|now| Identity::of(&now) == found) => {
+            unlinkat(directory, name, AtFlags::empty()).map_err(|error| failed(error.into()))
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// The file that keeps the highest fencing token, beside a socket that systemd has bound.
+pub(crate) fn tokens_of_activated(endpoint: &Endpoint) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, endpoint.directory(), flags, Mode::empty())?;
+    let name = beside(endpoint, ".tokens").file_name().unwrap_or_default().to_owned();
+    open_own(&directory, &name).map(|(file, _)| file)
+}
+
+/// The listening socket that systemd started this process for, if it did; its variables are
+/// gone then, so that no child takes them for its own. Call it before any thread is made.
+///
+/// # Errors
+/// If the descriptor isn't there, or there are several.
+pub(crate) fn activated() -> Result<Option<OwnedFd>, ServeError> {
+    use std::os::fd::FromRawFd as _;
+
+    // SAFETY: the caller's promise: no other thread reads the environment.
+    let fds = unsafe { sd_notify::listen_fds_and_unset_env() };
+    let mut fds = fds.map_err(ServeError::Activation)?;
+    let (first, rest) = (fds.next(), fds.len());
+    if rest > 0 {
+        let why = format!("one socket is served, and systemd passed {}", rest + 1);
+        return Err(ServeError::Activation(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    // SAFETY: systemd opened it for this process, and nobody else here has taken it.
+    Ok(first.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Who and what is at this daemon, as data: users, their processes, sessions, namespaces, and
+//! how much each user has. Never here: a change of a namespace (the broker's).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use dashmap::{DashMap, Entry};
+use syncd_core::SessionId;
+use tokio::sync::{Notify, Semaphore};
+use tracing::warn;
+
+use crate::{
+    clients::Client,
+    limits::Limits,
+    namespace::{Address, Counters, Namespace},
+    outbox::Session,
+};
+
+/// Command lines of one user's processes that are being read at once.
+const READERS: usize = 4;
+
+pub(crate) struct Registry {
+    /// All sessions, connected or not, by namespace number and id.
+    pub sessions: DashMap<(u64, SessionId), Arc<Session>>,
+    pub namespaces: DashMap<Address, Arc<Namespace>>,
+    /// Processes by pid and user.
+    pub clients: DashMap<(u32, u32), Arc<Client>>,
+    /// Counters of namespaces that are gone, by their owner.
+    pub retired: DashMap<Option<u32>, Counters>,
+    /// A connection or a namespace came or went.
+    pub changed: Notify,
+    users: DashMap<u32, Arc<User>>,
+}
+
+/// Somebody has used up what they may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: the quota of {limit} per user is used up; free some, or raise it")]
+pub(crate) struct QuotaError {
+    pub field: &'static str,
+    pub limit: usize,
+}
+
+/// What a user has, over all namespaces.
+pub(crate) struct User {
+    pub number: u32,
+    pub connections: Gauge,
+    pub calls: Gauge,
+    pub namespaces: Gauge,
+    pub watches: Gauge,
+    /// Bytes of messages that wait for their sessions' streams.
+    pub unsent: Gauge,
+    /// Bytes of what their namespaces keep.
+    pub memory: Arc<Gauge>,
+    /// Who may read the command line of a process of theirs.
+    pub readers: Arc<Semaphore>,
+}
+
+/// How much there is of something, and how much there may be.
+pub(crate) struct Gauge {
+    field: &'static str,
+    limit: usize,
+    used: AtomicUsize,
+    refused: AtomicU64,
+}
+
+impl Gauge {
+    pub fn new(field: &'static str, limit: usize) -> Self {
+        Self { field, limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) }
+    }
+
+    /// Takes `n` of it, to be given back.
+    pub fn take(&self, n: usize) -> Result<(), QuotaError> {
+        let within = |used: usize| used.checked_add(n).filter(|&used| used <= self.limit);
+        match self.used.fetch_update(Relaxed, Relaxed, within) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let refused = self.refused.fetch_add(1, Relaxed) + 1;
+                let Self { field, limit, .. } = *self;
+                // A flood of refusals must not become a flood of words.
+                if refused.is_power_of_two() {
+                    warn!(field, limit, refused, "a user's quota is used up");
+                }
+                Err(QuotaError { field, limit })
+            }
+        }
+    }
+
+    /// Takes `n` of it if there is room, or in any case if it is `exempt`. False: it is used up.
+    pub fn take_unless_full(&self, n: usize, exempt: bool) -> bool {
+        let used = self.used.fetch_add(n, Relaxed);
+        let taken = exempt || used.saturating_add(n) <= self.limit;
+        if !taken {
+            self.give_back(n);
+        }
+        taken
+    }
+
+    /// Takes `n` of it, room or not.
+    pub fn add(&self, n: usize) {
+        self.used.fetch_add(n, Relaxed);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.limit
+    }
+
+    pub fn give_back(&self, n: usize) {
+        self.used.fetch_sub(n, Relaxed);
+    }
+
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+}
+
+impl User {
+    fn new(number: u32, limits: &Limits) -> Self {
+        Self {
+            number,
+            connections: Gauge::new("connections", limits.connections),
+            calls: Gauge::new("calls", limits.calls),
+            namespaces: Gauge::new("namespaces", limits.namespaces),
+            watches: Gauge::new("watches", limits.watches),
+            unsent: Gauge::new("unsent_bytes", limits.unsent_bytes),
+            memory: Arc::new(Gauge::new("memory", limits.memory)),
+            readers: Arc::new(Semaphore::new(READERS)),
+        }
+    }
+}
+
+impl Registry {
+    pub fn new() -> Self {
+        Self {
+            sessions: DashMap::new(),
+            namespaces: DashMap::new(),
+            clients: DashMap::new(),
+            retired: DashMap::new(),
+            changed: Notify::new(),
+            users: DashMap::new(),
+        }
+    }
+
+    /// The entry of a user, who may be new.
+    pub fn user(&self, number: u32, limits: &Limits) -> Arc<User> {
+        if let Some(user) = self.users.get(&number) {
+            return user.clone();
+        }
+        self.users.entry(number).or_insert_with(|| Arc::new(User::new(number, limits))).clone()
+    }
+
+    /// The entry of a user who has something here.
+    pub fn known_user(&self, number: u32) -> Option<Arc<User>> {
+        self.users.get(&number).map(|user| user.clone())
+    }
+
+    /// Forgets a user who has nothing but the caller's own reference.
+    pub fn release_user(&self, user: &Arc<User>) {
+        let is_last =
+            |_: &_, entry: &Arc<User>| Arc::ptr_eq(entry, user) && Arc::strong_count(entry) <= 2;
+        self.users.remove_if(&user.number, is_last);
+    }
+
+    /// The namespace at `address`, made by `make` if it isn't there.
+    pub fn namespace(
+        &self,
+        address: &Address,
+        limits: &Limits,
+        make: impl FnOnce() -> Arc<Namespace>,
+    ) -> Result<(Arc<Namespace>, bool), QuotaError> {
+        if let Some(found) = self.namespaces.get(address) {
+            return Ok((found.clone(), false));
+        }
+        match self.namespaces.entry(address.clone()) {
+            Entry::Occupied(found) => Ok((found.get().clone(), false)),
+            Entry::Vacant(vacant) => {
+                if let Some(owner) = address.owner {
+                    self.user(owner, limits).namespaces.take(1)?;
+                }
+                let namespace = make();
+                vacant.insert(namespace.clone());
+                Ok((namespace, true))
+            }
+        }
+    }
+
+    /// Takes a namespace out: from now on its address leads to another one.
+    pub fn retire(&self, namespace: &Namespace) {
+        let is_it = |_: &_, other: &Arc<Namespace>| other.number == namespace.number;
+        let Some((address, _)) = self.namespaces.remove_if(&namespace.address, is_it) else {
+            return;
+        };
+        if let Some(user) = address.owner.and_then(|owner| self.known_user(owner)) {
+            user.namespaces.give_back(1);
+            self.release_user(&user);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Nobody is connected, and nothing is kept.
+    pub fn is_idle(&self) -> bool {
+        self.clients.is_empty() && self.namespaces.is_empty()
+    }
+}

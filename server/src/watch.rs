@@ -1,0 +1,251 @@
+//! Who watches a namespace's log records: one ring of the latest ones, bounded in bytes, which all
+//! watches read at their own pace. A watch that isn't read costs nothing while others publish, and
+//! one that the ring has overtaken ends. Never here: what an event looks like on the wire.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use slab::Slab;
+use syncd_core::Record;
+
+use crate::panic;
+
+/// So many events at most are copied out of the ring at once.
+const BATCH: usize = 64;
+/// So many at most are looked at, before others have their turn.
+const LOOKED_AT: u64 = 1024;
+
+/// The watches of one namespace.
+pub(crate) struct Watches {
+    state: Mutex<State>,
+    /// The most bytes of events that are kept.
+    limit: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The latest events, kept only while somebody watches.
+    ring: VecDeque<(Arc<Record>, usize)>,
+    bytes: usize,
+    /// How many events were dropped off the ring before its first.
+    dropped: u64,
+    watchers: Slab<Watcher>,
+    /// Which watchers wait, all that they had seen up to the end of the ring.
+    parked: Vec<usize>,
+    closed: bool,
+}
+
+struct Watcher {
+    prefix: Arc<str>,
+    /// How many events it has passed, counted as `dropped` is.
+    position: u64,
+    /// `Some` while it is parked.
+    waker: Option<Waker>,
+}
+
+impl Watcher {
+    fn wants(&self, event: &Record) -> bool {
+        let name = || event.object.as_ref().and_then(|label| label.name.as_deref());
+        self.prefix.is_empty() || name().is_some_and(|name| name.starts_with(&*self.prefix))
+    }
+}
+
+/// Why a watch has no more events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WatchEnd {
+    /// The daemon leaves, or the namespace is over.
+    Closed,
+    /// It was read too slowly: events that it has not seen are gone.
+    Overtaken,
+}
+
+impl Watches {
+    pub fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), limit }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        panic::lock(&self.state).watchers.is_empty()
+    }
+
+    /// Adds an event, and takes the wakers of those who wait for one like it. Costs what waits.
+    pub fn publish(&self, event: Record, wakers: &mut Vec<Waker>) {
+        let mut state = panic::lock(&self.state);
+        let State { ring, bytes, dropped, watchers, parked, .. } = &mut *state;
+        if watchers.is_empty() {
+            return;
+        }
+        let number = *dropped + ring.len() as u64;
+        parked.retain(|&key| {
+            let watcher = &mut watchers[key];
+            if !watcher.wants(&event) {
+                return true;
+            }
+            watcher.position = number;
+            wakers.extend(watcher.waker.take());
+            false
+        });
+        let size = size_of_event(&event);
+        ring.push_back((Arc::new(event), size));
+        *bytes += size;
+        while *bytes > self.limit {
+            let Some((_, size)) = ring.pop_front() else { break };
+            *bytes -= size;
+            *dropped += 1;
+        }
+    }
+
+    /// Watches events from now on. `prefix`: only those of objects whose name begins so.
+    pub fn watch(&self, prefix: &str) -> usize {
+        let mut state = panic::lock(&self.state);
+        let position = state.dropped + state.ring.len() as u64;
+        state.watchers.insert(Watcher { prefix: prefix.into(), position, waker: None })
+    }
+
+    pub fn unwatch(&self, key: usize) {
+        let mut state = panic::lock(&self.state);
+        state.watchers.remove(key);
+        state.parked.retain(|&parked| parked != key);
+        if state.watchers.is_empty() {
+            let State { ring, bytes, dropped, .. } = &mut *state;
+            *dropped += ring.len() as u64;
+            *bytes = 0;
+            *ring = VecDeque::new();
+        }
+    }
+
+    /// Ends all watches once they have read what there is.
+    pub fn close(&self) {
+        let wakers: Vec<Waker> = {
+            let mut state = panic::lock(&self.state);
+            let State { ring, dropped, watchers, parked, closed, .. } = &mut *state;
+            *closed = true;
+            let end = *dropped + ring.len() as u64;
+            let parked = parked.drain(..).filter_map(|key| {
+                watchers[key].position = end;
+                watchers[key].waker.take()
+            });
+            parked.collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The next events for the watch `key`, into `events`, which is empty.
+    pub fn poll(
+        &self,
+        key: usize,
+        events: &mut VecDeque<Arc<Record>>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), WatchEnd>> {
+        let mut state = panic::lock(&self.state);
+        let State { ring, dropped, watchers, parked, closed, .. } = &mut *state;
+        let watcher = &mut watchers[key];
+        // Parked, it has seen all up to the end, whatever has been dropped since.
+        if watcher.waker.is_some() {
+            watcher.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let Some(from) = watcher.position.checked_sub(*dropped) else {
+            return Poll::Ready(Err(WatchEnd::Overtaken));
+        };
+        let mut passed = 0;
+        for (event, _) in ring.range(from as usize..) {
+            if events.len() == BATCH || passed == LOOKED_AT {
+                break;
+            }
+            passed += 1;
+            if watcher.wants(event) {
+                events.push_back(event.clone());
+            }
+        }
+        watcher.position += passed;
+        if !events.is_empty() {
+            Poll::Ready(Ok(()))
+        } else if passed == LOOKED_AT {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        } else if *closed {
+            Poll::Ready(Err(WatchEnd::Closed))
+        } else {
+            watcher.waker = Some(cx.waker().clone());
+            parked.push(key);
+            Poll::Pending
+        }
+    }
+}
+
+/// What an event keeps, in bytes: of names and processes, which others keep too, their share.
+fn size_of_event(event: &Record) -> usize {
+    let cycle = match &event.kind {
+        syncd_core::RecordKind::Deadlock { cycle } => size_of_val(&*cycle.edges),
+        _ => 0,
+    };
+    let name = event.object.as_ref().and_then(|label| label.name.as_ref()).map_or(0, |n| n.len());
+    size_of::<Record>() + 48 + name + cycle
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_core::{Label, ObjectId, RecordKind, Time};
+
+    use super::*;
+
+    fn event(number: u64, name: Option<&str>) -> Record {
+        let object = name.map(|name| Label { name: Some(name.into()), id: ObjectId(number) });
+        Record { number, at: Time(number), kind: RecordKind::Set, object, party: None }
+    }
+
+    fn seen(watches: &Watches, key: usize) -> Result<Vec<u64>, WatchEnd> {
+        let cx = Context::from_waker(Waker::noop());
+        let mut events = VecDeque::new();
+        match watches.poll(key, &mut events, &cx) {
+            Poll::Ready(Err(end)) => Err(end),
+            _ => Ok(events.iter().map(|event| event.number).collect()),
+        }
+    }
+
+    #[test]
+    fn a_watch_that_is_overtaken_ends_and_the_others_go_on() {
+        let watches = Watches::new(3 * size_of_event(&event(0, None)));
+        let (slow, quick) = (watches.watch(""), watches.watch(""));
+        let mut wakers = Vec::new();
+        for number in 1..=3 {
+            watches.publish(event(number, None), &mut wakers);
+        }
+        assert_eq!(seen(&watches, quick), Ok(vec![1, 2, 3]));
+        watches.publish(event(4, None), &mut wakers);
+        assert_eq!(seen(&watches, quick), Ok(vec![4]));
+        assert_eq!(seen(&watches, slow), Err(WatchEnd::Overtaken));
+        watches.unwatch(slow);
+        watches.unwatch(quick);
+        assert!(watches.is_empty() && panic::lock(&watches.state).ring.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_other_names_isnt_woken_nor_overtaken() {
+        let watches = Watches::new(2 * size_of_event(&event(0, Some("a"))));
+        let key = watches.watch("b");
+        assert_eq!(seen(&watches, key), Ok(vec![]));
+        let mut wakers = Vec::new();
+        for number in 1..=9 {
+            watches.publish(event(number, Some("a")), &mut wakers);
+        }
+        assert!(wakers.is_empty());
+        watches.publish(event(10, Some("b")), &mut wakers);
+        assert_eq!(wakers.len(), 1);
+        assert_eq!(seen(&watches, key), Ok(vec![10]));
+    }
+
+    #[test]
+    fn the_end_comes_after_what_there_was() {
+        let watches = Watches::new(1 << 20);
+        let key = watches.watch("");
+        watches.publish(event(1, None), &mut Vec::new());
+        watches.close();
+        assert_eq!(seen(&watches, key), Ok(vec![1]));
+        assert_eq!(seen(&watches, key), Err(WatchEnd::Closed));
+    }
+}
