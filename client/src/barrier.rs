@@ -8,10 +8,13 @@ use syncd_proto::v1::{
 
 use crate::{
     BarrierError, SessionError, Token,
+    binding::{Binding, ObjectRequest},
+    call::{Call, Input, Step, Steps, call},
+    client::Shared,
     error::SessionLost,
-    object::{Attachable, Binding, Kind, Object, micros, sealed},
+    object::{Attachable, Kind, Object, micros, sealed},
     owner,
-    session::CallError,
+    session::{CallError, protocol::Undo},
 };
 
 /// A barrier between processes: so many parties wait for each other, again and again. A party's
@@ -49,6 +52,12 @@ pub struct BarrierState {
     pub broken: bool,
 }
 
+impl From<v1::State> for BarrierState {
+    fn from(state: v1::State) -> Self {
+        Self { waiting: state.value, broken: state.broken }
+    }
+}
+
 impl Barrier {
     /// Waits until all parties have come.
     ///
@@ -58,7 +67,7 @@ impl Barrier {
     /// # Cancel safety
     /// Dropping the future withdraws this party; the others wait on.
     pub async fn wait(&self) -> Result<BarrierWaitResult, BarrierError> {
-        self.arrive(None, false).await.map(|arrival| arrival.result)
+        self.arrive(owner::current(), None, false).run().await.map(|arrival| arrival.result)
     }
 
     /// Waits until all parties have come, but not longer than so.
@@ -70,7 +79,10 @@ impl Barrier {
     /// # Cancel safety
     /// As [`wait`](Self::wait).
     pub async fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError> {
-        self.arrive(Some(timeout), false).await.map(|arrival| arrival.result)
+        self.arrive(owner::current(), Some(timeout), false)
+            .run()
+            .await
+            .map(|arrival| arrival.result)
     }
 
     /// As [`wait`](Self::wait) or, with a time-out, [`wait_timeout`](Self::wait_timeout); and if
@@ -88,10 +100,10 @@ impl Barrier {
         timeout: Option<Duration>,
         action: impl FnOnce(),
     ) -> Result<BarrierWaitResult, BarrierError> {
-        let mut arrival = self.arrive(timeout, true).await?;
+        let mut arrival = self.arrive(owner::current(), timeout, true).run().await?;
         if let Some(turn) = arrival.turn.take() {
             action();
-            turn.done().await?;
+            turn.done().run().await?;
         }
         Ok(arrival.result)
     }
@@ -104,8 +116,7 @@ impl Barrier {
     /// # Cancel safety
     /// It may or may not be reset.
     pub async fn reset(&self) -> Result<(), SessionError> {
-        self.0.call(true, 0, |handle| Request::BarrierReset(BarrierReset { handle })).await?;
-        Ok(())
+        self.reset_it().run().await
     }
 
     /// Breaks it, for all who wait and all who come before a reset.
@@ -116,8 +127,7 @@ impl Barrier {
     /// # Cancel safety
     /// It may or may not be broken.
     pub async fn abort(&self) -> Result<(), SessionError> {
-        self.0.call(true, 0, |handle| Request::BarrierAbort(BarrierAbort { handle })).await?;
-        Ok(())
+        self.abort_it().run().await
     }
 
     /// How many have come, and whether it is broken.
@@ -125,8 +135,7 @@ impl Barrier {
     /// # Errors
     /// As for any call.
     pub async fn state(&self) -> Result<BarrierState, SessionError> {
-        let v1::State { value, broken, .. } = self.0.query().await?;
-        Ok(BarrierState { waiting: value, broken })
+        self.0.query().run().await.map(BarrierState::from)
     }
 
     /// Its name; empty if it has none.
@@ -139,21 +148,38 @@ impl Barrier {
         self.0.token()
     }
 
-    pub(crate) async fn arrive(
+    pub(crate) fn arrive(
         &self,
+        owner: u64,
         timeout: Option<Duration>,
         has_action: bool,
-    ) -> Result<Arrival, BarrierError> {
-        let (owner, timeout_us) = (owner::current(), micros(timeout));
-        let wait =
-            |handle| Request::BarrierWait(BarrierWait { handle, owner, timeout_us, has_action });
-        match self.0.call(true, owner, wait).await? {
-            (binding, Message::BarrierPassed(passed)) => Ok(Arrival {
-                result: BarrierWaitResult { index: passed.index },
-                turn: passed.run_action.then(|| Turn { binding, owner, over: false }),
-            }),
+    ) -> impl Call<Done = Result<Arrival, BarrierError>> + '_ {
+        let timeout_us = micros(timeout);
+        let wait = self.0.request(true, move |handle| {
+            let wait = BarrierWait { handle, owner, timeout_us, has_action };
+            (Request::BarrierWait(wait), Some(Undo::Party { handle, owner }))
+        });
+        call(wait, timeout, move |passed: Result<ObjectRequest, CallError>| match passed? {
+            (binding, Message::BarrierPassed(passed)) => {
+                let client = self.0.client.clone();
+                let turn = || Turn { client, binding, owner, over: false };
+                let result = BarrierWaitResult { index: passed.index };
+                Ok(Arrival { result, turn: passed.run_action.then(turn) })
+            }
             _ => Err(CallError::from(SessionLost::nonsense()).into()),
-        }
+        })
+    }
+
+    pub(crate) fn reset_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
+        let reset = |handle| (Request::BarrierReset(BarrierReset { handle }), None);
+        let reset = self.0.request(true, reset);
+        call(reset, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+    }
+
+    pub(crate) fn abort_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
+        let abort = |handle| (Request::BarrierAbort(BarrierAbort { handle }), None);
+        let abort = self.0.request(true, abort);
+        call(abort, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
     }
 }
 
@@ -166,17 +192,15 @@ pub(crate) struct Arrival {
 
 /// A party's turn to run the action. Dropped, it breaks the barrier.
 pub(crate) struct Turn {
+    client: Arc<Shared>,
     binding: Arc<Binding>,
     owner: u64,
     over: bool,
 }
 
 impl Turn {
-    pub(crate) async fn done(mut self) -> Result<(), BarrierError> {
-        self.over = true;
-        let report = self.report(true);
-        self.binding.session.call(report, None).await?;
-        Ok(())
+    pub(crate) fn done(self) -> impl Call<Done = Result<(), BarrierError>> {
+        call(Report(self), None, |done: Result<(), CallError>| Ok(done?))
     }
 
     fn report(&self, ok: bool) -> Request {
@@ -185,10 +209,31 @@ impl Turn {
     }
 }
 
+/// Tells that the action went well.
+struct Report(Turn);
+
+impl Steps for Report {
+    type Output = ();
+
+    fn client(&self) -> &Arc<Shared> {
+        &self.0.client
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<()>, CallError> {
+        let Input::Begin = input? else { return Ok(Step::Done(())) };
+        let (session, request) = (self.0.binding.session.clone(), self.0.report(true));
+        Ok(Step::Request { session, request, undo: None })
+    }
+
+    fn on_sent(&mut self) {
+        self.0.over = true;
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.over {
-            self.binding.session.send(self.report(false));
+            self.binding.session.post(self.report(false));
         }
     }
 }

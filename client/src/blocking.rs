@@ -1,8 +1,10 @@
-//! The same without `async`: each call waits in the thread that makes it, which does its own
-//! I/O. Never here: semantics; every call is the async one, run to its end.
+//! The same without `async`: each call waits in the thread that makes it. The threads of a
+//! process share a client and are separate owners. One of those that wait reads for all; no
+//! thread is started, but for [`Client::on_lost`], and when something is to be sent that nobody
+//! waits for while the socket is full or the connection broken.
 //!
-//! The threads of a process share a client and are separate owners. One of those that wait
-//! reads for all; no thread is started, but for [`Client::on_lost`].
+//! A call works in any thread, also in `spawn_blocking`'s. In an async task it would block the
+//! runtime's thread: there, the async API is the one to use.
 //!
 //! ```no_run
 //! use syncd_client::blocking::Client;
@@ -18,32 +20,86 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Panics
-//! Within a Tokio runtime every call that waits panics: there, the async API is the one to use.
+//! # The way of one acquire
+//!
+//! [`Lock::acquire`] (`lock`) describes itself as a call (`semlock`, `binding`), whose steps are
+//! made here (`call`): a request is given to the session's protocol, written, and waited for
+//! (`session`) by a parker (`unix`), through the bytes of HTTP/2 (`session/transport`), for what
+//! the protocol says it means (`session/protocol`). Nothing else is in between.
 
 mod client;
 mod condition;
+mod connect;
 mod lock;
+mod session;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix::{Parker, Socket, pause, wait_for_end};
+#[cfg(windows)]
+use windows::{Parker, Socket, pause, wait_for_end};
 
 pub use client::{Client, ObjectOptions};
 pub use condition::{AnyGuard, AnyLock, Barrier, Condition, Event};
+pub(crate) use connect::{Door, session};
 pub use lock::{BoundedSemaphore, Lock, LockGuard, OwnedLockGuard, Permit, RLock, Semaphore};
+pub(crate) use session::Session;
 
-/// Blocking methods of the async ones' names. `=> Wrapper` wraps what comes out.
+use crate::{call::Call, semlock::none_if_busy};
+
+/// What a waiting thread does about signals.
+pub trait Signals {
+    /// Called when a signal's handler has run in the thread, and now and then for no reason; with
+    /// nothing locked, so that it may make calls of its own. True: the call is given up.
+    fn handle(&mut self) -> bool;
+
+    /// Whether it is to be called at all.
+    fn matter(&self) -> bool {
+        true
+    }
+}
+
+impl<F: FnMut() -> bool> Signals for F {
+    fn handle(&mut self) -> bool {
+        self()
+    }
+}
+
+/// Waits on, whatever signals come.
+pub(crate) struct NoSignals;
+
+impl Signals for NoSignals {
+    fn handle(&mut self) -> bool {
+        false
+    }
+
+    fn matter(&self) -> bool {
+        false
+    }
+}
+
+pub(crate) type OnSignal<'a> = &'a mut dyn Signals;
+
+/// Makes a call in this thread.
+fn wait<C: Call>(call: C) -> C::Done {
+    call.wait(&mut NoSignals)
+}
+
+/// Blocking methods of the async ones' names, each by the call that it is.
 macro_rules! forward {
     ($Type:ident: $(
-        fn $method:ident(&self $(, $arg:ident: $ty:ty)*) -> Result<$ok:ty, $error:ty>
-            $(=> $wrap:expr)?;
+        fn $method:ident(&$self:ident $(, $arg:ident: $ty:ty)*) -> $done:ty { $made:expr }
     )+) => {
         impl $Type {$(
             #[doc = concat!(
                 "As [`", stringify!($method), "`](crate::", stringify!($Type), "::",
                 stringify!($method), "), in this thread.\n\n# Errors\nThe same."
             )]
-            pub fn $method(&self $(, $arg: $ty)*) -> Result<$ok, $error> {
-                let done = self.client().block_on(self.0.$method($($arg),*));
-                $(let done = done.map($wrap);)?
-                done
+            pub fn $method(&$self $(, $arg: $ty)*) -> $done {
+                $made
             }
         )+}
     };
@@ -51,12 +107,8 @@ macro_rules! forward {
 
 /// What every kind of object has: its name and token.
 macro_rules! object {
-    ($Type:ident, $($object:tt)+) => {
+    ($Type:ident) => {
         impl $Type {
-            fn client(&self) -> &crate::client::Shared {
-                self.0 $($object)+.client()
-            }
-
             /// Its name; empty if it has none.
             pub fn name(&self) -> &str {
                 self.0.name()

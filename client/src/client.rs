@@ -3,25 +3,25 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    pin::Pin,
-    sync::{Arc, OnceLock, atomic::AtomicI32},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use syncd_proto::{
-    Endpoint, PROTOCOL,
-    endpoint::{EndpointError, namespace_from_env},
-    v1::{Open, Unlink, client_message::Request},
+    Endpoint,
+    endpoint::namespace_from_env,
+    v1::{Unlink, client_message::Request},
 };
-use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     Barrier, BoundedSemaphore, Condition, ConnectError, CreateError, Event, Lock, ObjectOptions,
     RLock, Semaphore, SessionError, SessionLost, Token, blocking,
+    call::{Call, Connect, Plain, call},
     condition::AnyLock,
+    error::check_length,
     fork::{self, PerProcess},
-    object::{Attachable, Object},
-    session::{Patience, Reactor, Runtime, Session, close_inherited},
+    object::{Attachable, Object, check_name},
+    session::{CallError, Session},
     start::{self, Daemon},
 };
 
@@ -51,33 +51,59 @@ pub struct Client {
 pub struct Builder {
     endpoint: Option<Endpoint>,
     namespace: Option<String>,
-    label: String,
+    pub(crate) label: String,
     auto_start: bool,
-    daemon: Option<Daemon>,
-    connect_timeout: Duration,
+    pub(crate) daemon: Option<Daemon>,
+    pub(crate) connect_timeout: Duration,
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) endpoint: Endpoint,
     pub(crate) namespace: String,
-    config: Builder,
-    blocking: bool,
+    pub(crate) config: Builder,
     slot: PerProcess<Slot>,
 }
 
 /// What each process has of its own.
 #[derive(Debug, Default)]
-struct Slot {
+pub(crate) struct Slot {
     session: Mutex<Option<Arc<Session>>>,
-    /// Of the session's socket. Outside of the mutex: a forked child reads its parent's.
-    descriptor: Arc<AtomicI32>,
-    reactor: OnceLock<Reactor>,
+    /// One task opens a session at a time.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+    /// And one thread.
+    pub(crate) door: blocking::Door,
 }
 
 impl Slot {
-    fn new() -> Self {
-        Self { descriptor: Arc::new(AtomicI32::new(-1)), ..Self::default() }
+    /// The session, if there is one that is good. Errors: it is lost, and releases with it, and
+    /// this call is the first to be told.
+    pub(crate) fn session(&self) -> Result<Option<Arc<Session>>, CallError> {
+        let session = self.lock().clone();
+        match session {
+            Some(session) if session.is_usable() => Ok(Some(session)),
+            Some(session) => session.take_untold().map_or(Ok(None), |why| Err(why.into())),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn has_session(&self) -> bool {
+        self.lock().as_ref().is_some_and(|session| session.is_usable())
+    }
+
+    /// From now on, there is none.
+    pub(crate) fn take(&self) -> Option<Arc<Session>> {
+        self.lock().take()
+    }
+
+    /// From now on, this is the session.
+    pub(crate) fn put(&self, session: Arc<Session>) {
+        let replaced = self.lock().replace(session);
+        drop(replaced);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Session>>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,15 +129,17 @@ impl Client {
         }
     }
 
-    /// A client of the daemon and the namespace that a token is of.
+    /// A client of the daemon and the namespace that a token is of. It doesn't start a daemon
+    /// unless told to: a new one wouldn't have the object.
     pub fn of(token: &Token) -> Builder {
-        Self::builder().endpoint(token.endpoint.clone()).namespace(&token.namespace)
+        let builder = Self::builder().endpoint(token.endpoint.clone());
+        builder.namespace(&token.namespace).auto_start(false)
     }
 
     /// Gets or creates the lock of that name.
     ///
     /// # Errors
-    /// If the name is taken by another kind of object, or is longer than 255 bytes.
+    /// If the name is taken by another kind of object, is empty, or is longer than 255 bytes.
     pub async fn lock(&self, name: &str) -> Result<Lock, CreateError> {
         self.object(name).lock().await
     }
@@ -180,7 +208,7 @@ impl Client {
     /// Options for an object without a name: other processes reach it by its
     /// [token](crate::Lock::token) alone. It goes when nobody has been attached for a while.
     pub fn anonymous(&self) -> ObjectOptions {
-        ObjectOptions::new(self.shared.clone(), "")
+        ObjectOptions::anonymous(self.shared.clone())
     }
 
     /// Attaches to the object that a token is of.
@@ -188,9 +216,9 @@ impl Client {
     /// # Errors
     /// [`NotFound`](CreateError::NotFound) if it is gone, [`KindMismatch`](CreateError::KindMismatch)
     /// if it is of another kind, [`Elsewhere`](CreateError::Elsewhere) if it isn't this client's
-    /// daemon that has it.
+    /// daemon that has it. No daemon is started for it.
     pub async fn attach<T: Attachable>(&self, token: &Token) -> Result<T, CreateError> {
-        Object::attach(self.shared.clone(), token, Some(T::KIND)).await.map(T::from_object)
+        Object::attach(&self.shared, token, Some(T::KIND)).run().await.map(T::from_object)
     }
 
     /// Frees a name. Who is attached stays attached; the next to create the name makes another
@@ -199,9 +227,7 @@ impl Client {
     /// # Errors
     /// [`NotFound`](CreateError::NotFound) if there is no object of that name.
     pub async fn unlink(&self, name: &str) -> Result<(), CreateError> {
-        let session = self.shared.session().await?;
-        session.call(Request::Unlink(Unlink { name: name.to_owned() }), None).await?;
-        Ok(())
+        self.shared.unlink(name).run().await
     }
 
     /// Waits until the current session is lost (opening one if there is none), and tells why.
@@ -213,7 +239,7 @@ impl Client {
     /// # Cancel safety
     /// Safe.
     pub async fn lost(&self) -> Result<SessionLost, SessionError> {
-        Ok(self.shared.session().await?.lost().await)
+        Ok(self.shared.session().run().await?.tasks().lost().await)
     }
 
     /// The number of the current session, as people see it in `syncctl sessions`.
@@ -221,19 +247,39 @@ impl Client {
     /// # Errors
     /// If there is no session and none can be opened.
     pub async fn session_id(&self) -> Result<u64, SessionError> {
-        Ok(self.shared.session().await?.id())
+        Ok(self.shared.session().run().await?.facts().id())
     }
 
-    /// Ends the session in order, and returns when the daemon knows. Guards become void, and
-    /// what they hold is abandoned; a later call opens a new session.
+    /// Ends the session in order, and returns when the daemon knows, or after 5 s. Guards become
+    /// void, and what they hold is abandoned; a later call opens a new session.
     ///
     /// # Cancel safety
     /// Safe, but the session may or may not be over.
     pub async fn close(&self) {
-        let session = self.shared.slot().session.lock().await.take();
+        let session = self.shared.slot().take();
         if let Some(session) = session {
-            session.close().await;
+            session.tasks().close().await;
         }
+    }
+
+    /// Waits until every release that was made has left this process, or the session is lost.
+    /// Mostly there is nothing to wait for: a release is sent before its call returns, unless
+    /// the daemon is so slow that the socket is full.
+    ///
+    /// # Errors
+    /// [`Lost`](SessionError::Lost) if releases were lost with the session.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn flush(&self) -> Result<(), SessionError> {
+        let session = self.shared.slot().lock().clone();
+        if let Some(session) = session {
+            session.tasks().flush().await;
+            if let Some(why) = session.take_untold() {
+                return Err(why.into());
+            }
+        }
+        Ok(())
     }
 
     /// Where its daemon is.
@@ -290,11 +336,8 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Client::connect`].
-    ///
-    /// # Panics
-    /// As all of [`blocking`], within a Tokio runtime.
     pub fn connect_blocking(self) -> Result<blocking::Client, ConnectError> {
-        blocking::Client::open(self.build(true)?)
+        blocking::Client::open(self.build()?)
     }
 
     /// Connects.
@@ -302,109 +345,88 @@ impl Builder {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let client = Client { shared: self.build(false)? };
-        client.shared.connected().await?;
+        let client = Client { shared: self.build()? };
+        client.shared.connected().run().await?;
         Ok(client)
     }
 
-    pub(crate) fn build(self, blocking: bool) -> Result<Arc<Shared>, EndpointError> {
+    pub(crate) fn build(self) -> Result<Arc<Shared>, ConnectError> {
+        let namespace = self.namespace.clone().unwrap_or_else(namespace_from_env);
+        check_length("the namespace", &namespace).map_err(ConnectError::Invalid)?;
+        check_length("the label", &self.label).map_err(ConnectError::Invalid)?;
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => Endpoint::from_env_or_default()?,
         };
         fork::watch();
-        let namespace = self.namespace.clone().unwrap_or_else(namespace_from_env);
-        let slot = PerProcess::new(Slot::new());
-        Ok(Arc::new(Shared { endpoint, namespace, config: self, blocking, slot }))
+        let slot = PerProcess::new(Slot::default());
+        Ok(Arc::new(Shared { endpoint, namespace, config: self, slot }))
     }
 }
 
 impl Shared {
-    fn slot(&self) -> &Slot {
-        self.slot.get(|inherited| {
-            close_inherited(&inherited.descriptor);
-            Slot::new()
-        })
+    pub(crate) fn slot(&self) -> &Slot {
+        fork::watch();
+        self.slot.get(|_| Slot::default())
+    }
+
+    /// As [`blocking::Client::flush`].
+    pub(crate) fn flush(
+        &self,
+        end: Instant,
+        on_signal: blocking::OnSignal<'_>,
+    ) -> Result<bool, SessionError> {
+        let session = self.slot().lock().clone();
+        let Some(session) = session else { return Ok(true) };
+        let sent = session.threads().flush(end, on_signal)?;
+        session.take_untold().map_or(Ok(sent), |why| Err(why.into()))
+    }
+
+    /// Whether a daemon may be started where there is none.
+    pub(crate) fn may_start(&self) -> bool {
+        self.config.auto_start && start::is_allowed()
+    }
+
+    /// No session was opened in the builder's time.
+    pub(crate) fn late(&self) -> ConnectError {
+        let after = self.config.connect_timeout;
+        ConnectError::TimedOut { endpoint: self.endpoint.clone(), after }
     }
 
     /// The session of this process, or a new one if it has none, or has lost it.
-    pub(crate) async fn session(&self) -> Result<Arc<Session>, SessionError> {
-        Ok(self.connected().await?)
+    pub(crate) fn session(
+        self: &Arc<Self>,
+    ) -> impl Call<Done = Result<Arc<Session>, SessionError>> + '_ {
+        call(Connect(self), None, |session: Result<_, CallError>| Ok(session?))
     }
 
-    async fn connected(&self) -> Result<Arc<Session>, ConnectError> {
-        fork::watch();
-        let slot = self.slot();
-        let mut current = slot.session.lock().await;
-        match &*current {
-            Some(session) if session.is_usable() => Ok(session.clone()),
-            _ => {
-                let after = self.config.connect_timeout;
-                let opened = timeout(after, self.open(slot)).await;
-                let late = || ConnectError::TimedOut { endpoint: self.endpoint.clone(), after };
-                Ok(current.insert(opened.map_err(|_| late())??).clone())
-            }
-        }
+    /// The same, for a client that is being made.
+    pub(crate) fn connected(
+        self: &Arc<Self>,
+    ) -> impl Call<Done = Result<Arc<Session>, ConnectError>> + '_ {
+        call(Connect(self), None, |session: Result<_, CallError>| {
+            session.map_err(|error| match SessionError::from(error) {
+                SessionError::Connect(error) => *error,
+                error => ConnectError::Unreachable {
+                    endpoint: self.endpoint.clone(),
+                    reason: error.to_string(),
+                },
+            })
+        })
     }
 
-    async fn open(&self, slot: &Slot) -> Result<Arc<Session>, ConnectError> {
-        let runtime = match self.blocking {
-            true => Runtime::Blocking(self.reactor(slot)?.clone()),
-            false => Runtime::Tasks(tokio::runtime::Handle::current()),
-        };
-        let open = Open {
-            protocol: PROTOCOL,
-            namespace: self.namespace.clone(),
-            label: self.config.label.clone(),
-            resume_key: Vec::new(),
-            resume_seq: 0,
-        };
-        let attempt = || {
-            Session::open(&self.endpoint, open.clone(), runtime.clone(), slot.descriptor.clone())
-        };
-        let error = match attempt().await {
-            Ok(session) => return Ok(session),
-            Err(error) => ConnectError::of(&self.endpoint, error),
-        };
-        let may_start = self.config.auto_start && start::is_allowed();
-        if !may_start || !matches!(error, ConnectError::NoDaemon { .. }) {
-            return Err(error);
-        }
-        let Builder { daemon, connect_timeout, .. } = &self.config;
-        start::ensure(&self.endpoint, daemon.as_ref(), *connect_timeout).await?;
-        attempt().await.map_err(|error| ConnectError::of(&self.endpoint, error))
-    }
-
-    /// Runs a call of the blocking client in this thread.
-    pub(crate) fn block_on<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E>
-    where
-        E: From<SessionError>,
-    {
-        match self.reactor(self.slot()) {
-            Ok(reactor) => reactor.block_on(call),
-            Err(error) => Err(SessionError::from(error).into()),
-        }
-    }
-
-    /// As `block_on`, but returns with nothing when a signal's handler has run.
-    pub(crate) fn block_on_or_signal<T, E>(
-        &self,
-        call: Pin<&mut impl Future<Output = Result<T, E>>>,
-    ) -> Option<Result<T, E>>
-    where
-        E: From<SessionError>,
-    {
-        match self.reactor(self.slot()) {
-            Ok(reactor) => reactor.run(call, Patience::Signal),
-            Err(error) => Some(Err(SessionError::from(error).into())),
-        }
-    }
-
-    fn reactor<'a>(&self, slot: &'a Slot) -> Result<&'a Reactor, ConnectError> {
-        if let Some(reactor) = slot.reactor.get() {
-            return Ok(reactor);
-        }
-        let reactor = Reactor::new().map_err(ConnectError::Reactor)?;
-        Ok(slot.reactor.get_or_init(|| reactor))
+    /// Frees a name.
+    pub(crate) fn unlink(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> impl Call<Done = Result<(), CreateError>> + '_ {
+        let valid = check_name(name).map_err(CreateError::Invalid);
+        let unlink = Plain::new(self, Request::Unlink(Unlink { name: name.to_owned() }));
+        crate::call::unless(
+            valid.err(),
+            call(unlink, None, |done: Result<_, CallError>| {
+                done.map(drop).map_err(CreateError::from)
+            }),
+        )
     }
 }

@@ -5,11 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_proto::v1::{Notify, Wait, client_message::Request, server_message::Message};
+use syncd_proto::v1::{ErrorCode, Notify, Wait, client_message::Request, server_message::Message};
 
 use crate::{
-    ConditionError, Lock, LockGuard, RLock, Token,
+    ConditionError, Hold, Lock, LockGuard, RLock, Token,
+    binding::{BindObject, Binding},
+    call::{Call, Input, Step, Steps, call},
+    client::Shared,
+    error::SessionLost,
     object::{Attachable, Kind, Object, micros, sealed},
+    session::CallError,
 };
 
 /// A condition variable between processes, guarded by a [`Lock`] or an [`RLock`].
@@ -64,10 +69,11 @@ impl Condition {
     /// void. If the session is lost in the wait, the lock is not held and the guard is void.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the lock as well: the guard is void from then on, and
-    /// dropping it does nothing. A notify that was its own passes on to the next.
+    /// Dropping the future once it has waited gives up the lock as well: the guard is void from
+    /// then on, and dropping it does nothing. A notify that was its own passes on to the next.
+    /// Dropped before its request was sent, it changes nothing, and the guard is good.
     pub async fn wait(&self, guard: &mut LockGuard) -> Result<(), ConditionError> {
-        self.wait_for_notify(guard, None).await.map(drop)
+        self.wait_by(guard, None).run().await.map(drop)
     }
 
     /// As [`wait`](Self::wait), but waits for the notify not longer than so. The lock is held
@@ -83,7 +89,7 @@ impl Condition {
         guard: &mut LockGuard,
         timeout: Duration,
     ) -> Result<WaitOutcome, ConditionError> {
-        self.wait_for_notify(guard, Some(timeout)).await
+        self.wait_by(guard, Some(timeout)).run().await
     }
 
     /// Waits while `blocked` says so; it is asked with the lock held.
@@ -141,7 +147,7 @@ impl Condition {
         if n == 0 {
             return Ok(0);
         }
-        self.notify_some(guard, n).await
+        self.notify_by(guard, n).run().await
     }
 
     /// Wakes the oldest waiter; tells whether there was one.
@@ -152,7 +158,7 @@ impl Condition {
     /// # Cancel safety
     /// As [`notify`](Self::notify).
     pub async fn notify_one(&self, guard: &LockGuard) -> Result<bool, ConditionError> {
-        Ok(self.notify_some(guard, 1).await? > 0)
+        Ok(self.notify_by(guard, 1).run().await? > 0)
     }
 
     /// Wakes all who wait, and tells how many there were.
@@ -163,7 +169,7 @@ impl Condition {
     /// # Cancel safety
     /// As [`notify`](Self::notify).
     pub async fn notify_all(&self, guard: &LockGuard) -> Result<u32, ConditionError> {
-        self.notify_some(guard, 0).await
+        self.notify_by(guard, 0).run().await
     }
 
     /// Its name; empty if it has none.
@@ -176,35 +182,138 @@ impl Condition {
         self.0.token()
     }
 
-    async fn wait_for_notify(
-        &self,
-        guard: &mut LockGuard,
+    pub(crate) fn wait_by<'a>(
+        &'a self,
+        guard: &'a mut LockGuard,
         timeout: Option<Duration>,
-    ) -> Result<WaitOutcome, ConditionError> {
-        let handle = self.handle_with(guard).await?;
-        let (owner, timeout_us) = (guard.0.owner(), micros(timeout));
-        let notified = guard.0.lend(Request::Wait(Wait { handle, owner, timeout_us })).await?;
-        Ok(if notified { WaitOutcome::Notified } else { WaitOutcome::TimedOut })
+    ) -> impl Call<Done = Result<WaitOutcome, ConditionError>> + 'a {
+        let steps = ConditionWait {
+            bind: BindObject::new(&self.0),
+            hold: &mut guard.0,
+            timeout_us: micros(timeout),
+            lent: None,
+            asked: false,
+        };
+        // The daemon's time-out ends the wait for the notify, and not the way back into the lock.
+        call(steps, None, |notified: Result<bool, CallError>| {
+            Ok(if notified? { WaitOutcome::Notified } else { WaitOutcome::TimedOut })
+        })
     }
 
-    async fn notify_some(&self, guard: &LockGuard, n: u32) -> Result<u32, ConditionError> {
-        let handle = self.handle_with(guard).await?;
-        let owner = guard.0.owner();
-        let notify = Request::Notify(Notify { handle, owner, n });
-        match guard.0.session().call(notify, None).await? {
-            Message::Done(done) => Ok(done.count),
-            _ => Ok(0),
+    pub(crate) fn notify_by<'a>(
+        &'a self,
+        guard: &'a LockGuard,
+        n: u32,
+    ) -> impl Call<Done = Result<u32, ConditionError>> + 'a {
+        let bind = BindObject::new(&self.0);
+        let steps = ConditionNotify { bind, hold: &guard.0, n, asked: false };
+        call(steps, None, |notified: Result<u32, CallError>| Ok(notified?))
+    }
+}
+
+/// Whether the guard is good for a condition's binding: another session doesn't hold the lock.
+fn check(hold: &Hold, binding: &Binding) -> Result<(), CallError> {
+    if hold.is_held() && Arc::ptr_eq(&binding.session, hold.session()) {
+        return Ok(());
+    }
+    Err(CallError::refused(
+        ErrorCode::NotOwner,
+        "the guard is void: the condition's lock must be acquired again",
+    ))
+}
+
+/// The lock is let go of when the request is sent, and held again at its end.
+struct ConditionWait<'a> {
+    bind: BindObject<'a>,
+    hold: &'a mut Hold,
+    timeout_us: Option<u64>,
+    /// The lock's token, while it is let go of.
+    lent: Option<u64>,
+    asked: bool,
+}
+
+impl Steps for ConditionWait<'_> {
+    type Output = bool;
+
+    fn client(&self) -> &Arc<Shared> {
+        self.bind.client()
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<bool>, CallError> {
+        if !self.asked {
+            return Ok(match self.bind.next(input)? {
+                Step::Done(binding) => {
+                    check(self.hold, &binding)?;
+                    self.asked = true;
+                    let (handle, owner) = (binding.handle, self.hold.owner());
+                    let wait = Wait { handle, owner, timeout_us: self.timeout_us };
+                    Step::Request {
+                        session: binding.session.clone(),
+                        request: Request::Wait(wait),
+                        undo: Some(self.hold.undo()),
+                    }
+                }
+                other => other.without_end(),
+            });
+        }
+        match input {
+            Ok(Input::Reply(Message::Woken(woken))) => {
+                self.hold.regain(woken.granted.unwrap_or_default());
+                Ok(Step::Done(woken.notified))
+            }
+            Err(CallError::Refused(error)) => {
+                use ErrorCode::{Cancelled, NotOwner, Poisoned};
+                // Refused at once, it is held as before; these ends come without the lock.
+                if let Some(lent) = self.lent
+                    && !matches!(error.code(), Cancelled | NotOwner | Poisoned)
+                {
+                    self.hold.keep(lent);
+                }
+                Err(CallError::Refused(error))
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(SessionLost::nonsense().into()),
         }
     }
 
-    /// The handle in the guard's session, or nowhere: another session doesn't hold the lock.
-    async fn handle_with(&self, guard: &LockGuard) -> Result<u32, ConditionError> {
-        let binding = self.0.binding().await?;
-        if !guard.0.is_held() || !Arc::ptr_eq(&binding.session, guard.0.session()) {
-            let text = "the guard is void: the condition's lock must be acquired again";
-            return Err(ConditionError::NotOwner(text.to_owned()));
+    fn on_sent(&mut self) {
+        if self.asked {
+            self.lent = Some(self.hold.lend());
         }
-        Ok(binding.handle)
+    }
+}
+
+struct ConditionNotify<'a> {
+    bind: BindObject<'a>,
+    hold: &'a Hold,
+    n: u32,
+    asked: bool,
+}
+
+impl Steps for ConditionNotify<'_> {
+    type Output = u32;
+
+    fn client(&self) -> &Arc<Shared> {
+        self.bind.client()
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<u32>, CallError> {
+        if self.asked {
+            return match input? {
+                Input::Reply(Message::Done(done)) => Ok(Step::Done(done.count)),
+                _ => Ok(Step::Done(0)),
+            };
+        }
+        Ok(match self.bind.next(input)? {
+            Step::Done(binding) => {
+                check(self.hold, &binding)?;
+                self.asked = true;
+                let (handle, owner, n) = (binding.handle, self.hold.owner(), self.n);
+                let request = Request::Notify(Notify { handle, owner, n });
+                Step::Request { session: binding.session.clone(), request, undo: None }
+            }
+            other => other.without_end(),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use syncd_proto::{
 
 use crate::{
     Abandonment, Cause, DeadlockEdge, Holder,
-    session::{CallError, LinkError},
+    session::{CallError, LinkError, OpenError},
     start::StartError,
 };
 
@@ -57,9 +57,12 @@ pub enum ConnectError {
         /// The builder's `connect_timeout`.
         after: Duration,
     },
-    /// The blocking client's reactor can't be made.
-    #[error("no reactor for the blocking client: {0}")]
-    Reactor(#[source] io::Error),
+    /// The builder was given a name that is too long, or has a NUL in it.
+    #[error("{0}")]
+    Invalid(String),
+    /// There can't be the thread that waits for the session's loss.
+    #[error("no thread that waits for the session's loss: {0}")]
+    Thread(#[source] io::Error),
 }
 
 /// A session is over, with everything that it held. The next call opens a new one.
@@ -89,6 +92,10 @@ pub enum SessionError {
     /// The session was lost while the call was under way.
     #[error(transparent)]
     Lost(#[from] SessionLost),
+    /// A signal's handler has asked for the call to be given up: for bindings to other languages
+    /// alone, see [`raw`](crate::raw).
+    #[error("the call was given up for a signal")]
+    Interrupted,
     /// The daemon refused for a reason that has no name of its own here.
     #[error("{text} ({code})")]
     Refused {
@@ -217,13 +224,35 @@ impl AcquireError {
 }
 
 impl ConnectError {
-    pub(crate) fn of(endpoint: &Endpoint, error: LinkError) -> Self {
-        let (endpoint, reason) = (endpoint.clone(), error.to_string());
+    pub(crate) fn of(endpoint: &Endpoint, error: OpenError) -> Self {
+        let endpoint = endpoint.clone();
         match error {
-            LinkError::Io(source) if is_absent(&source) => Self::NoDaemon { endpoint, source },
-            LinkError::Status { .. } | LinkError::Refused(_) => Self::Refused { endpoint, reason },
-            _ => Self::Unreachable { endpoint, reason },
+            OpenError::Link(LinkError::Io(source)) if is_absent(&source) => {
+                Self::NoDaemon { endpoint, source }
+            }
+            OpenError::Link(error @ LinkError::Status { .. }) => {
+                Self::Refused { endpoint, reason: error.to_string() }
+            }
+            OpenError::Link(error) => Self::Unreachable { endpoint, reason: error.to_string() },
+            OpenError::Refused(error) => Self::Refused { endpoint, reason: error.text },
+            OpenError::Overdue | OpenError::Interrupted => {
+                Self::Unreachable { endpoint, reason: "the attempt was given up".to_owned() }
+            }
         }
+    }
+}
+
+/// The wire's limit on names, labels and namespaces, in bytes.
+const LONGEST: usize = 255;
+
+/// Says what is wrong with a name, label or namespace that no daemon takes.
+pub(crate) fn check_length(what: &str, text: &str) -> Result<(), String> {
+    match text {
+        text if text.len() > LONGEST => {
+            Err(format!("{what} has {} bytes, and may have {LONGEST}", text.len()))
+        }
+        text if text.contains('\0') => Err(format!("{what} has a NUL in it: {text:?}")),
+        _ => Ok(()),
     }
 }
 
@@ -299,6 +328,12 @@ impl From<ConnectError> for SessionError {
 impl From<SessionLost> for CallError {
     fn from(why: SessionLost) -> Self {
         Self::Session(why.into())
+    }
+}
+
+impl From<ConnectError> for CallError {
+    fn from(error: ConnectError) -> Self {
+        Self::Session(error.into())
     }
 }
 

@@ -8,9 +8,11 @@ use syncd_proto::v1::{
 
 use crate::{
     SessionError, Token, WaitOutcome,
+    binding::ObjectRequest,
+    call::{Call, call},
     object::{Attachable, Kind, Object, micros, sealed},
     owner,
-    session::CallError,
+    session::{CallError, protocol::Undo},
 };
 
 /// A flag between processes that one can wait for.
@@ -28,10 +30,7 @@ impl Event {
     /// # Cancel safety
     /// It may or may not be set.
     pub async fn set(&self) -> Result<u32, SessionError> {
-        match self.0.call(true, 0, |handle| Request::EventSet(EventSet { handle })).await?.1 {
-            Message::Done(done) => Ok(done.count),
-            _ => Ok(0),
-        }
+        self.set_it().run().await
     }
 
     /// Clears it: who waits from now on does wait.
@@ -42,8 +41,7 @@ impl Event {
     /// # Cancel safety
     /// It may or may not be cleared.
     pub async fn clear(&self) -> Result<(), SessionError> {
-        self.0.call(true, 0, |handle| Request::EventClear(EventClear { handle })).await?;
-        Ok(())
+        self.clear_it().run().await
     }
 
     /// Whether it is set.
@@ -51,7 +49,7 @@ impl Event {
     /// # Errors
     /// As for any call.
     pub async fn is_set(&self) -> Result<bool, SessionError> {
-        Ok(self.0.query().await?.value != 0)
+        Ok(self.0.query().run().await?.value != 0)
     }
 
     /// Waits until it is set.
@@ -62,7 +60,7 @@ impl Event {
     /// # Cancel safety
     /// Safe.
     pub async fn wait(&self) -> Result<(), SessionError> {
-        self.wait_until(None).await.map(drop)
+        self.wait_by(owner::current(), None).run().await.map(drop)
     }
 
     /// Waits until it is set, but not longer than so.
@@ -73,19 +71,39 @@ impl Event {
     /// # Cancel safety
     /// Safe.
     pub async fn wait_timeout(&self, timeout: Duration) -> Result<WaitOutcome, SessionError> {
-        self.wait_until(Some(timeout)).await
+        self.wait_by(owner::current(), Some(timeout)).run().await
     }
 
-    async fn wait_until(&self, timeout: Option<Duration>) -> Result<WaitOutcome, SessionError> {
-        let (owner, timeout_us) = (owner::current(), micros(timeout));
-        let wait = |handle| Request::EventWait(EventWait { handle, owner, timeout_us });
-        match self.0.call(true, owner, wait).await {
+    pub(crate) fn set_it(&self) -> impl Call<Done = Result<u32, SessionError>> + '_ {
+        let set = self.0.request(true, |handle| (Request::EventSet(EventSet { handle }), None));
+        call(set, None, |done: Result<ObjectRequest, CallError>| match done?.1 {
+            Message::Done(done) => Ok(done.count),
+            _ => Ok(0),
+        })
+    }
+
+    pub(crate) fn clear_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
+        let clear = |handle| (Request::EventClear(EventClear { handle }), None);
+        let clear = self.0.request(true, clear);
+        call(clear, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+    }
+
+    pub(crate) fn wait_by(
+        &self,
+        owner: u64,
+        timeout: Option<Duration>,
+    ) -> impl Call<Done = Result<WaitOutcome, SessionError>> + '_ {
+        let timeout_us = micros(timeout);
+        let wait = self.0.request(true, move |handle| {
+            (Request::EventWait(EventWait { handle, owner, timeout_us }), Some(Undo::Wait))
+        });
+        call(wait, timeout, |set: Result<ObjectRequest, CallError>| match set {
             Ok(_) => Ok(WaitOutcome::Notified),
             Err(CallError::Refused(error)) if error.code() == ErrorCode::TimedOut => {
                 Ok(WaitOutcome::TimedOut)
             }
             Err(error) => Err(error.into()),
-        }
+        })
     }
 
     /// Its name; empty if it has none.

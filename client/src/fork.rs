@@ -1,7 +1,9 @@
 //! Which process this is: a child of `fork` must not touch what it inherited of its parent's
-//! session. Never here: what to do instead.
+//! session, and keeps none of its descriptors. Never here: what to do instead.
 
 use std::{
+    mem::ManuallyDrop,
+    ops::Deref,
     ptr,
     sync::{
         Once,
@@ -43,6 +45,126 @@ pub(crate) fn watch() {
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Relaxed);
     PID.store(std::process::id(), Relaxed);
+    descriptors::close_all();
+}
+
+/// A descriptor of this process's alone, or what has one. A forked child closes its copy before
+/// anything else runs there, when the number can't be another file's yet; and leaves the value.
+pub(crate) struct Owned<T> {
+    generation: u32,
+    #[cfg(unix)]
+    place: &'static descriptors::Place,
+    value: ManuallyDrop<T>,
+}
+
+impl<T> Owned<T> {
+    #[cfg(unix)]
+    pub(crate) fn new(value: T) -> Self
+    where
+        T: std::os::fd::AsFd,
+    {
+        use std::os::fd::AsRawFd as _;
+        watch();
+        let place = descriptors::note(value.as_fd().as_raw_fd());
+        Self { generation: generation(), place, value: ManuallyDrop::new(value) }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn new(value: T) -> Self {
+        Self { generation: generation(), value: ManuallyDrop::new(value) }
+    }
+}
+
+impl<T> Deref for Owned<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> std::ops::DerefMut for Owned<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if self.generation == generation() {
+            // Before the number is free to be another file's.
+            #[cfg(unix)]
+            self.place.forget();
+            // SAFETY: it is used no more.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
+
+/// The descriptors that a child is to close, in a list that its handler can read: it only grows,
+/// and its places are used again.
+#[cfg(unix)]
+mod descriptors {
+    use std::{
+        ptr,
+        sync::atomic::{
+            AtomicI32, AtomicPtr,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    };
+
+    const FREE: i32 = -1;
+
+    pub(crate) struct Place {
+        descriptor: AtomicI32,
+        next: *mut Place,
+    }
+
+    // SAFETY: `next` is set before anybody else sees the place, and never again.
+    unsafe impl Sync for Place {}
+
+    static FIRST: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
+
+    fn all() -> impl Iterator<Item = &'static Place> {
+        // SAFETY: places are never freed.
+        let first = unsafe { FIRST.load(Acquire).as_ref() };
+        // SAFETY: as above.
+        std::iter::successors(first, |place| unsafe { place.next.as_ref() })
+    }
+
+    pub(super) fn note(descriptor: i32) -> &'static Place {
+        let reused = all().find(|place| {
+            place.descriptor.compare_exchange(FREE, descriptor, AcqRel, Relaxed).is_ok()
+        });
+        if let Some(place) = reused {
+            return place;
+        }
+        let descriptor = AtomicI32::new(descriptor);
+        let place = Box::leak(Box::new(Place { descriptor, next: ptr::null_mut() }));
+        loop {
+            place.next = FIRST.load(Acquire);
+            if FIRST.compare_exchange(place.next, place, AcqRel, Acquire).is_ok() {
+                return place;
+            }
+        }
+    }
+
+    impl Place {
+        pub(super) fn forget(&self) {
+            self.descriptor.store(FREE, Release);
+        }
+    }
+
+    /// Runs in a forked child, where little is allowed: it stores to atomics and closes.
+    pub(super) fn close_all() {
+        for place in all() {
+            let descriptor = place.descriptor.swap(FREE, AcqRel);
+            if descriptor >= 0 {
+                // SAFETY: it is this child's copy, and the value that had it is left alone.
+                unsafe { libc::close(descriptor) };
+            }
+        }
+    }
 }
 
 /// A value that each process has its own of. What a child inherits it leaves as it is, for

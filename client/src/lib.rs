@@ -63,8 +63,11 @@ pub mod blocking;
 pub mod raw;
 
 mod barrier;
+mod binding;
+mod call;
 mod client;
 mod condition;
+mod connect;
 mod error;
 mod event;
 mod fork;
@@ -77,6 +80,7 @@ mod semaphore;
 mod semlock;
 mod session;
 mod start;
+mod tasks;
 mod token;
 
 pub use barrier::{Barrier, BarrierState, BarrierWaitResult};

@@ -6,9 +6,10 @@ use syncd_proto::v1::SemLockClass;
 
 use crate::{
     AcquireError, Hold, Holder, ReleaseError, SessionError, Token,
+    call::Call as _,
     object::{Attachable, Kind, sealed},
     owner,
-    semlock::SemLock,
+    semlock::{SemLock, none_if_busy},
 };
 
 /// A lock between processes. It isn't recursive: who holds it and acquires it again waits for
@@ -44,7 +45,7 @@ impl Lock {
     /// Dropping the future withdraws the request, and gives back what was granted meanwhile.
     /// The place in the queue is lost.
     pub async fn acquire(&self) -> Result<LockGuard, AcquireError> {
-        self.0.take(owner::current(), None).await.map(LockGuard)
+        self.0.take(owner::current(), None).run().await.map(LockGuard)
     }
 
     /// The lock if it is free and nobody waits for it, else nothing.
@@ -55,7 +56,7 @@ impl Lock {
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> {
-        Ok(self.0.try_take(owner::current()).await?.map(LockGuard))
+        none_if_busy(self.acquire_timeout(Duration::ZERO).await)
     }
 
     /// Waits for the lock, but not longer than so.
@@ -67,7 +68,7 @@ impl Lock {
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
-        self.0.take(owner::current(), Some(timeout)).await.map(LockGuard)
+        self.0.take(owner::current(), Some(timeout)).run().await.map(LockGuard)
     }
 
     /// Waits for the lock for an owner of its own: the guard, wherever it will be dropped.
@@ -79,7 +80,7 @@ impl Lock {
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_owned(&self) -> Result<OwnedLockGuard, AcquireError> {
-        self.0.take(owner::fresh(), None).await.map(LockGuard)
+        self.0.take(owner::fresh(), None).run().await.map(LockGuard)
     }
 }
 
@@ -92,7 +93,7 @@ impl RLock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn acquire(&self) -> Result<LockGuard, AcquireError> {
-        self.0.take(owner::current(), None).await.map(LockGuard)
+        self.0.take(owner::current(), None).run().await.map(LockGuard)
     }
 
     /// The lock if it is this owner's, or is free and nobody waits for it; else nothing.
@@ -103,7 +104,7 @@ impl RLock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> {
-        Ok(self.0.try_take(owner::current()).await?.map(LockGuard))
+        none_if_busy(self.acquire_timeout(Duration::ZERO).await)
     }
 
     /// Waits for the lock, but not longer than so.
@@ -114,7 +115,7 @@ impl RLock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
-        self.0.take(owner::current(), Some(timeout)).await.map(LockGuard)
+        self.0.take(owner::current(), Some(timeout)).run().await.map(LockGuard)
     }
 }
 
@@ -138,7 +139,7 @@ macro_rules! common {
             /// # Cancel safety
             /// It may or may not be released.
             pub async fn release(&self) -> Result<(), ReleaseError> {
-                self.0.release().await
+                self.0.release(owner::current()).run().await
             }
 
             /// Declares that what an abandoned lock guards is in order: lifts poison, from a
@@ -150,7 +151,7 @@ macro_rules! common {
             /// # Cancel safety
             /// Safe: it can be repeated.
             pub async fn mark_consistent(&self) -> Result<(), ReleaseError> {
-                self.0.mark_consistent().await
+                self.0.mark_consistent(owner::current()).run().await
             }
 
             /// Who holds it now.
@@ -158,7 +159,7 @@ macro_rules! common {
             /// # Errors
             /// As for any call.
             pub async fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
-                Ok(self.0.holders().await?.into_iter().next())
+                Ok(self.0.holders().run().await?.into_iter().next())
             }
 
             /// Its name; empty if it has none.
@@ -194,7 +195,7 @@ impl LockGuard {
     /// # Cancel safety
     /// The release itself is not taken back.
     pub async fn release(self) -> Result<(), ReleaseError> {
-        self.0.release().await
+        self.0.release().run().await
     }
 
     /// Declares that what the lock guards is in order, after its last owner's death.
@@ -205,7 +206,7 @@ impl LockGuard {
     /// # Cancel safety
     /// Safe: it can be repeated.
     pub async fn mark_consistent(&mut self) -> Result<(), ReleaseError> {
-        self.0.mark_consistent().await
+        self.0.mark_consistent().run().await
     }
 }
 

@@ -1,26 +1,28 @@
-//! An object as a client knows it: how to get or create it, and the handle that it has in the
-//! session of the moment. Never here: what one can do with it.
+//! An object as a client knows it: how to get or create it. The handle that it has in the session
+//! of the moment is in [`binding`](crate::binding). Never here: what one can do with it.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use syncd_proto::v1::{
-    Attach, Attached, BarrierSpec, ConditionSpec, Create, Detach, ErrorCode, EventSpec, Query,
-    SemLockClass, SemLockSpec, State, attach, attached, client_message::Request, create,
-    server_message::Message,
+    Attached, BarrierSpec, ConditionSpec, Create, EventSpec, Notify, Query, SemLockClass,
+    SemLockSpec, State, attach, attached, client_message::Request, create, server_message::Message,
 };
 
 use crate::{
-    Barrier, BoundedSemaphore, Condition, CreateError, Event, Lock, RLock, Semaphore, SessionError,
-    Token,
+    Barrier, BoundedSemaphore, Condition, ConditionError, CreateError, Event, Lock, RLock,
+    Semaphore, SessionError, Token,
+    binding::{Bind, Binding, ObjectCall, ObjectRequest},
+    call::{Call, call, unless},
     client::Shared,
     condition::AnyLock,
+    error::check_length,
     fork::PerProcess,
     semlock::SemLock,
-    session::{CallError, Session, Undo},
+    session::{CallError, protocol::Undo},
 };
 
 /// How an object is to be created, if it isn't there yet. Made by
@@ -28,8 +30,10 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until a constructor is called"]
 pub struct ObjectOptions {
-    client: Arc<Shared>,
+    pub(crate) client: Arc<Shared>,
     create: Create,
+    /// It is to have a name, and not an empty one.
+    named: bool,
 }
 
 /// What can be attached to by its token: every kind of object here.
@@ -53,41 +57,35 @@ pub enum Kind {
     Barrier,
 }
 
-#[derive(Debug)]
 pub struct Object {
-    client: Arc<Shared>,
-    create: Create,
+    pub(crate) client: Arc<Shared>,
+    pub(crate) create: Create,
     /// A Condition's.
-    lock: Option<Arc<Object>>,
+    pub(crate) lock: Option<Arc<Object>>,
     bound: PerProcess<Bound>,
 }
 
-#[derive(Debug)]
 struct Bound {
     /// By which it was first attached to; so will be a forked child.
     key: Arc<str>,
     binding: Mutex<Option<Arc<Binding>>>,
 }
 
-/// A reference to an object, in one session.
-#[derive(Debug)]
-pub(crate) struct Binding {
-    pub(crate) session: Arc<Session>,
-    pub(crate) handle: u32,
-    key: Arc<str>,
-    /// The recursive holds that there are, by owner: their tokens.
-    pub(crate) holds: Mutex<HashMap<u64, Weak<AtomicU64>>>,
-}
-
-impl Drop for Binding {
-    fn drop(&mut self) {
-        self.session.send(Request::Detach(Detach { handle: self.handle, quiet: true }));
+impl fmt::Debug for Object {
+    /// Without the key, which is as good as the object.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("create", &self.create).finish_non_exhaustive()
     }
 }
 
 impl ObjectOptions {
     pub(crate) fn new(client: Arc<Shared>, name: &str) -> Self {
-        Self { client, create: Create { name: name.to_owned(), ..Create::default() } }
+        let create = Create { name: name.to_owned(), ..Create::default() };
+        Self { client, create, named: true }
+    }
+
+    pub(crate) fn anonymous(client: Arc<Shared>) -> Self {
+        Self { client, create: Create::default(), named: false }
     }
 
     /// It stays, with its state, when nobody is attached any more; until it is unlinked.
@@ -113,9 +111,9 @@ impl ObjectOptions {
     ///
     /// # Errors
     /// If the name is taken by another kind of object, if it is taken at all and the options
-    /// say [`exclusive`](Self::exclusive), or if it is longer than 255 bytes.
+    /// say [`exclusive`](Self::exclusive), or if it is empty or longer than 255 bytes.
     pub async fn lock(self) -> Result<Lock, CreateError> {
-        Ok(Lock(self.sem_lock(SemLockClass::Lock, 1).await?))
+        self.make_lock().run().await
     }
 
     /// As [`Client::rlock`](crate::Client::rlock).
@@ -123,7 +121,7 @@ impl ObjectOptions {
     /// # Errors
     /// As [`lock`](Self::lock).
     pub async fn rlock(self) -> Result<RLock, CreateError> {
-        Ok(RLock(self.sem_lock(SemLockClass::Rlock, 1).await?))
+        self.make_rlock().run().await
     }
 
     /// As [`Client::semaphore`](crate::Client::semaphore).
@@ -131,7 +129,7 @@ impl ObjectOptions {
     /// # Errors
     /// As [`lock`](Self::lock), and if it was created with another number of permits.
     pub async fn semaphore(self, permits: u32) -> Result<Semaphore, CreateError> {
-        Ok(Semaphore(self.sem_lock(SemLockClass::Semaphore, permits).await?))
+        self.make_semaphore(permits).run().await
     }
 
     /// As [`Client::bounded_semaphore`](crate::Client::bounded_semaphore).
@@ -139,8 +137,7 @@ impl ObjectOptions {
     /// # Errors
     /// As [`semaphore`](Self::semaphore).
     pub async fn bounded_semaphore(self, permits: u32) -> Result<BoundedSemaphore, CreateError> {
-        let sem_lock = self.sem_lock(SemLockClass::BoundedSemaphore, permits).await?;
-        Ok(BoundedSemaphore(sem_lock))
+        self.make_bounded_semaphore(permits).run().await
     }
 
     /// As [`Client::condition`](crate::Client::condition).
@@ -148,9 +145,7 @@ impl ObjectOptions {
     /// # Errors
     /// As [`lock`](Self::lock), and if it was created with another lock.
     pub async fn condition(self, lock: &impl AnyLock) -> Result<Condition, CreateError> {
-        let lock = lock.object().clone();
-        let spec = create::Spec::Condition(ConditionSpec { lock: 0 });
-        Ok(Condition(self.create(spec, Some(lock)).await?))
+        self.make_condition(lock.object().clone()).run().await
     }
 
     /// As [`Client::event`](crate::Client::event).
@@ -158,7 +153,7 @@ impl ObjectOptions {
     /// # Errors
     /// As [`lock`](Self::lock).
     pub async fn event(self) -> Result<Event, CreateError> {
-        Ok(Event(self.create(create::Spec::Event(EventSpec {}), None).await?))
+        self.make_event().run().await
     }
 
     /// As [`Client::barrier`](crate::Client::barrier).
@@ -166,69 +161,89 @@ impl ObjectOptions {
     /// # Errors
     /// As [`lock`](Self::lock), and if it was created for another number of parties, or for none.
     pub async fn barrier(self, parties: u32) -> Result<Barrier, CreateError> {
-        Ok(Barrier(self.create(create::Spec::Barrier(BarrierSpec { parties }), None).await?))
+        self.make_barrier(parties).run().await
     }
 
-    async fn sem_lock(self, class: SemLockClass, value: u32) -> Result<SemLock, CreateError> {
-        let spec = SemLockSpec { class: class.into(), value, max: 0 };
-        Ok(SemLock::new(self.create(create::Spec::SemLock(spec), None).await?))
+    pub(crate) fn make_lock(self) -> impl Call<Done = Result<Lock, CreateError>> {
+        self.make_sem_lock(SemLockClass::Lock, 1, Lock)
     }
 
-    pub(crate) async fn create(
+    pub(crate) fn make_rlock(self) -> impl Call<Done = Result<RLock, CreateError>> {
+        self.make_sem_lock(SemLockClass::Rlock, 1, RLock)
+    }
+
+    pub(crate) fn make_semaphore(
+        self,
+        permits: u32,
+    ) -> impl Call<Done = Result<Semaphore, CreateError>> {
+        self.make_sem_lock(SemLockClass::Semaphore, permits, Semaphore)
+    }
+
+    pub(crate) fn make_bounded_semaphore(
+        self,
+        permits: u32,
+    ) -> impl Call<Done = Result<BoundedSemaphore, CreateError>> {
+        self.make_sem_lock(SemLockClass::BoundedSemaphore, permits, BoundedSemaphore)
+    }
+
+    fn make_sem_lock<T>(
+        self,
+        class: SemLockClass,
+        value: u32,
+        made: fn(SemLock) -> T,
+    ) -> impl Call<Done = Result<T, CreateError>> {
+        let spec = create::Spec::SemLock(SemLockSpec { class: class.into(), value, max: 0 });
+        self.make(spec, None, move |object| made(SemLock::new(object)))
+    }
+
+    pub(crate) fn make_condition(
+        self,
+        lock: Arc<Object>,
+    ) -> impl Call<Done = Result<Condition, CreateError>> {
+        let spec = create::Spec::Condition(ConditionSpec { lock: 0 });
+        self.make(spec, Some(lock), Condition)
+    }
+
+    pub(crate) fn make_event(self) -> impl Call<Done = Result<Event, CreateError>> {
+        self.make(create::Spec::Event(EventSpec {}), None, Event)
+    }
+
+    pub(crate) fn make_barrier(
+        self,
+        parties: u32,
+    ) -> impl Call<Done = Result<Barrier, CreateError>> {
+        self.make(create::Spec::Barrier(BarrierSpec { parties }), None, Barrier)
+    }
+
+    pub(crate) fn make<T>(
         self,
         spec: create::Spec,
         lock: Option<Arc<Object>>,
-    ) -> Result<Arc<Object>, CreateError> {
-        let Self { client, create } = self;
-        let mut create = Create { spec: Some(spec), ..create };
-        let binding = create_in(&client, &create, lock.as_deref()).await?;
-        create.exclusive = false;
-        Ok(Object::new(client, create, lock, binding))
+        made: impl FnOnce(Arc<Object>) -> T + Send,
+    ) -> impl Call<Done = Result<T, CreateError>> {
+        let Self { client, mut create, named } = self;
+        create.spec = Some(spec);
+        let invalid = if named { check_name(&create.name).err() } else { None };
+        let bind = Bind::creating(client.clone(), create.clone(), lock.clone());
+        let made = move |bound: Result<(Arc<Binding>, Attached), CallError>| {
+            let (binding, _) = bound?;
+            create.exclusive = false;
+            Ok(made(Object::bound_to(client, create, lock, binding)))
+        };
+        unless(invalid.map(CreateError::Invalid), call(bind, None, made))
     }
 }
 
-async fn create_in(
-    client: &Shared,
-    create: &Create,
-    lock: Option<&Object>,
-) -> Result<Arc<Binding>, CallError> {
-    let mut create = create.clone();
-    let session = match lock {
-        None => client.session().await?,
-        Some(lock) => {
-            let lock = lock.binding().await?;
-            create.spec = Some(create::Spec::Condition(ConditionSpec { lock: lock.handle }));
-            lock.session.clone()
-        }
-    };
-    bind(session, Request::Create(create)).await.map(|(binding, _)| binding)
-}
-
-async fn bind(
-    session: Arc<Session>,
-    request: Request,
-) -> Result<(Arc<Binding>, Attached), CallError> {
-    let attached = expect_attached(session.call(request, None).await?);
-    let key = attached.key.as_str().into();
-    let (handle, holds) = (attached.handle, Mutex::default());
-    Ok((Arc::new(Binding { session, handle, key, holds }), attached))
-}
-
-/// A daemon that answers with something else is as good as one that answers nothing: the
-/// handle 0 and an empty key lead nowhere.
-fn expect_attached(message: Message) -> Attached {
-    match message {
-        Message::Attached(attached) => attached,
-        _ => Attached::default(),
+/// Says what is wrong with the name of an object that is to have one.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    match name {
+        "" => Err("the name is empty: an object without one is made by `anonymous`".to_owned()),
+        name => check_length("the name", name),
     }
-}
-
-fn by_key(key: &str) -> Request {
-    Request::Attach(Attach { by: Some(attach::By::Key(key.to_owned())) })
 }
 
 impl Object {
-    fn new(
+    fn bound_to(
         client: Arc<Shared>,
         create: Create,
         lock: Option<Arc<Object>>,
@@ -238,50 +253,57 @@ impl Object {
         Arc::new(Self { client, create, lock, bound: PerProcess::new(bound) })
     }
 
-    pub(crate) async fn attach(
-        client: Arc<Shared>,
+    pub(crate) fn attach(
+        client: &Arc<Shared>,
         token: &Token,
         kind: Option<Kind>,
-    ) -> Result<Arc<Self>, CreateError> {
-        if (&token.endpoint, &token.namespace) != (&client.endpoint, &client.namespace) {
-            let place = |namespace: &str, endpoint| match namespace {
-                "" => format!("{endpoint}"),
-                namespace => format!("namespace {namespace:?} at {endpoint}"),
-            };
-            return Err(CreateError::Elsewhere {
-                token: place(&token.namespace, &token.endpoint),
-                client: place(&client.namespace, &client.endpoint),
-            });
-        }
-        Self::attach_by(client, attach::By::Key(token.key.clone()), kind).await
+    ) -> impl Call<Done = Result<Arc<Self>, CreateError>> + use<> {
+        let is_elsewhere =
+            (&token.endpoint, &token.namespace) != (&client.endpoint, &client.namespace);
+        let place = |namespace: &str, endpoint| match namespace {
+            "" => format!("{endpoint}"),
+            namespace => format!("namespace {namespace:?} at {endpoint}"),
+        };
+        let elsewhere = is_elsewhere.then(|| CreateError::Elsewhere {
+            token: place(&token.namespace, &token.endpoint),
+            client: place(&client.namespace, &client.endpoint),
+        });
+        unless(elsewhere, Self::attach_by(client, attach::By::Key(token.key.clone()), kind))
+    }
+
+    pub(crate) fn find(
+        client: &Arc<Shared>,
+        name: &str,
+    ) -> impl Call<Done = Result<Arc<Self>, CreateError>> + use<> {
+        let invalid = check_name(name).err().map(CreateError::Invalid);
+        unless(invalid, Self::attach_by(client, attach::By::Name(name.to_owned()), None))
     }
 
     /// Attaches to what may have to be of a kind.
-    pub(crate) async fn attach_by(
-        client: Arc<Shared>,
+    fn attach_by(
+        client: &Arc<Shared>,
         by: attach::By,
         kind: Option<Kind>,
-    ) -> Result<Arc<Self>, CreateError> {
-        let request = Request::Attach(Attach { by: Some(by) });
-        let (binding, attached) = bind(client.session().await?, request).await?;
-        if kind.is_some_and(|kind| Kind::of(&attached) != Some(kind)) {
-            let text = format!("the token is of another kind of object: {:?}", attached.spec);
-            return Err(CreateError::KindMismatch(text));
-        }
-        // Enough to get it back by its name, should the daemon have forgotten the key.
-        let spec = attached.spec.and_then(|spec| match spec {
-            attached::Spec::SemLock(spec) => Some(create::Spec::SemLock(spec)),
-            attached::Spec::Event(spec) => Some(create::Spec::Event(spec)),
-            attached::Spec::Barrier(spec) => Some(create::Spec::Barrier(spec)),
-            attached::Spec::Condition(_) => None,
-        });
-        let name = if spec.is_some() { attached.name } else { String::new() };
-        let create = Create { name, spec, ..Create::default() };
-        Ok(Self::new(client, create, None, binding))
-    }
-
-    pub(crate) fn client(&self) -> &Shared {
-        &self.client
+    ) -> impl Call<Done = Result<Arc<Self>, CreateError>> + use<> {
+        let client = client.clone();
+        let bind = Bind::attaching(client.clone(), by);
+        call(bind, None, move |bound: Result<(Arc<Binding>, Attached), CallError>| {
+            let (binding, attached) = bound?;
+            if kind.is_some_and(|kind| Kind::of(&attached) != Some(kind)) {
+                let text = format!("the token is of another kind of object: {:?}", attached.spec);
+                return Err(CreateError::KindMismatch(text));
+            }
+            // Enough to get it back by its name, should the daemon have forgotten the key.
+            let spec = attached.spec.and_then(|spec| match spec {
+                attached::Spec::SemLock(spec) => Some(create::Spec::SemLock(spec)),
+                attached::Spec::Event(spec) => Some(create::Spec::Event(spec)),
+                attached::Spec::Barrier(spec) => Some(create::Spec::Barrier(spec)),
+                attached::Spec::Condition(_) => None,
+            });
+            let name = if spec.is_some() { attached.name } else { String::new() };
+            let create = Create { name, spec, ..Create::default() };
+            Ok(Self::bound_to(client, create, None, binding))
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -321,57 +343,60 @@ impl Object {
         self.bound.get(renew)
     }
 
-    /// The handle in the current session: attaches again if that is a new one.
-    pub(crate) async fn binding(&self) -> Result<Arc<Binding>, CallError> {
-        let bound = self.bound();
-        match bound.get() {
-            Some(binding) if binding.session.is_usable() => Ok(binding),
-            _ => Box::pin(self.rebind(bound)).await,
-        }
+    /// By which it is attached to in a new session.
+    pub(crate) fn key(&self) -> &str {
+        &self.bound().key
     }
 
-    async fn rebind(&self, bound: &Bound) -> Result<Arc<Binding>, CallError> {
-        let session = self.client.session().await?;
-        let binding = match bind(session, by_key(&bound.key)).await {
-            Err(CallError::Refused(error))
-                if error.code() == ErrorCode::NotFound && !self.create.name.is_empty() =>
-            {
-                create_in(&self.client, &self.create, self.lock.as_deref()).await?
-            }
-            attached => attached?.0,
-        };
-        let mut current = bound.binding.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(current.insert(binding).clone())
+    /// Its binding in the session of the moment, if it has one.
+    pub(crate) fn binding(&self) -> Option<Arc<Binding>> {
+        self.bound().get().filter(|binding| binding.session.is_usable())
+    }
+
+    pub(crate) fn bind(&self, binding: Arc<Binding>) {
+        let mut bound = self.bound().binding.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = bound.replace(binding);
+        drop(bound);
+        drop(replaced);
     }
 
     /// A request on the object. Where `repeatable` is true, it is made again in a new session if
     /// the old one turns out to have gone with its daemon or connection.
-    pub(crate) async fn call(
-        &self,
-        repeatable: bool,
-        owner: u64,
-        request: impl Fn(u32) -> Request,
-    ) -> Result<(Arc<Binding>, Message), CallError> {
-        let mut first = repeatable;
-        loop {
-            let binding = self.binding().await?;
-            let undo = Undo { handle: binding.handle, owner };
-            let replied = binding.session.call(request(binding.handle), Some(undo)).await;
-            match replied {
-                Err(CallError::Session(SessionError::Lost(why))) if first && why.is_accident() => {
-                    first = false;
-                }
-                Err(error) => return Err(error),
-                Ok(message) => return Ok((binding, message)),
-            }
-        }
+    pub(crate) fn request<R>(&self, repeatable: bool, request: R) -> ObjectCall<'_, R>
+    where
+        R: Fn(u32) -> (Request, Option<Undo>) + Send,
+    {
+        ObjectCall::new(self, repeatable, request)
     }
 
-    pub(crate) async fn query(&self) -> Result<State, SessionError> {
-        match self.call(true, 0, |handle| Request::Query(Query { handle })).await?.1 {
-            Message::State(state) => Ok(state),
-            _ => Ok(State::default()),
-        }
+    /// Wakes the waiters of a Condition, for an owner that should hold its lock.
+    pub(crate) fn notify(
+        &self,
+        owner: u64,
+        n: u32,
+    ) -> impl Call<Done = Result<u32, ConditionError>> + '_ {
+        let notify =
+            self.request(false, move |handle| (Request::Notify(Notify { handle, owner, n }), None));
+        call(notify, None, |done: Result<ObjectRequest, CallError>| match done?.1 {
+            Message::Done(done) => Ok(done.count),
+            _ => Ok(0),
+        })
+    }
+
+    pub(crate) fn query(&self) -> impl Call<Done = Result<State, SessionError>> + '_ {
+        self.query_as(|state| state)
+    }
+
+    /// What its numbers say.
+    pub(crate) fn query_as<T>(
+        &self,
+        seen: impl FnOnce(State) -> T + Send,
+    ) -> impl Call<Done = Result<T, SessionError>> {
+        let query = self.request(true, |handle| (Request::Query(Query { handle }), None));
+        call(query, None, |state: Result<ObjectRequest, CallError>| match state?.1 {
+            Message::State(state) => Ok(seen(state)),
+            _ => Ok(seen(State::default())),
+        })
     }
 }
 

@@ -15,7 +15,7 @@ const GUARD: u64 = 3;
 pub(crate) fn current() -> u64 {
     match tokio::task::try_id() {
         Some(task) => number_of(task) << 2 | TASK,
-        None => thread() << 2 | THREAD,
+        None => thread(),
     }
 }
 
@@ -25,12 +25,13 @@ pub(crate) fn fresh() -> u64 {
     GUARDS.fetch_add(1, Relaxed) << 2 | GUARD
 }
 
-fn thread() -> u64 {
+/// The thread that runs, also if it runs a task.
+pub(crate) fn thread() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(1);
     thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
     NUMBER.with(|number| {
         if number.get() == 0 {
-            number.set(THREADS.fetch_add(1, Relaxed));
+            number.set(THREADS.fetch_add(1, Relaxed) << 2 | THREAD);
         }
         number.get()
     })

@@ -1,24 +1,26 @@
 //! Objects as a binding to another language wants them: of one type, with owners by number, and
-//! waits that the caller can leave for a while, say to run a signal's handler. Never here:
-//! anything that a Rust program would rather use.
+//! calls that a thread or a task can make. Never here: anything that a Rust program would rather
+//! use.
 
-use std::{pin::Pin, time::Duration};
-
-use syncd_proto::{
-    endpoint::EndpointError,
-    v1::{
-        Notify, Release, State, attach, client_message::Request, create, server_message::Message,
-    },
+use std::{
+    future::Future,
+    pin::Pin,
+    time::{Duration, Instant},
 };
 
+use syncd_proto::v1::{State, create};
+
+pub use crate::blocking::Signals;
 use crate::{
-    AcquireError, Barrier, BarrierError, Builder, Client, Condition, ConditionError, CreateError,
-    Event, LockGuard, ObjectOptions, ReleaseError, SessionError, Token,
+    AcquireError, Barrier, BarrierError, Builder, Client, Condition, ConditionError, ConnectError,
+    CreateError, Event, LockGuard, ObjectOptions, ReleaseError, SessionError, Token, WaitOutcome,
     barrier::Turn,
-    fork,
+    binding::{BindObject, Binding},
+    call, fork,
     object::{self, sealed::Attachable as _},
     owner,
     semlock::SemLock,
+    session::CallError,
 };
 
 /// Rises by one in every forked child: what was held before isn't held there.
@@ -26,33 +28,83 @@ pub fn generation() -> u32 {
     fork::generation()
 }
 
-/// The calling thread's number as an owner (within a Tokio task, that task's).
+/// The calling thread's number as an owner.
 pub fn owner() -> u64 {
-    owner::current()
+    owner::thread()
 }
 
-/// A client that connects when it is first used, and whose calls are made by [`block_on`].
-///
-/// # Errors
-/// If the environment names an endpoint that is none.
-pub fn client(builder: Builder) -> Result<Client, EndpointError> {
-    Ok(Client { shared: builder.build(true)? })
+/// A number as an owner that nobody else has.
+pub fn fresh_owner() -> u64 {
+    owner::fresh()
 }
 
-/// Runs a call of such a client in this thread. None when a signal's handler has run here
-/// meanwhile, and now and then for no reason: the call isn't over, and another `block_on` goes on
-/// with it. Dropping it withdraws what it asked for.
+/// A client that connects when it is first used. Its calls are all made by threads, or all by
+/// tasks: see [`Call`].
 ///
 /// # Errors
-/// The call's, or if there can be no reactor.
+/// If the environment names an endpoint that is none, or a name is too long.
+pub fn client(builder: Builder) -> Result<Client, ConnectError> {
+    Ok(Client { shared: builder.build()? })
+}
+
+/// Waits until every release that threads have made by the client has left this process, or
+/// `limit` is over; tells whether there is nothing left to send.
+///
+/// # Errors
+/// [`Lost`](SessionError::Lost) if releases were lost with the session.
+pub fn flush(
+    client: &Client,
+    limit: Duration,
+    signals: &mut dyn Signals,
+) -> Result<bool, SessionError> {
+    client.shared.flush(Instant::now() + limit, signals)
+}
+
+/// Frees a name.
+pub fn unlink<'a>(client: &'a Client, name: &'a str) -> Call<'a, Result<(), CreateError>> {
+    Call::of(client.shared.unlink(name))
+}
+
+/// A call that is still to be made: in this thread by [`wait`](Self::wait), or in a task by
+/// [`run`](Self::run). The first call of a client decides which of the two it is for all.
 ///
 /// # Panics
-/// Within a Tokio runtime.
-pub fn block_on<T, E: From<SessionError>>(
-    client: &Client,
-    call: Pin<&mut impl Future<Output = Result<T, E>>>,
-) -> Option<Result<T, E>> {
-    client.shared.block_on_or_signal(call)
+/// Either does, by the client whose session is the other's.
+#[must_use = "it does nothing until it is made"]
+pub struct Call<'a, T>(Box<dyn Made<'a, T> + Send + 'a>);
+
+trait Made<'a, T> {
+    fn run(self: Box<Self>) -> Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+    fn wait(self: Box<Self>, signals: &mut dyn Signals) -> T;
+}
+
+struct Of<C>(C);
+
+impl<'a, C: call::Call + Send + 'a> Made<'a, C::Done> for Of<C> {
+    fn run(self: Box<Self>) -> Pin<Box<dyn Future<Output = C::Done> + Send + 'a>> {
+        Box::pin(self.0.run())
+    }
+
+    fn wait(self: Box<Self>, signals: &mut dyn Signals) -> C::Done {
+        self.0.wait(signals)
+    }
+}
+
+impl<'a, T: 'a> Call<'a, T> {
+    fn of(call: impl call::Call<Done = T> + Send + 'a) -> Self {
+        Self(Box::new(Of(call)))
+    }
+
+    /// Makes it in this thread. `signals` is asked when a signal's handler has run here; if it
+    /// says so, the call is given up, and ends with [`SessionError::Interrupted`].
+    pub fn wait(self, signals: &mut dyn Signals) -> T {
+        self.0.wait(signals)
+    }
+
+    /// Makes it in a task. Dropping the future withdraws it.
+    pub fn run(self) -> impl Future<Output = T> + Send + 'a {
+        self.0.run()
+    }
 }
 
 /// An object of any kind. Asking one for what its kind can't is the daemon's KIND_MISMATCH.
@@ -64,36 +116,37 @@ pub struct Object(SemLock);
 pub struct Action(Turn);
 
 impl Object {
+    fn from_object(object: std::sync::Arc<object::Object>) -> Self {
+        Self(SemLock::new(object))
+    }
+
     /// Gets or creates it. `lock` is what guards a Condition.
     ///
     /// # Errors
     /// As [`ObjectOptions::lock`].
-    pub async fn create(
+    pub fn create(
         options: ObjectOptions,
         spec: create::Spec,
         lock: Option<&Self>,
-    ) -> Result<Self, CreateError> {
+    ) -> Call<'static, Result<Self, CreateError>> {
         let lock = lock.map(|lock| lock.0.object.clone());
-        Ok(Self(SemLock::new(options.create(spec, lock).await?)))
+        Call::of(options.make(spec, lock, Self::from_object))
     }
 
-    /// Attaches to the object that a token is of.
+    /// Attaches to the object that a token is of. No daemon is started for it.
     ///
     /// # Errors
     /// As [`Client::attach`], but that any kind will do.
-    pub async fn attach(client: &Client, token: &Token) -> Result<Self, CreateError> {
-        let object = object::Object::attach(client.shared.clone(), token, None).await?;
-        Ok(Self(SemLock::new(object)))
+    pub fn attach(client: &Client, token: &Token) -> Call<'static, Result<Self, CreateError>> {
+        Call::of(call::map(object::Object::attach(&client.shared, token, None), Self::from_object))
     }
 
     /// Attaches to the object of that name, if there is one.
     ///
     /// # Errors
     /// [`NotFound`](CreateError::NotFound) if there is none.
-    pub async fn find(client: &Client, name: &str) -> Result<Self, CreateError> {
-        let by = attach::By::Name(name.to_owned());
-        let object = object::Object::attach_by(client.shared.clone(), by, None).await?;
-        Ok(Self(SemLock::new(object)))
+    pub fn find(client: &Client, name: &str) -> Call<'static, Result<Self, CreateError>> {
+        Call::of(call::map(object::Object::find(&client.shared, name), Self::from_object))
     }
 
     /// What it is, as it was created; None for a Condition that was attached to.
@@ -115,61 +168,60 @@ impl Object {
     ///
     /// # Errors
     /// If there is no session, or the object is gone.
-    pub async fn handle(&self) -> Result<u32, SessionError> {
-        Ok(self.0.object.binding().await?.handle)
+    pub fn handle(&self) -> Call<'_, Result<u32, SessionError>> {
+        let bind = BindObject::new(&self.0.object);
+        Call::of(call::call(bind, None, |bound: Result<std::sync::Arc<Binding>, CallError>| {
+            Ok(bound?.handle)
+        }))
     }
 
     /// Takes the lock or a permit.
     ///
     /// # Errors
     /// As [`Lock::acquire_timeout`](crate::Lock::acquire_timeout).
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives back what was granted meanwhile.
-    pub async fn acquire(
+    pub fn acquire(
         &self,
         owner: u64,
         timeout: Option<Duration>,
-    ) -> Result<LockGuard, AcquireError> {
-        self.0.take(owner, timeout).await.map(LockGuard)
+    ) -> Call<'_, Result<LockGuard, AcquireError>> {
+        Call::of(call::map(self.0.take(owner, timeout), LockGuard))
     }
 
     /// Takes a permit that is nobody's.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    ///
-    /// # Cancel safety
-    /// As [`acquire`](Self::acquire).
-    pub async fn acquire_loose(&self, timeout: Option<Duration>) -> Result<(), AcquireError> {
-        self.0.take_loose(timeout).await
+    pub fn acquire_unowned(
+        &self,
+        owner: u64,
+        timeout: Option<Duration>,
+    ) -> Call<'_, Result<(), AcquireError>> {
+        Call::of(self.0.take_unowned(owner, timeout))
     }
 
     /// A bare release.
     ///
     /// # Errors
     /// As [`Lock::release`](crate::Lock::release).
-    pub async fn release(&self) -> Result<(), ReleaseError> {
-        self.0.release().await
+    pub fn release(&self, owner: u64) -> Call<'_, Result<(), ReleaseError>> {
+        Call::of(self.0.release(owner))
     }
 
-    /// A bare release that can't fail as far as the caller knows; sent, but not answered.
+    /// A bare release of a semaphore to which it can't be one too many; sent, and not answered.
+    /// Waits while too much is still to be sent.
     ///
     /// # Errors
     /// If there is no session, or the object is gone.
-    pub async fn release_quietly(&self) -> Result<(), SessionError> {
-        let binding = self.0.object.binding().await?;
-        let (handle, owner) = (binding.handle, owner::current());
-        binding.session.send(Request::Release(Release { handle, owner, token: 0, quiet: true }));
-        Ok(())
+    pub fn release_quietly(&self, owner: u64) -> Call<'_, Result<(), ReleaseError>> {
+        Call::of(self.0.release_unasked(owner))
     }
 
     /// Declares that what it guards is in order again.
     ///
     /// # Errors
     /// As [`Lock::mark_consistent`](crate::Lock::mark_consistent).
-    pub async fn mark_consistent(&self) -> Result<(), ReleaseError> {
-        self.0.mark_consistent().await
+    pub fn mark_consistent(&self, owner: u64) -> Call<'_, Result<(), ReleaseError>> {
+        Call::of(self.0.mark_consistent(owner))
     }
 
     /// It as a Condition.
@@ -177,21 +229,57 @@ impl Object {
         Condition::from_object(self.0.object.clone())
     }
 
+    /// A Condition's wait, by the guard of its lock.
+    ///
+    /// # Errors
+    /// As [`Condition::wait_timeout`].
+    pub fn wait<'a>(
+        condition: &'a Condition,
+        guard: &'a mut LockGuard,
+        timeout: Option<Duration>,
+    ) -> Call<'a, Result<WaitOutcome, ConditionError>> {
+        Call::of(condition.wait_by(guard, timeout))
+    }
+
     /// Wakes the `n` oldest waiters of a Condition, or all if that is 0.
     ///
     /// # Errors
     /// As [`Condition::notify`], for an owner that doesn't hold the lock.
-    pub async fn notify(&self, owner: u64, n: u32) -> Result<u32, ConditionError> {
-        let notify = |handle| Request::Notify(Notify { handle, owner, n });
-        match self.0.object.call(false, owner, notify).await?.1 {
-            Message::Done(done) => Ok(done.count),
-            _ => Ok(0),
-        }
+    pub fn notify(&self, owner: u64, n: u32) -> Call<'_, Result<u32, ConditionError>> {
+        Call::of(self.0.object.notify(owner, n))
     }
 
     /// It as an Event.
     pub fn event(&self) -> Event {
         Event::from_object(self.0.object.clone())
+    }
+
+    /// Sets an Event; tells how many waited.
+    ///
+    /// # Errors
+    /// As [`Event::set`].
+    pub fn set(event: &Event) -> Call<'_, Result<u32, SessionError>> {
+        Call::of(event.set_it())
+    }
+
+    /// Clears an Event.
+    ///
+    /// # Errors
+    /// As [`Event::clear`].
+    pub fn clear(event: &Event) -> Call<'_, Result<(), SessionError>> {
+        Call::of(event.clear_it())
+    }
+
+    /// An Event's wait.
+    ///
+    /// # Errors
+    /// As [`Event::wait_timeout`].
+    pub fn wait_set(
+        event: &Event,
+        owner: u64,
+        timeout: Option<Duration>,
+    ) -> Call<'_, Result<WaitOutcome, SessionError>> {
+        Call::of(event.wait_by(owner, timeout))
     }
 
     /// It as a Barrier.
@@ -204,24 +292,39 @@ impl Object {
     ///
     /// # Errors
     /// As [`Barrier::wait_with`].
-    ///
-    /// # Cancel safety
-    /// As [`Barrier::wait_with`].
-    pub async fn arrive(
-        &self,
+    pub fn arrive(
+        barrier: &Barrier,
+        owner: u64,
         timeout: Option<Duration>,
         has_action: bool,
-    ) -> Result<(u32, Option<Action>), BarrierError> {
-        let arrival = self.barrier().arrive(timeout, has_action).await?;
-        Ok((arrival.result.index(), arrival.turn.map(Action)))
+    ) -> Call<'_, Result<(u32, Option<Action>), BarrierError>> {
+        Call::of(call::map(barrier.arrive(owner, timeout, has_action), |arrival| {
+            (arrival.result.index(), arrival.turn.map(Action))
+        }))
+    }
+
+    /// Empties a Barrier.
+    ///
+    /// # Errors
+    /// As [`Barrier::reset`].
+    pub fn reset(barrier: &Barrier) -> Call<'_, Result<(), SessionError>> {
+        Call::of(barrier.reset_it())
+    }
+
+    /// Breaks a Barrier.
+    ///
+    /// # Errors
+    /// As [`Barrier::abort`].
+    pub fn abort(barrier: &Barrier) -> Call<'_, Result<(), SessionError>> {
+        Call::of(barrier.abort_it())
     }
 
     /// Its numbers, and who holds it.
     ///
     /// # Errors
     /// If there is no session, or the object is gone.
-    pub async fn query(&self) -> Result<State, SessionError> {
-        self.0.object.query().await
+    pub fn query(&self) -> Call<'_, Result<State, SessionError>> {
+        Call::of(self.0.object.query())
     }
 }
 
@@ -230,7 +333,7 @@ impl Action {
     ///
     /// # Errors
     /// [`Broken`](BarrierError::Broken) if the Barrier was broken meanwhile.
-    pub async fn done(self) -> Result<(), BarrierError> {
-        self.0.done().await
+    pub fn done(self) -> Call<'static, Result<(), BarrierError>> {
+        Call::of(self.0.done())
     }
 }

@@ -6,9 +6,10 @@ use syncd_proto::v1::SemLockClass;
 
 use crate::{
     AcquireError, Hold, Holder, ReleaseError, SessionError, Token,
+    call::Call as _,
     object::{Attachable, Kind, sealed},
     owner,
-    semlock::SemLock,
+    semlock::{SemLock, none_if_busy},
 };
 
 /// A semaphore between processes, whose value may rise above what it was at first.
@@ -42,7 +43,7 @@ macro_rules! semaphore {
             /// Dropping the future withdraws the request, and gives back what was granted
             /// meanwhile. The place in the queue is lost.
             pub async fn acquire(&self) -> Result<Permit, AcquireError> {
-                self.0.take(owner::current(), None).await.map(Permit)
+                self.0.take(owner::current(), None).run().await.map(Permit)
             }
 
             /// A permit if there is one and nobody waits for it, else nothing.
@@ -53,7 +54,7 @@ macro_rules! semaphore {
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
             pub async fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> {
-                Ok(self.0.try_take(owner::current()).await?.map(Permit))
+                none_if_busy(self.acquire_timeout(Duration::ZERO).await)
             }
 
             /// Waits for a permit, but not longer than so.
@@ -65,7 +66,7 @@ macro_rules! semaphore {
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
             pub async fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> {
-                self.0.take(owner::current(), Some(timeout)).await.map(Permit)
+                self.0.take(owner::current(), Some(timeout)).run().await.map(Permit)
             }
 
             /// Waits for a permit for an owner of its own: the guard, wherever it will be dropped.
@@ -76,7 +77,7 @@ macro_rules! semaphore {
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
             pub async fn acquire_owned(&self) -> Result<Permit, AcquireError> {
-                self.0.take(owner::fresh(), None).await.map(Permit)
+                self.0.take(owner::fresh(), None).run().await.map(Permit)
             }
 
             /// Waits for a permit and takes it for good, as POSIX's `sem_wait` does: it is
@@ -87,8 +88,8 @@ macro_rules! semaphore {
             ///
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
-            pub async fn acquire_loose(&self) -> Result<(), AcquireError> {
-                self.0.take_loose(None).await
+            pub async fn acquire_unowned(&self) -> Result<(), AcquireError> {
+                self.0.take_unowned(owner::current(), None).run().await
             }
 
             /// Takes a permit for good if there is one and nobody waits for it; says whether.
@@ -98,22 +99,22 @@ macro_rules! semaphore {
             ///
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
-            pub async fn try_acquire_loose(&self) -> Result<bool, AcquireError> {
-                self.0.try_take_loose().await
+            pub async fn try_acquire_unowned(&self) -> Result<bool, AcquireError> {
+                Ok(none_if_busy(self.acquire_unowned_timeout(Duration::ZERO).await)?.is_some())
             }
 
-            /// As [`acquire_loose`](Self::acquire_loose), but not longer than so.
+            /// As [`acquire_unowned`](Self::acquire_unowned), but not longer than so.
             ///
             /// # Errors
             /// As [`acquire_timeout`](Self::acquire_timeout).
             ///
             /// # Cancel safety
             /// As [`acquire`](Self::acquire).
-            pub async fn acquire_loose_timeout(
+            pub async fn acquire_unowned_timeout(
                 &self,
                 timeout: Duration,
             ) -> Result<(), AcquireError> {
-                self.0.take_loose(Some(timeout)).await
+                self.0.take_unowned(owner::current(), Some(timeout)).run().await
             }
 
             /// How many permits are free.
@@ -121,7 +122,7 @@ macro_rules! semaphore {
             /// # Errors
             /// As for any call.
             pub async fn value(&self) -> Result<u32, SessionError> {
-                Ok(self.0.object.query().await?.value)
+                Ok(self.0.object.query().run().await?.value)
             }
 
             /// Who holds permits, oldest first, at most 16.
@@ -129,7 +130,7 @@ macro_rules! semaphore {
             /// # Errors
             /// As for any call.
             pub async fn held_by(&self) -> Result<Vec<Holder>, SessionError> {
-                self.0.holders().await
+                self.0.holders().run().await
             }
 
             /// Its name; empty if it has none.
@@ -157,7 +158,7 @@ semaphore!(Semaphore, Semaphore);
 semaphore!(BoundedSemaphore, BoundedSemaphore);
 
 impl BoundedSemaphore {
-    /// Gives back one permit, as POSIX's `sem_post` does: a loose one if there is one, else the
+    /// Gives back one permit, as POSIX's `sem_post` does: an unowned one if there is one, else the
     /// caller's oldest, else the oldest.
     ///
     /// # Errors
@@ -166,12 +167,12 @@ impl BoundedSemaphore {
     /// # Cancel safety
     /// It may or may not be released.
     pub async fn release(&self) -> Result<(), ReleaseError> {
-        self.0.release().await
+        self.0.release(owner::current()).run().await
     }
 }
 
 impl Semaphore {
-    /// Gives one permit, as POSIX's `sem_post` does: back, a loose one if there is one, else the
+    /// Gives one permit, as POSIX's `sem_post` does: back, an unowned one if there is one, else the
     /// caller's oldest, else the oldest; or one more than there were.
     ///
     /// It is sent and not waited for, since the daemon can't but accept it; unless the semaphore
@@ -184,7 +185,7 @@ impl Semaphore {
     /// # Cancel safety
     /// It may or may not be released.
     pub async fn release(&self) -> Result<(), ReleaseError> {
-        self.0.release_unasked().await
+        self.0.release_unasked(owner::current()).run().await
     }
 
     /// Gives `n` permits, one [`release`](Self::release) each.
@@ -211,7 +212,7 @@ impl Permit {
     /// # Cancel safety
     /// The release itself is not taken back.
     pub async fn release(self) -> Result<(), ReleaseError> {
-        self.0.release().await
+        self.0.release().run().await
     }
 
     /// Keeps the permit taken, but as nobody's: no death gives it back, anybody may release it.
@@ -220,9 +221,9 @@ impl Permit {
     /// [`Stale`](ReleaseError::Stale) if the hold was gone already.
     ///
     /// # Cancel safety
-    /// The permit may be loose or given back.
+    /// The permit may be unowned or given back.
     pub async fn forget(self) -> Result<(), ReleaseError> {
-        self.0.forget().await
+        self.0.forget().run().await
     }
 }
 

@@ -2,6 +2,7 @@
 //! between. Never here: which of these a kind of lock lets its users do.
 
 use std::{
+    borrow::BorrowMut,
     sync::{
         Arc, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,16 +11,18 @@ use std::{
 };
 
 use syncd_proto::v1::{
-    Acquire, ErrorCode, Forget, Granted, MarkConsistent, Release, client_message::Request,
+    Acquire, Forget, Granted, MarkConsistent, Release, client_message::Request,
     server_message::Message,
 };
 
 use crate::{
     Abandonment, AcquireError, Holder, ReleaseError, SessionError,
+    binding::{BindObject, Binding, ObjectRequest},
+    call::{Call, Input, Step, Steps, call},
+    client::Shared,
     error::SessionLost,
-    object::{Binding, Object, micros},
-    owner,
-    session::{CallError, Session, Undo},
+    object::{Object, micros},
+    session::{CallError, Session, protocol::Undo},
 };
 
 #[derive(Clone, Debug)]
@@ -30,8 +33,8 @@ pub(crate) struct SemLock {
 
 /// Something that is held. Dropping it gives it back, unless its session is lost: then it is
 /// void, and stays so.
-#[derive(Debug)]
 pub struct Hold {
+    client: Arc<Shared>,
     binding: Arc<Binding>,
     owner: u64,
     token: HoldToken,
@@ -73,6 +76,13 @@ impl HoldToken {
         }
     }
 
+    /// As of a hold that is none for the time.
+    fn take(&mut self) -> u64 {
+        let token = self.get();
+        self.set(0);
+        token
+    }
+
     fn set(&mut self, renewed: u64) {
         match self {
             Self::Sole(token) => *token = renewed,
@@ -90,88 +100,138 @@ impl SemLock {
         Self { fail_on_deadlock: true, ..self }
     }
 
-    pub(crate) async fn take(
+    /// Takes the lock or a permit.
+    pub(crate) fn take(
         &self,
         owner: u64,
         timeout: Option<Duration>,
-    ) -> Result<Hold, AcquireError> {
-        let (binding, granted) = self.acquire(owner, timeout, false).await?;
-        Ok(Hold {
-            token: HoldToken::of(&self.object, &binding, owner, &granted),
-            binding,
-            owner,
-            depth: granted.depth,
-            abandoned: granted.abandoned.map(|left| Box::new(left.into())),
-            held: true,
+    ) -> impl Call<Done = Result<Hold, AcquireError>> + '_ {
+        let acquire = self.acquire(owner, timeout, false);
+        call(acquire, timeout, move |granted: Result<ObjectRequest, CallError>| {
+            let (binding, message) = granted?;
+            let Message::Granted(granted) = message else {
+                return Err(CallError::from(SessionLost::nonsense()).into());
+            };
+            Ok(Hold {
+                client: self.object.client.clone(),
+                token: HoldToken::of(&self.object, &binding, owner, &granted),
+                binding,
+                owner,
+                depth: granted.depth,
+                abandoned: granted.abandoned.map(|left| Box::new(left.into())),
+                held: true,
+            })
         })
     }
 
-    pub(crate) async fn try_take(&self, owner: u64) -> Result<Option<Hold>, AcquireError> {
-        none_if_busy(self.take(owner, Some(Duration::ZERO)).await)
-    }
-
     /// Takes a permit that will be nobody's.
-    pub(crate) async fn take_loose(&self, timeout: Option<Duration>) -> Result<(), AcquireError> {
-        self.acquire(owner::current(), timeout, true).await.map(drop)
-    }
-
-    pub(crate) async fn try_take_loose(&self) -> Result<bool, AcquireError> {
-        none_if_busy(self.take_loose(Some(Duration::ZERO)).await).map(|taken| taken.is_some())
-    }
-
-    async fn acquire(
+    pub(crate) fn take_unowned(
         &self,
         owner: u64,
         timeout: Option<Duration>,
-        loose: bool,
-    ) -> Result<(Arc<Binding>, Granted), AcquireError> {
+    ) -> impl Call<Done = Result<(), AcquireError>> + '_ {
+        let acquire = self.acquire(owner, timeout, true);
+        call(acquire, timeout, |granted: Result<ObjectRequest, CallError>| Ok(drop(granted?)))
+    }
+
+    fn acquire(
+        &self,
+        owner: u64,
+        timeout: Option<Duration>,
+        unowned: bool,
+    ) -> impl Steps<Output = ObjectRequest> + Send + '_ {
         let (timeout_us, fail_on_deadlock) = (micros(timeout), self.fail_on_deadlock);
-        let request = |handle| {
-            Request::Acquire(Acquire { handle, owner, loose, timeout_us, fail_on_deadlock })
-        };
-        match self.object.call(true, owner, request).await? {
-            (binding, Message::Granted(granted)) => Ok((binding, granted)),
-            _ => Err(CallError::from(SessionLost::nonsense()).into()),
-        }
+        self.object.request(true, move |handle| {
+            let undo = Undo::Grant { handle, owner, unowned };
+            let acquire = Acquire { handle, owner, loose: unowned, timeout_us, fail_on_deadlock };
+            (Request::Acquire(acquire), Some(undo))
+        })
     }
 
     /// Gives back whatever a bare release does.
-    pub(crate) async fn release(&self) -> Result<(), ReleaseError> {
-        let owner = owner::current();
-        let release = |handle| Request::Release(Release { handle, owner, token: 0, quiet: false });
-        self.object.call(false, owner, release).await?;
-        Ok(())
+    pub(crate) fn release(
+        &self,
+        owner: u64,
+    ) -> impl Call<Done = Result<(), ReleaseError>> + use<'_> {
+        let release = self.object.request(false, move |handle| {
+            (Request::Release(Release { handle, owner, token: 0, quiet: false }), None)
+        });
+        call(release, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
     }
 
     /// As [`release`](Self::release), but not waited for where it can't be one too many: where
     /// that takes a thousand million releases more than acquires.
-    pub(crate) async fn release_unasked(&self) -> Result<(), ReleaseError> {
-        if self.object.initial_value() > 1 << 30 {
-            return self.release().await;
-        }
-        let binding = self.object.binding().await?;
-        let (handle, owner) = (binding.handle, owner::current());
-        binding.session.send(Request::Release(Release { handle, owner, token: 0, quiet: true }));
-        Ok(())
+    pub(crate) fn release_unasked(
+        &self,
+        owner: u64,
+    ) -> impl Call<Done = Result<(), ReleaseError>> + use<'_> {
+        let quiet = self.object.initial_value() <= 1 << 30;
+        call(BareRelease::new(&self.object, owner, quiet), None, |done: Result<(), CallError>| {
+            done.map_err(ReleaseError::from)
+        })
     }
 
-    pub(crate) async fn mark_consistent(&self) -> Result<(), ReleaseError> {
-        let owner = owner::current();
-        let mark = |handle| Request::MarkConsistent(MarkConsistent { handle, owner });
-        self.object.call(true, owner, mark).await?;
-        Ok(())
+    pub(crate) fn mark_consistent(
+        &self,
+        owner: u64,
+    ) -> impl Call<Done = Result<(), ReleaseError>> + use<'_> {
+        let mark = self.object.request(true, move |handle| {
+            (Request::MarkConsistent(MarkConsistent { handle, owner }), None)
+        });
+        call(mark, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
     }
 
-    pub(crate) async fn holders(&self) -> Result<Vec<Holder>, SessionError> {
-        Ok(self.object.query().await?.holders.into_iter().map(Holder::from).collect())
+    pub(crate) fn holders(&self) -> impl Call<Done = Result<Vec<Holder>, SessionError>> + '_ {
+        self.object.query_as(|state| state.holders.into_iter().map(Holder::from).collect())
     }
 }
 
-fn none_if_busy<T>(taken: Result<T, AcquireError>) -> Result<Option<T>, AcquireError> {
+pub(crate) fn none_if_busy<T>(taken: Result<T, AcquireError>) -> Result<Option<T>, AcquireError> {
     match taken {
         Ok(taken) => Ok(Some(taken)),
         Err(AcquireError::TimedOut { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// A release of whatever a bare release gives back. Quiet, it is done when it is sent.
+struct BareRelease<'a> {
+    bind: BindObject<'a>,
+    owner: u64,
+    quiet: bool,
+    asked: bool,
+}
+
+impl<'a> BareRelease<'a> {
+    fn new(object: &'a Object, owner: u64, quiet: bool) -> Self {
+        Self { bind: BindObject::new(object), owner, quiet, asked: false }
+    }
+}
+
+impl Steps for BareRelease<'_> {
+    type Output = ();
+
+    fn client(&self) -> &Arc<Shared> {
+        self.bind.client()
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<()>, CallError> {
+        if self.asked {
+            return input.map(|_| Step::Done(()));
+        }
+        Ok(match self.bind.next(input)? {
+            Step::Done(binding) => {
+                let (handle, owner, quiet) = (binding.handle, self.owner, self.quiet);
+                let request = Request::Release(Release { handle, owner, token: 0, quiet });
+                let session = binding.session.clone();
+                self.asked = true;
+                match quiet {
+                    true => Step::Post { session, request },
+                    false => Step::Request { session, request, undo: None },
+                }
+            }
+            other => other.without_end(),
+        })
     }
 }
 
@@ -214,69 +274,97 @@ impl Hold {
         self.owner
     }
 
-    pub(crate) async fn release(mut self) -> Result<(), ReleaseError> {
+    pub(crate) fn release(self) -> impl Call<Done = Result<(), ReleaseError>> {
         let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
-        let release = Request::Release(Release { handle, owner, token, quiet: false });
-        self.call(release, true).await
+        self.end(Request::Release(Release { handle, owner, token, quiet: false }))
     }
 
-    pub(crate) async fn forget(mut self) -> Result<(), ReleaseError> {
+    pub(crate) fn forget(self) -> impl Call<Done = Result<(), ReleaseError>> {
         let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
-        let forget = Request::Forget(Forget { handle, owner, token, quiet: false });
-        self.call(forget, true).await
+        self.end(Request::Forget(Forget { handle, owner, token, quiet: false }))
     }
 
-    pub(crate) async fn mark_consistent(&mut self) -> Result<(), ReleaseError> {
+    /// A request that ends the hold, as soon as it is sent.
+    fn end(self, request: Request) -> impl Call<Done = Result<(), ReleaseError>> {
+        let end = HoldCall { hold: self, request: Some(request), ends: true };
+        call(end, None, |done: Result<Message, CallError>| Ok(drop(done?)))
+    }
+
+    pub(crate) fn mark_consistent(&mut self) -> impl Call<Done = Result<(), ReleaseError>> + '_ {
         let (handle, owner) = (self.binding.handle, self.owner);
-        self.call(Request::MarkConsistent(MarkConsistent { handle, owner }), false).await
+        let request = Request::MarkConsistent(MarkConsistent { handle, owner });
+        let mark = HoldCall { hold: self, request: Some(request), ends: false };
+        call(mark, None, |done: Result<Message, CallError>| Ok(drop(done?)))
     }
 
-    /// A request that may end the hold, as soon as it is sent.
-    async fn call(&mut self, request: Request, ends: bool) -> Result<(), ReleaseError> {
-        self.call_held(request, ends).await.map(drop).map_err(ReleaseError::from)
+    /// What a wait that is given up leaves to be undone.
+    pub(crate) fn undo(&self) -> Undo {
+        Undo::Lock { handle: self.binding.handle, owner: self.owner }
     }
 
-    async fn call_held(&mut self, request: Request, ends: bool) -> Result<Message, CallError> {
-        let Self { binding, owner, held, .. } = self;
-        let undo = Undo { handle: binding.handle, owner: *owner };
-        let mut reply = std::pin::pin!(binding.session.call(request, Some(undo)));
-        std::future::poll_fn(|cx| {
-            let polled = reply.as_mut().poll(cx);
-            if ends && reply.is_sent() {
-                *held = false;
-            }
-            polled
-        })
-        .await
+    /// Lets go of the lock for the time of a wait, and tells by what token it was held.
+    pub(crate) fn lend(&mut self) -> u64 {
+        self.held = false;
+        self.token.take()
     }
 
-    /// Lets go of the lock for a request at whose end it is held again.
-    pub(crate) async fn lend(&mut self, request: Request) -> Result<bool, CallError> {
-        let lent = self.token.get();
-        self.token.set(0);
-        let returned = match self.call_held(request, true).await {
-            Err(CallError::Refused(error)) => {
-                use ErrorCode::{Cancelled, NotOwner, Poisoned};
-                // Refused at once, it is held as before; these ends come without the lock.
-                if !matches!(error.code(), Cancelled | NotOwner | Poisoned) {
-                    self.token.set(lent);
-                    self.held = true;
-                }
-                return Err(CallError::Refused(error));
+    /// The wait was refused, and nothing has changed.
+    pub(crate) fn keep(&mut self, lent: u64) {
+        self.token.set(lent);
+        self.held = true;
+    }
+
+    /// The wait is over, and the lock held again.
+    pub(crate) fn regain(&mut self, granted: Granted) {
+        self.token.set(granted.token);
+        self.depth = granted.depth;
+        self.abandoned = granted.abandoned.map(|left| Box::new(left.into()));
+        self.held = true;
+    }
+}
+
+/// A request on a hold, in its session.
+struct HoldCall<H> {
+    hold: H,
+    request: Option<Request>,
+    ends: bool,
+}
+
+impl<H: BorrowMut<Hold>> Steps for HoldCall<H> {
+    type Output = Message;
+
+    fn client(&self) -> &Arc<Shared> {
+        &self.hold.borrow().client
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<Message>, CallError> {
+        match (input?, self.request.take()) {
+            (Input::Reply(message), _) => Ok(Step::Done(message)),
+            (_, Some(request)) => {
+                let session = self.hold.borrow().binding.session.clone();
+                Ok(Step::Request { session, request, undo: None })
             }
-            returned => returned?,
-        };
-        match returned {
-            Message::Woken(woken) => {
-                let granted = woken.granted.unwrap_or_default();
-                self.token.set(granted.token);
-                self.depth = granted.depth;
-                self.abandoned = granted.abandoned.map(|left| Box::new(left.into()));
-                self.held = true;
-                Ok(woken.notified)
-            }
-            _ => Err(SessionLost::nonsense().into()),
+            (_, None) => Err(SessionLost::nonsense().into()),
         }
+    }
+
+    fn on_sent(&mut self) {
+        if self.ends {
+            self.hold.borrow_mut().held = false;
+        }
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold")
+            .field("binding", &self.binding)
+            .field("owner", &self.owner)
+            .field("token", &self.token.get())
+            .field("depth", &self.depth)
+            .field("abandoned", &self.abandoned)
+            .field("held", &self.is_held())
+            .finish()
     }
 }
 
@@ -285,7 +373,7 @@ impl Drop for Hold {
         if self.is_held() {
             let (handle, owner, token) = (self.binding.handle, self.owner, self.token.get());
             let release = Release { handle, owner, token, quiet: true };
-            self.binding.session.send(Request::Release(release));
+            self.binding.session.post(Request::Release(release));
         }
     }
 }

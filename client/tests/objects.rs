@@ -135,11 +135,11 @@ async fn a_permit_is_owned_or_loose_as_its_taker_says() {
     let sem = b.semaphore("s", 3).await.unwrap();
     let theirs = a.semaphore("s", 3).await.unwrap();
     let owned = theirs.acquire().await.unwrap();
-    theirs.acquire_loose().await.unwrap();
+    theirs.acquire_unowned().await.unwrap();
     theirs.acquire().await.unwrap().forget().await.unwrap();
     assert_eq!(sem.value().await.unwrap(), 0);
     assert_eq!(sem.held_by().await.unwrap().len(), 1);
-    assert!(!sem.try_acquire_loose().await.unwrap());
+    assert!(!sem.try_acquire_unowned().await.unwrap());
     a.close().await;
     drop(owned);
     assert_eq!(sem.value().await.unwrap(), 1);
@@ -313,7 +313,7 @@ async fn options_say_how_an_object_is_made() {
     let daemon = Daemon::start();
     let client = daemon.client().await;
     let kept = client.object("kept").keep().semaphore(2).await.unwrap();
-    kept.acquire_loose().await.unwrap();
+    kept.acquire_unowned().await.unwrap();
     drop(kept);
     let kept: Semaphore = client.semaphore("kept", 2).await.unwrap();
     assert_eq!(kept.value().await.unwrap(), 1);

@@ -3,18 +3,20 @@
 mod support;
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
+    os::unix::thread::JoinHandleExt as _,
     pin::pin,
-    sync::{
-        atomic::{AtomicU32, Ordering::SeqCst},
-        mpsc,
-    },
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use support::{Daemon, WATCHDOG, within};
-use syncd_client::{AcquireError, Client, SessionError, WaitOutcome, raw};
+use syncd_client::{
+    AcquireError, Client, SessionError, WaitOutcome,
+    proto::v1::{EventSpec, SemLockClass, SemLockSpec, create::Spec},
+    raw::{self, Object},
+};
 
 /// Polls once, and never hears of it again.
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -272,50 +274,87 @@ fn a_blocking_client_can_be_dropped_in_an_async_context() {
     daemon.blocking().lock("l").unwrap().acquire().unwrap().release().unwrap();
 }
 
+extern "C" fn ignore(_: libc::c_int) {}
+
+/// Sends a signal to a thread until what it waits for has happened.
+fn signal_until(thread: libc::pthread_t, done: impl Fn() -> bool) {
+    // SAFETY: the handler does nothing.
+    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as libc::sighandler_t) };
+    let end = std::time::Instant::now() + WATCHDOG;
+    while !done() {
+        assert!(std::time::Instant::now() < end, "no signal ends it");
+        // SAFETY: the caller's thread has not been joined.
+        unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn raw_object(client: &Client, name: &str, spec: Spec) -> Object {
+    Object::create(client.object(name), spec, None).wait(&mut || false).unwrap()
+}
+
+fn raw_lock(client: &Client, name: &str) -> Object {
+    let class = SemLockClass::Lock.into();
+    raw_object(client, name, Spec::SemLock(SemLockSpec { class, value: 1, max: 0 }))
+}
+
 /// What a binding does to run a signal's handler: leave the wait in mid-call, and come back.
 #[test]
-fn a_call_that_is_left_for_a_while_keeps_nobody_and_loses_nothing() {
+fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {
     let daemon = Daemon::start();
-    let client = raw::client(Client::builder().endpoint(daemon.endpoint.clone())).unwrap();
-    let lock = run(&client, client.lock("l"));
-    let events = [run(&client, client.event("e1")), run(&client, client.event("e2"))];
+    let client = raw::client(daemon.builder()).unwrap();
+    let lock = raw_lock(&client, "l");
     let other = daemon.blocking();
     let theirs = other.lock("l").unwrap();
     let held = theirs.acquire().unwrap();
-
-    let mut call = pin!(lock.acquire());
-    let started = poll_fn(|cx| {
-        assert!(call.as_mut().poll(cx).is_pending());
-        Poll::Ready(Ok::<_, AcquireError>(()))
-    });
-    run(&client, started);
-    let (seen, saw) = mpsc::channel();
-    let reader = client.clone();
-    let reader = std::thread::spawn(move || {
+    let (events, handled) = (["e1", "e2"], AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        let (client, lock, handled) = (&client, &lock, &handled);
+        let (mine, my_own) = (raw_lock(client, "mine"), raw::owner());
+        let (id, ids) = std::sync::mpsc::channel();
+        let waiter = scope.spawn(move || {
+            // SAFETY: it only asks.
+            id.send(unsafe { libc::pthread_self() }).unwrap();
+            let mut in_handler = || {
+                // While it is here, another thread reads; and it makes a call itself.
+                drop(mine.acquire(my_own, None).wait(&mut || false).unwrap());
+                handled.fetch_add(1, SeqCst);
+                false
+            };
+            lock.acquire(raw::owner(), None).wait(&mut in_handler).unwrap()
+        });
+        let reader = scope.spawn(move || {
+            for name in events {
+                let event = raw_object(client, name, Spec::Event(EventSpec {})).event();
+                Object::wait_set(&event, raw::owner(), None).wait(&mut || false).unwrap();
+            }
+        });
+        signal_until(ids.recv().unwrap(), || handled.load(SeqCst) > 5);
         for event in events {
-            run(&reader, event.wait());
-            seen.send(()).unwrap();
+            other.event(event).unwrap().set().unwrap();
         }
+        reader.join().unwrap();
+        held.release().unwrap();
+        drop(waiter.join().unwrap());
     });
-    other.event("e1").unwrap().set().unwrap();
-    saw.recv_timeout(WATCHDOG).expect("it reads in the place of the one who left");
-    held.release().unwrap();
-    other.event("e2").unwrap().set().unwrap();
-    saw.recv_timeout(WATCHDOG).expect("it reads what is for the one who left, too");
-    reader.join().unwrap();
-    let granted = poll_fn(|cx| Poll::Ready(Ok(call.as_mut().poll(cx))));
-    let granted: Result<_, AcquireError> = raw::block_on(&client, pin!(granted)).unwrap();
-    assert!(matches!(granted, Ok(Poll::Ready(Ok(_)))));
+    theirs.acquire().unwrap().release().unwrap();
 }
 
-fn run<T, E: From<SessionError> + std::fmt::Debug>(
-    client: &Client,
-    call: impl Future<Output = Result<T, E>>,
-) -> T {
-    let mut call = pin!(call);
-    loop {
-        if let Some(done) = raw::block_on(client, call.as_mut()) {
-            return done.unwrap();
-        }
-    }
+#[test]
+fn a_signal_handler_may_give_a_call_up_and_what_it_asked_for_is_withdrawn() {
+    let daemon = Daemon::start();
+    let client = raw::client(daemon.builder()).unwrap();
+    let lock = raw_lock(&client, "l");
+    let other = daemon.blocking().lock("l").unwrap();
+    let held = other.acquire().unwrap();
+    let waiter = std::thread::spawn(move || {
+        let given_up = lock.acquire(raw::owner(), None).wait(&mut || true);
+        (given_up.map(drop), lock)
+    });
+    signal_until(waiter.as_pthread_t(), || waiter.is_finished());
+    let (given_up, lock) = waiter.join().unwrap();
+    assert!(matches!(given_up, Err(AcquireError::Session(SessionError::Interrupted))));
+    held.release().unwrap();
+    other.acquire().unwrap().release().unwrap();
+    drop(lock.acquire(raw::owner(), None).wait(&mut || false).unwrap());
 }

@@ -8,8 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-use interprocess::local_socket::traits::StreamCommon as _;
 use interprocess::local_socket::{
     ConnectOptions, GenericFilePath, ListenerOptions, Name, ToFsName as _, tokio as local,
     traits::tokio::Listener as _,
@@ -162,7 +160,7 @@ fn peer(stream: &local::Stream) -> io::Result<Peer> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn peer(stream: &local::Stream) -> io::Result<Peer> {
+fn peer(stream: &impl interprocess::local_socket::traits::StreamCommon) -> io::Result<Peer> {
     let credentials = stream.peer_creds()?;
     Ok(Peer {
         pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),

@@ -143,7 +143,7 @@ impl AsyncAction {
     fn done(&self, py: Python<'_>, ok: bool) -> PyResult<()> {
         let action = lock(&self.0).take();
         match action.filter(|_| ok) {
-            Some(action) => agent()?.run(py, action.done()),
+            Some(action) => agent()?.run(py, action.done().run()),
             None => Ok(()),
         }
     }
@@ -160,26 +160,28 @@ impl AsyncObject {
         let token: Token = token.parse().map_err(|error| Failure::value(&error))?;
         let agent = agent()?;
         let client = agent.client(py, &token)?;
-        agent.run(py, Object::attach(&client, &token)).map(Self)
+        agent.run(py, Object::attach(&client, &token).run()).map(Self)
     }
 
     /// Gives an AsyncHold.
     fn acquire(&self, timeout: Option<f64>, done: Py<PyAny>) -> PyResult<AsyncCall> {
         let (object, timeout) = (self.0.clone(), seconds(timeout));
         Ok(agent()?.start(done, async move {
-            let guard = object.acquire(raw::owner(), timeout).await?;
+            let guard = object.acquire(raw::fresh_owner(), timeout).run().await?;
             Ok::<_, syncd_client::AcquireError>(AsyncHold(Mutex::new(Some(guard))))
         }))
     }
 
     /// Gives True: a permit that is nobody's.
-    fn acquire_loose(&self, timeout: Option<f64>, done: Py<PyAny>) -> PyResult<AsyncCall> {
+    fn acquire_unowned(&self, timeout: Option<f64>, done: Py<PyAny>) -> PyResult<AsyncCall> {
         let (object, timeout) = (self.0.clone(), seconds(timeout));
-        Ok(agent()?.start(done, async move { object.acquire_loose(timeout).await.map(|()| true) }))
+        Ok(agent()?.start(done, async move {
+            object.acquire_unowned(raw::fresh_owner(), timeout).run().await.map(|()| true)
+        }))
     }
 
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        agent()?.run(py, self.0.release())
+        agent()?.run(py, self.0.release(raw::fresh_owner()).run())
     }
 
     /// Gives the hold back, which is void meanwhile, and whether there was a notify.
@@ -238,9 +240,10 @@ impl AsyncObject {
         has_action: bool,
         done: Py<PyAny>,
     ) -> PyResult<AsyncCall> {
-        let (object, timeout) = (self.0.clone(), seconds(timeout));
+        let (barrier, timeout) = (self.0.barrier(), seconds(timeout));
         Ok(agent()?.start(done, async move {
-            let (index, action) = object.arrive(timeout, has_action).await?;
+            let arrival = Object::arrive(&barrier, raw::fresh_owner(), timeout, has_action);
+            let (index, action) = arrival.run().await?;
             let action = action.map(|action| AsyncAction(Mutex::new(Some(action))));
             Ok::<_, syncd_client::BarrierError>((index, action))
         }))

@@ -43,12 +43,8 @@ impl Condition {
         let lock = self.lock.get();
         let condition = self.proxy.object.condition();
         let mut lent = lock.lend()?;
-        let waited = self.proxy.wait(py, async {
-            match seconds(timeout) {
-                Some(timeout) => condition.wait_timeout(&mut lent.guard, timeout).await,
-                None => condition.wait(&mut lent.guard).await.map(|()| WaitOutcome::Notified),
-            }
-        });
+        let wait = Object::wait(&condition, &mut lent.guard, seconds(timeout));
+        let waited = self.proxy.wait(py, wait);
         match waited {
             Ok(Ok(outcome)) => {
                 lock.regain(py, lent)?;
@@ -107,27 +103,21 @@ impl Event {
     }
 
     fn set(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.get(py, self.0.object.event().set()).map(drop)
+        self.0.get(py, Object::set(&self.0.object.event())).map(drop)
     }
 
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.get(py, self.0.object.event().clear())
+        self.0.get(py, Object::clear(&self.0.object.event()))
     }
 
     fn is_set(&self, py: Python<'_>) -> PyResult<bool> {
-        self.0.get(py, self.0.object.event().is_set())
+        Ok(self.0.get(py, self.0.object.query())?.value != 0)
     }
 
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let event = self.0.object.event();
-        self.0.get(py, async {
-            match seconds(timeout) {
-                Some(timeout) => {
-                    event.wait_timeout(timeout).await.map(|outcome| !outcome.timed_out())
-                }
-                None => event.wait().await.map(|()| true),
-            }
-        })
+        let wait = Object::wait_set(&event, raw::owner(), seconds(timeout));
+        Ok(self.0.get(py, wait)? == WaitOutcome::Notified)
     }
 
     fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
@@ -177,7 +167,8 @@ impl Barrier {
         timeout: Option<f64>,
         action: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<u32> {
-        let arrival = self.proxy.object.arrive(seconds(timeout), action.is_some());
+        let barrier = self.proxy.object.barrier();
+        let arrival = Object::arrive(&barrier, raw::owner(), seconds(timeout), action.is_some());
         let (index, asked) = self.proxy.get(py, arrival)?;
         if let (Some(asked), Some(action)) = (asked, action) {
             action.call0()?;
@@ -187,17 +178,17 @@ impl Barrier {
     }
 
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
-        self.proxy.get(py, self.proxy.object.barrier().reset())
+        self.proxy.get(py, Object::reset(&self.proxy.object.barrier()))
     }
 
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        self.proxy.get(py, self.proxy.object.barrier().abort())
+        self.proxy.get(py, Object::abort(&self.proxy.object.barrier()))
     }
 
     /// How many wait, and whether it is broken.
     fn state(&self, py: Python<'_>) -> PyResult<(u32, bool)> {
-        let state = self.proxy.get(py, self.proxy.object.barrier().state())?;
-        Ok((state.waiting, state.broken))
+        let state = self.proxy.get(py, self.proxy.object.query())?;
+        Ok((state.value, state.broken))
     }
 
     fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {

@@ -96,7 +96,7 @@ impl SemLock {
         }
         let (owner, timeout) = (raw::owner(), seconds(timeout));
         if !owned {
-            let taken = proxy.wait(py, proxy.object.acquire_loose(timeout))?;
+            let taken = proxy.wait(py, proxy.object.acquire_unowned(owner, timeout))?;
             return Ok(taken.map(|()| self.books().enter(owner, None)));
         }
         match proxy.wait(py, proxy.object.acquire(owner, timeout))? {
@@ -212,7 +212,7 @@ impl SemLock {
             // Anonymous, since a name that was unlinked doesn't linger: a forked child may come
             // to it when its parent has let go.
             let client = client(py, None)?;
-            match wait(py, &client, Object::find(&client, &name))? {
+            match wait(py, Object::find(&client, &name))? {
                 Ok(_) => return Err(exists()),
                 Err(CreateError::NotFound(_)) => {}
                 Err(error) => return Err(Failure::from(error).into()),
@@ -269,7 +269,7 @@ impl SemLock {
         let (py, _) = (class.py(), (handle, maxvalue));
         let name = path(name.unwrap_or_default())?;
         let client = client(py, None)?;
-        let object = wait(py, &client, Object::find(&client, &name))?.map_err(Failure::from)?;
+        let object = wait(py, Object::find(&client, &name))?.map_err(Failure::from)?;
         let Some(&Spec::SemLock(spec)) = object.spec() else {
             return Err(Failure::invalid("not a semaphore"));
         };
@@ -306,9 +306,9 @@ impl SemLock {
         let Proxy { object, .. } = &self.proxy;
         self.books().count -= 1;
         if self.roomy {
-            return self.proxy.get(py, object.release_quietly());
+            return self.proxy.get(py, object.release_quietly(raw::owner()));
         }
-        let released = self.proxy.wait(py, object.release())?;
+        let released = self.proxy.wait(py, object.release(raw::owner()))?;
         if let Err(ReleaseError::OverReleased(_)) = &released {
             self.books().count += 1;
         }
@@ -427,5 +427,5 @@ fn path(name: &str) -> PyResult<String> {
 #[pyfunction]
 pub(crate) fn sem_unlink(py: Python<'_>, name: &str) -> PyResult<()> {
     let (client, name) = (client(py, None)?, path(name)?);
-    Ok(wait(py, &client, client.unlink(&name))?.map_err(Failure::from)?)
+    Ok(wait(py, raw::unlink(&client, &name))?.map_err(Failure::from)?)
 }

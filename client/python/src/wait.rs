@@ -9,9 +9,9 @@ use std::{
 
 use pyo3::prelude::*;
 use syncd_client::{
-    Builder, Client, CreateError, ObjectOptions, SessionError, Token,
+    Builder, Client, CreateError, ObjectOptions, Token,
     proto::v1::create::Spec,
-    raw::{self, Object},
+    raw::{self, Call, Object},
 };
 
 use crate::failure::{Failure, report};
@@ -40,14 +40,14 @@ impl Proxy {
             "" => client.anonymous(),
             name => client.object(name),
         });
-        let created = wait(py, &client, Object::create(options, spec, None))?;
+        let created = wait(py, Object::create(options, spec, None))?;
         Ok(created.map(|object| Self { client, object }))
     }
 
     pub(crate) fn attach(py: Python<'_>, token: &str) -> PyResult<Self> {
         let token: Token = token.parse().map_err(|error| Failure::value(&error))?;
         let client = client(py, Some(&token))?;
-        let object = wait(py, &client, Object::attach(&client, &token))?.map_err(Failure::from)?;
+        let object = wait(py, Object::attach(&client, &token))?.map_err(Failure::from)?;
         Ok(Self { client, object })
     }
 
@@ -60,19 +60,15 @@ impl Proxy {
         Some(self.object.name()).filter(|name| !name.is_empty())
     }
 
-    pub(crate) fn wait<T: Send, E: Send + From<SessionError>>(
-        &self,
-        py: Python<'_>,
-        call: impl Future<Output = Result<T, E>> + Send,
-    ) -> PyResult<Result<T, E>> {
-        wait(py, &self.client, call)
+    pub(crate) fn wait<'a, T: Send + 'a>(&self, py: Python<'_>, call: Call<'a, T>) -> PyResult<T> {
+        wait(py, call)
     }
 
     /// As `wait`, for a call whose errors have no meaning of their own here.
-    pub(crate) fn get<T: Send, E: Send + From<SessionError> + Into<Failure>>(
+    pub(crate) fn get<'a, T: Send + 'a, E: Send + Into<Failure> + 'a>(
         &self,
         py: Python<'_>,
-        call: impl Future<Output = Result<T, E>> + Send,
+        call: Call<'a, Result<T, E>>,
     ) -> PyResult<T> {
         Ok(self.wait(py, call)?.map_err(E::into)?)
     }
@@ -110,18 +106,19 @@ fn clients() -> MutexGuard<'static, Clients> {
 }
 
 /// Waits for a call. Signals are served meanwhile: a handler that raises withdraws it.
-pub(crate) fn wait<T: Send, E: Send + From<SessionError>>(
-    py: Python<'_>,
-    client: &Client,
-    call: impl Future<Output = Result<T, E>> + Send,
-) -> PyResult<Result<T, E>> {
-    let mut call = std::pin::pin!(call);
-    loop {
-        match py.detach(|| raw::block_on(client, call.as_mut())) {
-            Some(done) => return Ok(done),
-            None => py.check_signals()?,
-        }
-    }
+pub(crate) fn wait<'a, T: Send + 'a>(py: Python<'_>, call: Call<'a, T>) -> PyResult<T> {
+    let mut raised = None;
+    let done = py.detach(|| {
+        call.wait(&mut || match Python::try_attach(|py| py.check_signals()) {
+            Some(Ok(())) => false,
+            // None: the interpreter is gone.
+            served => {
+                raised = served.and_then(Result::err);
+                true
+            }
+        })
+    });
+    raised.map_or(Ok(done), Err)
 }
 
 /// A time-out in seconds, as Python has it: below zero is zero, beyond all bounds is none.

@@ -224,7 +224,7 @@ class Semaphore(_SemLock):
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
         """Takes a permit; false if the time was over."""
-        start = functools.partial(self._remote.acquire_loose, timeout)
+        start = functools.partial(self._remote.acquire_unowned, timeout)
         try:
             await _wait(start, lambda _: self._remote.release())
         except LockTimeout:

@@ -3,13 +3,16 @@
 use std::{
     sync::{Arc, Weak},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{AnyLock, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
+use super::{
+    AnyLock, Barrier, BoundedSemaphore, Condition, Event, Lock, NoSignals, RLock, Semaphore, pause,
+    wait, wait_for_end,
+};
 use crate::{
     Attachable, Builder, Cause, ConnectError, CreateError, Endpoint, SessionError, SessionLost,
-    Token, client::Shared, session::Session,
+    Token, client::Shared, object::Object, session::Session,
 };
 
 /// How late the loss of a session may be noticed whose connection doesn't end with it.
@@ -17,15 +20,12 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// As [`crate::Client`], for threads.
 #[derive(Clone, Debug)]
-pub struct Client(crate::Client);
+pub struct Client(pub(crate) crate::Client);
 
 /// As [`crate::ObjectOptions`].
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until a constructor is called"]
-pub struct ObjectOptions {
-    client: Arc<Shared>,
-    options: crate::ObjectOptions,
-}
+pub struct ObjectOptions(pub(crate) crate::ObjectOptions);
 
 impl Client {
     /// Connects to the user's daemon, and starts it if there is none.
@@ -42,14 +42,8 @@ impl Client {
     }
 
     pub(crate) fn open(shared: Arc<Shared>) -> Result<Self, ConnectError> {
-        match shared.block_on(shared.session()) {
-            Ok(_) => Ok(Self(crate::Client { shared })),
-            Err(SessionError::Connect(error)) => Err(*error),
-            Err(error) => Err(ConnectError::Unreachable {
-                endpoint: shared.endpoint.clone(),
-                reason: error.to_string(),
-            }),
-        }
+        wait(shared.connected())?;
+        Ok(Self(crate::Client { shared }))
     }
 
     /// As [`crate::Client::lock`].
@@ -114,12 +108,12 @@ impl Client {
 
     /// As [`crate::Client::object`].
     pub fn object(&self, name: &str) -> ObjectOptions {
-        ObjectOptions { client: self.0.shared.clone(), options: self.0.object(name) }
+        ObjectOptions(self.0.object(name))
     }
 
     /// As [`crate::Client::anonymous`].
     pub fn anonymous(&self) -> ObjectOptions {
-        ObjectOptions { client: self.0.shared.clone(), options: self.0.anonymous() }
+        ObjectOptions(self.0.anonymous())
     }
 
     /// As [`crate::Client::attach`].
@@ -127,7 +121,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn attach<T: Attachable>(&self, token: &Token) -> Result<T, CreateError> {
-        self.0.shared.block_on(self.0.attach(token))
+        wait(Object::attach(&self.0.shared, token, Some(T::KIND))).map(T::from_object)
     }
 
     /// As [`crate::Client::unlink`].
@@ -135,7 +129,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn unlink(&self, name: &str) -> Result<(), CreateError> {
-        self.0.shared.block_on(self.0.unlink(name))
+        wait(self.0.shared.unlink(name))
     }
 
     /// As [`crate::Client::lost`].
@@ -143,7 +137,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn lost(&self) -> Result<SessionLost, SessionError> {
-        self.0.shared.block_on(self.0.lost())
+        wait(self.0.shared.session())?.threads().lost(&mut NoSignals)
     }
 
     /// Calls `notice` when the current session is lost, from a thread that waits for that; not
@@ -156,11 +150,11 @@ impl Client {
         &self,
         notice: impl FnOnce(SessionLost) + Send + 'static,
     ) -> Result<(), SessionError> {
-        let session = Arc::downgrade(&self.0.shared.block_on(self.0.shared.session())?);
+        let session = Arc::downgrade(&wait(self.0.shared.session())?);
         thread::Builder::new()
             .name("syncd-lost".to_owned())
             .spawn(move || watch(&session).map(notice))
-            .map_err(ConnectError::Reactor)?;
+            .map_err(ConnectError::Thread)?;
         Ok(())
     }
 
@@ -169,17 +163,26 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn session_id(&self) -> Result<u64, SessionError> {
-        self.0.shared.block_on(self.0.session_id())
+        Ok(wait(self.0.shared.session())?.facts().id())
     }
 
     /// As [`crate::Client::close`].
     pub fn close(&self) {
-        let closed = async {
-            self.0.close().await;
-            Ok::<_, SessionError>(())
-        };
-        // Without a reactor there is no session to close.
-        let _ = self.0.shared.block_on(closed);
+        if let Some(session) = self.0.shared.slot().take() {
+            session.threads().close(&mut NoSignals);
+        }
+    }
+
+    /// Waits until every release that was made has left this process, or the session is lost, or
+    /// `limit` is over; tells whether there is nothing left to send. Mostly there is nothing to
+    /// wait for: a release is sent before its call returns, unless the daemon is so slow that
+    /// the socket is full. The last client, object or guard that is dropped does the same, for
+    /// at most a second.
+    ///
+    /// # Errors
+    /// [`Lost`](SessionError::Lost) if releases were lost with the session.
+    pub fn flush(&self, limit: Duration) -> Result<bool, SessionError> {
+        self.0.shared.flush(Instant::now() + limit, &mut NoSignals)
     }
 
     /// As [`crate::Client::endpoint`].
@@ -190,7 +193,7 @@ impl Client {
 
 impl ObjectOptions {
     fn map(self, change: impl FnOnce(crate::ObjectOptions) -> crate::ObjectOptions) -> Self {
-        Self { options: change(self.options), ..self }
+        Self(change(self.0))
     }
 
     /// As [`crate::ObjectOptions::keep`].
@@ -213,7 +216,7 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn lock(self) -> Result<Lock, CreateError> {
-        self.client.block_on(self.options.lock()).map(Lock)
+        wait(self.0.make_lock()).map(Lock)
     }
 
     /// As [`crate::ObjectOptions::rlock`].
@@ -221,7 +224,7 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn rlock(self) -> Result<RLock, CreateError> {
-        self.client.block_on(self.options.rlock()).map(RLock)
+        wait(self.0.make_rlock()).map(RLock)
     }
 
     /// As [`crate::ObjectOptions::semaphore`].
@@ -229,7 +232,7 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn semaphore(self, permits: u32) -> Result<Semaphore, CreateError> {
-        self.client.block_on(self.options.semaphore(permits)).map(Semaphore)
+        wait(self.0.make_semaphore(permits)).map(Semaphore)
     }
 
     /// As [`crate::ObjectOptions::bounded_semaphore`].
@@ -237,7 +240,7 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn bounded_semaphore(self, permits: u32) -> Result<BoundedSemaphore, CreateError> {
-        self.client.block_on(self.options.bounded_semaphore(permits)).map(BoundedSemaphore)
+        wait(self.0.make_bounded_semaphore(permits)).map(BoundedSemaphore)
     }
 
     /// As [`crate::ObjectOptions::condition`].
@@ -245,7 +248,8 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn condition(self, lock: &impl AnyLock) -> Result<Condition, CreateError> {
-        self.client.block_on(self.options.condition(lock.inner())).map(Condition)
+        let lock = crate::AnyLock::object(lock.inner()).clone();
+        wait(self.0.make_condition(lock)).map(Condition)
     }
 
     /// As [`crate::ObjectOptions::event`].
@@ -253,7 +257,7 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn event(self) -> Result<Event, CreateError> {
-        self.client.block_on(self.options.event()).map(Event)
+        wait(self.0.make_event()).map(Event)
     }
 
     /// As [`crate::ObjectOptions::barrier`].
@@ -261,53 +265,23 @@ impl ObjectOptions {
     /// # Errors
     /// The same.
     pub fn barrier(self, parties: u32) -> Result<Barrier, CreateError> {
-        self.client.block_on(self.options.barrier(parties)).map(Barrier)
+        wait(self.0.make_barrier(parties)).map(Barrier)
     }
 }
 
-/// Waits until the session is lost. Nothing if it was closed, or nobody has it any more.
+/// Waits until the session is lost, by looking. Nothing if it was closed, or nobody has it any more.
 fn watch(session: &Weak<Session>) -> Option<SessionLost> {
     loop {
         let session = session.upgrade()?;
-        session.check();
         if let Some(why) = session.why_lost() {
             return (why.cause() != Cause::Left).then_some(why);
         }
-        match duplicate(&session) {
-            // Who waits at the reactor keeps others from it; so not there, while all is well.
-            Some(socket) => {
-                drop(session);
-                wait_for_end(&socket);
-            }
-            None => session.stand_by(TICK),
+        let socket = session.threads().socket();
+        // Who waits at the session keeps others from it; so not there, while all is well.
+        drop(session);
+        match socket.and_then(|socket| socket.duplicate()) {
+            Some(socket) => wait_for_end(&socket, TICK),
+            None => drop(pause(TICK / 10)),
         }
     }
 }
-
-#[cfg(unix)]
-fn duplicate(session: &Session) -> Option<std::os::fd::OwnedFd> {
-    let descriptor = session.descriptor();
-    if descriptor < 0 {
-        return None;
-    }
-    // SAFETY: it is only duplicated. Were it closed at this moment, and another opened in its
-    // place, that one's end would be waited for, for a tick.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned().ok()
-}
-
-#[cfg(unix)]
-fn wait_for_end(socket: &std::os::fd::OwnedFd) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
-    // No flag: its end is told unasked, and replies to other threads wake nobody here.
-    let _ = poll(&mut [PollFd::new(socket, PollFlags::empty())], Some(&tick));
-}
-
-#[cfg(windows)]
-fn duplicate(_: &Session) -> Option<()> {
-    None
-}
-
-#[cfg(windows)]
-fn wait_for_end((): &()) {}

@@ -1,11 +1,12 @@
 //! Blocking Condition, Event and Barrier. Never here: what they do, which is the async ones'
-//! matter; but predicates and actions run here, outside of any runtime.
+//! matter; but predicates and actions run here.
 
 use std::time::{Duration, Instant};
 
-use super::{Lock, LockGuard, OwnedLockGuard, RLock, forward, object};
+use super::{Lock, LockGuard, OwnedLockGuard, RLock, forward, object, wait};
 use crate::{
     BarrierError, BarrierState, BarrierWaitResult, ConditionError, SessionError, WaitOutcome,
+    owner::thread,
 };
 
 /// As [`crate::Condition`].
@@ -68,9 +69,9 @@ macro_rules! any_guard {
 
 any_guard!(LockGuard, OwnedLockGuard);
 
-object!(Condition, .0);
-object!(Event, .0);
-object!(Barrier, .0);
+object!(Condition);
+object!(Event);
+object!(Barrier);
 
 impl Condition {
     /// As [`crate::Condition::wait`].
@@ -78,7 +79,7 @@ impl Condition {
     /// # Errors
     /// The same.
     pub fn wait(&self, guard: &mut impl AnyGuard) -> Result<(), ConditionError> {
-        self.client().block_on(self.0.wait(guard.guard_mut()))
+        wait(self.0.wait_by(guard.guard_mut(), None)).map(drop)
     }
 
     /// As [`crate::Condition::wait_timeout`].
@@ -90,7 +91,7 @@ impl Condition {
         guard: &mut impl AnyGuard,
         timeout: Duration,
     ) -> Result<WaitOutcome, ConditionError> {
-        self.client().block_on(self.0.wait_timeout(guard.guard_mut(), timeout))
+        wait(self.0.wait_by(guard.guard_mut(), Some(timeout)))
     }
 
     /// As [`crate::Condition::wait_while`].
@@ -134,7 +135,10 @@ impl Condition {
     /// # Errors
     /// The same.
     pub fn notify(&self, guard: &impl AnyGuard, n: u32) -> Result<u32, ConditionError> {
-        self.client().block_on(self.0.notify(guard.guard(), n))
+        match n {
+            0 => Ok(0),
+            n => wait(self.0.notify_by(guard.guard(), n)),
+        }
     }
 
     /// As [`crate::Condition::notify_one`].
@@ -142,7 +146,7 @@ impl Condition {
     /// # Errors
     /// The same.
     pub fn notify_one(&self, guard: &impl AnyGuard) -> Result<bool, ConditionError> {
-        self.client().block_on(self.0.notify_one(guard.guard()))
+        Ok(wait(self.0.notify_by(guard.guard(), 1))? > 0)
     }
 
     /// As [`crate::Condition::notify_all`].
@@ -150,24 +154,44 @@ impl Condition {
     /// # Errors
     /// The same.
     pub fn notify_all(&self, guard: &impl AnyGuard) -> Result<u32, ConditionError> {
-        self.client().block_on(self.0.notify_all(guard.guard()))
+        wait(self.0.notify_by(guard.guard(), 0))
     }
 }
 
 forward! { Event:
-    fn set(&self) -> Result<u32, SessionError>;
-    fn clear(&self) -> Result<(), SessionError>;
-    fn is_set(&self) -> Result<bool, SessionError>;
-    fn wait(&self) -> Result<(), SessionError>;
-    fn wait_timeout(&self, timeout: Duration) -> Result<WaitOutcome, SessionError>;
+    fn set(&self) -> Result<u32, SessionError> {
+        wait(self.0.set_it())
+    }
+    fn clear(&self) -> Result<(), SessionError> {
+        wait(self.0.clear_it())
+    }
+    fn is_set(&self) -> Result<bool, SessionError> {
+        Ok(wait(self.0.0.query())?.value != 0)
+    }
+    fn wait(&self) -> Result<(), SessionError> {
+        wait(self.0.wait_by(thread(), None)).map(drop)
+    }
+    fn wait_timeout(&self, timeout: Duration) -> Result<WaitOutcome, SessionError> {
+        wait(self.0.wait_by(thread(), Some(timeout)))
+    }
 }
 
 forward! { Barrier:
-    fn wait(&self) -> Result<BarrierWaitResult, BarrierError>;
-    fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError>;
-    fn reset(&self) -> Result<(), SessionError>;
-    fn abort(&self) -> Result<(), SessionError>;
-    fn state(&self) -> Result<BarrierState, SessionError>;
+    fn wait(&self) -> Result<BarrierWaitResult, BarrierError> {
+        wait(self.0.arrive(thread(), None, false)).map(|arrival| arrival.result)
+    }
+    fn wait_timeout(&self, timeout: Duration) -> Result<BarrierWaitResult, BarrierError> {
+        wait(self.0.arrive(thread(), Some(timeout), false)).map(|arrival| arrival.result)
+    }
+    fn reset(&self) -> Result<(), SessionError> {
+        wait(self.0.reset_it())
+    }
+    fn abort(&self) -> Result<(), SessionError> {
+        wait(self.0.abort_it())
+    }
+    fn state(&self) -> Result<BarrierState, SessionError> {
+        wait(self.0.0.query()).map(BarrierState::from)
+    }
 }
 
 impl Barrier {
@@ -180,10 +204,10 @@ impl Barrier {
         timeout: Option<Duration>,
         action: impl FnOnce(),
     ) -> Result<BarrierWaitResult, BarrierError> {
-        let mut arrival = self.client().block_on(self.0.arrive(timeout, true))?;
+        let mut arrival = wait(self.0.arrive(thread(), timeout, true))?;
         if let Some(turn) = arrival.turn.take() {
             action();
-            self.client().block_on(turn.done())?;
+            wait(turn.done())?;
         }
         Ok(arrival.result)
     }

@@ -2,8 +2,12 @@
 
 use std::{marker::PhantomData, ops::Deref, time::Duration};
 
-use super::{forward, object};
-use crate::{AcquireError, Hold, Holder, ReleaseError, SessionError};
+use super::{forward, none_if_busy, object, wait};
+use crate::{
+    AcquireError, Hold, Holder, ReleaseError, SessionError,
+    owner::{fresh, thread},
+    semlock::SemLock,
+};
 
 /// As [`crate::Lock`].
 #[derive(Clone, Debug)]
@@ -37,61 +41,150 @@ pub struct OwnedLockGuard(pub(super) crate::LockGuard);
 #[must_use = "dropping it gives the permit back"]
 pub struct Permit(crate::Permit);
 
-impl LockGuard {
-    fn new(guard: crate::LockGuard) -> Self {
-        Self(guard, PhantomData)
+impl Permit {
+    fn new(hold: Hold) -> Self {
+        Self(crate::Permit(hold))
     }
 }
 
-object!(Lock, .0.object);
-object!(RLock, .0.object);
-object!(Semaphore, .0.object);
-object!(BoundedSemaphore, .0.object);
+impl LockGuard {
+    fn new(hold: Hold) -> Self {
+        Self(crate::LockGuard(hold), PhantomData)
+    }
+}
+
+object!(Lock);
+object!(RLock);
+object!(Semaphore);
+object!(BoundedSemaphore);
+
+macro_rules! sem_lock {
+    ($($Type:ident),+) => {$(
+        impl $Type {
+            fn sem_lock(&self) -> &SemLock {
+                &self.0.0
+            }
+        }
+    )+};
+}
+
+sem_lock!(Lock, RLock, Semaphore, BoundedSemaphore);
 
 forward! { Lock:
-    fn acquire(&self) -> Result<LockGuard, AcquireError> => LockGuard::new;
-    fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> => |g| g.map(LockGuard::new);
-    fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> => LockGuard::new;
-    fn acquire_owned(&self) -> Result<OwnedLockGuard, AcquireError> => OwnedLockGuard;
-    fn release(&self) -> Result<(), ReleaseError>;
-    fn mark_consistent(&self) -> Result<(), ReleaseError>;
-    fn locked_by(&self) -> Result<Option<Holder>, SessionError>;
+    fn acquire(&self) -> Result<LockGuard, AcquireError> {
+        wait(self.sem_lock().take(thread(), None)).map(LockGuard::new)
+    }
+    fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> {
+        none_if_busy(self.acquire_timeout(Duration::ZERO))
+    }
+    fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
+        wait(self.sem_lock().take(thread(), Some(timeout))).map(LockGuard::new)
+    }
+    fn acquire_owned(&self) -> Result<OwnedLockGuard, AcquireError> {
+        wait(self.sem_lock().take(fresh(), None)).map(crate::LockGuard).map(OwnedLockGuard)
+    }
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release(thread()))
+    }
+    fn mark_consistent(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().mark_consistent(thread()))
+    }
+    fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
+        Ok(wait(self.sem_lock().holders())?.into_iter().next())
+    }
 }
 
 forward! { RLock:
-    fn acquire(&self) -> Result<LockGuard, AcquireError> => LockGuard::new;
-    fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> => |g| g.map(LockGuard::new);
-    fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> => LockGuard::new;
-    fn release(&self) -> Result<(), ReleaseError>;
-    fn mark_consistent(&self) -> Result<(), ReleaseError>;
-    fn locked_by(&self) -> Result<Option<Holder>, SessionError>;
+    fn acquire(&self) -> Result<LockGuard, AcquireError> {
+        wait(self.sem_lock().take(thread(), None)).map(LockGuard::new)
+    }
+    fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> {
+        none_if_busy(self.acquire_timeout(Duration::ZERO))
+    }
+    fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
+        wait(self.sem_lock().take(thread(), Some(timeout))).map(LockGuard::new)
+    }
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release(thread()))
+    }
+    fn mark_consistent(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().mark_consistent(thread()))
+    }
+    fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
+        Ok(wait(self.sem_lock().holders())?.into_iter().next())
+    }
 }
 
 forward! { Semaphore:
-    fn acquire(&self) -> Result<Permit, AcquireError> => Permit;
-    fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> => |p| p.map(Permit);
-    fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> => Permit;
-    fn acquire_owned(&self) -> Result<Permit, AcquireError> => Permit;
-    fn acquire_loose(&self) -> Result<(), AcquireError>;
-    fn try_acquire_loose(&self) -> Result<bool, AcquireError>;
-    fn acquire_loose_timeout(&self, timeout: Duration) -> Result<(), AcquireError>;
-    fn release(&self) -> Result<(), ReleaseError>;
-    fn add_permits(&self, n: u32) -> Result<(), ReleaseError>;
-    fn value(&self) -> Result<u32, SessionError>;
-    fn held_by(&self) -> Result<Vec<Holder>, SessionError>;
+    fn acquire(&self) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(thread(), None)).map(Permit::new)
+    }
+    fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> {
+        none_if_busy(self.acquire_timeout(Duration::ZERO))
+    }
+    fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(thread(), Some(timeout))).map(Permit::new)
+    }
+    fn acquire_owned(&self) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(fresh(), None)).map(Permit::new)
+    }
+    fn acquire_unowned(&self) -> Result<(), AcquireError> {
+        wait(self.sem_lock().take_unowned(thread(), None))
+    }
+    fn try_acquire_unowned(&self) -> Result<bool, AcquireError> {
+        none_if_busy(self.acquire_unowned_timeout(Duration::ZERO)).map(|taken| taken.is_some())
+    }
+    fn acquire_unowned_timeout(&self, timeout: Duration) -> Result<(), AcquireError> {
+        wait(self.sem_lock().take_unowned(thread(), Some(timeout)))
+    }
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release_unasked(thread()))
+    }
+    fn value(&self) -> Result<u32, SessionError> {
+        Ok(wait(self.sem_lock().object.query())?.value)
+    }
+    fn held_by(&self) -> Result<Vec<Holder>, SessionError> {
+        wait(self.sem_lock().holders())
+    }
 }
 
 forward! { BoundedSemaphore:
-    fn acquire(&self) -> Result<Permit, AcquireError> => Permit;
-    fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> => |p| p.map(Permit);
-    fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> => Permit;
-    fn acquire_owned(&self) -> Result<Permit, AcquireError> => Permit;
-    fn acquire_loose(&self) -> Result<(), AcquireError>;
-    fn try_acquire_loose(&self) -> Result<bool, AcquireError>;
-    fn acquire_loose_timeout(&self, timeout: Duration) -> Result<(), AcquireError>;
-    fn release(&self) -> Result<(), ReleaseError>;
-    fn value(&self) -> Result<u32, SessionError>;
-    fn held_by(&self) -> Result<Vec<Holder>, SessionError>;
+    fn acquire(&self) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(thread(), None)).map(Permit::new)
+    }
+    fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> {
+        none_if_busy(self.acquire_timeout(Duration::ZERO))
+    }
+    fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(thread(), Some(timeout))).map(Permit::new)
+    }
+    fn acquire_owned(&self) -> Result<Permit, AcquireError> {
+        wait(self.sem_lock().take(fresh(), None)).map(Permit::new)
+    }
+    fn acquire_unowned(&self) -> Result<(), AcquireError> {
+        wait(self.sem_lock().take_unowned(thread(), None))
+    }
+    fn try_acquire_unowned(&self) -> Result<bool, AcquireError> {
+        none_if_busy(self.acquire_unowned_timeout(Duration::ZERO)).map(|taken| taken.is_some())
+    }
+    fn acquire_unowned_timeout(&self, timeout: Duration) -> Result<(), AcquireError> {
+        wait(self.sem_lock().take_unowned(thread(), Some(timeout)))
+    }
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release(thread()))
+    }
+    fn value(&self) -> Result<u32, SessionError> {
+        Ok(wait(self.sem_lock().object.query())?.value)
+    }
+    fn held_by(&self) -> Result<Vec<Holder>, SessionError> {
+        wait(self.sem_lock().holders())
+    }
+}
+
+forward! { Semaphore:
+    fn add_permits(&self, n: u32) -> Result<(), ReleaseError> {
+        (0..n).try_for_each(|_| self.release())
+    }
 }
 
 macro_rules! fail_on_deadlock {
@@ -116,8 +209,7 @@ macro_rules! guard {
                 stringify!($method), ").\n\n# Errors\nThe same."
             )]
             pub fn $method(self) -> Result<(), ReleaseError> {
-                let session = self.0.0.session().clone();
-                session.block_on(self.0.$method())
+                wait(self.0.0.$method())
             }
         )+}
 
@@ -143,8 +235,7 @@ macro_rules! mark_consistent {
             /// # Errors
             /// The same.
             pub fn mark_consistent(&mut self) -> Result<(), ReleaseError> {
-                let session = self.0.0.session().clone();
-                session.block_on(self.0.mark_consistent())
+                wait(self.0.0.mark_consistent())
             }
         }
     )+};

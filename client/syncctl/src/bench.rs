@@ -145,7 +145,7 @@ fn hand_off(client: &blocking::Client, global: &Global) -> Result<Spread, Failur
     while end.is_none_or(|end| Instant::now() < end) {
         let began = Instant::now();
         ping.release().map_err(failed)?;
-        pong.acquire_loose().map_err(failed)?;
+        pong.acquire_unowned().map_err(failed)?;
         rounds.push(began.elapsed());
         // The first answer comes when the partner is up.
         end.get_or_insert_with(|| Instant::now() + LENGTH);

@@ -201,7 +201,7 @@ fn pong(client: &Client) -> Result<(), Failure> {
     let ping = client.semaphore(PING, 0).map_err(failed)?;
     let pong = client.semaphore(PONG, 0).map_err(failed)?;
     loop {
-        ping.acquire_loose().map_err(failed)?;
+        ping.acquire_unowned().map_err(failed)?;
         pong.release().map_err(failed)?;
     }
 }

@@ -1,23 +1,42 @@
-//! A Unix socket without a reactor: threads wait for it by themselves. Never here: how it was
-//! connected.
+//! A Unix socket without a reactor: threads wait for it by themselves.
 
 use std::{
     io::{self, IoSlice},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
 
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 use tokio::io::ReadBuf;
 
-use super::unix::{read, write};
+use super::{
+    Peer,
+    unix::{check_server, read, write},
+};
+use crate::Endpoint;
 
 /// A connected stream that never waits.
 #[derive(Debug)]
 pub struct Direct(pub(super) UnixStream);
 
 impl Direct {
+    /// Connects as [`connect`](super::connect) does, and checks the other end as it does, but
+    /// never waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` while more clients connect than the daemon accepts: to be tried again soon.
+    /// Else those of [`connect`](super::connect).
+    pub fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+        endpoint.verify_directory()?;
+        let socket = socket()?;
+        net::connect(&socket, &SocketAddrUnix::new(endpoint.as_path())?)?;
+        let (socket, peer) = with_peer(socket)?;
+        check_server(endpoint, peer)?;
+        Ok(Self(UnixStream::from(socket)))
+    }
+
     /// Reads what is there now. No bytes: the end.
     ///
     /// # Errors
@@ -35,6 +54,37 @@ impl Direct {
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn with_peer(socket: OwnedFd) -> io::Result<(OwnedFd, Peer)> {
+    let peer = super::unix::peer(socket.as_fd())?;
+    Ok((socket, peer))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn with_peer(socket: OwnedFd) -> io::Result<(OwnedFd, Peer)> {
+    let stream = interprocess::os::unix::uds_local_socket::Stream::from(socket);
+    let stream = interprocess::local_socket::Stream::from(stream);
+    let peer = super::peer(&stream)?;
+    let interprocess::local_socket::Stream::UdSocket(stream) = stream;
+    Ok((OwnedFd::from(stream), peer))
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn socket() -> rustix::io::Result<OwnedFd> {
+    use net::SocketFlags;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+#[cfg(target_vendor = "apple")]
+fn socket() -> rustix::io::Result<OwnedFd> {
+    let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::ioctl_fioclex(&socket)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    net::sockopt::set_socket_nosigpipe(&socket, true)?;
+    Ok(socket)
+}
+
 impl AsFd for Direct {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -44,6 +94,30 @@ impl AsFd for Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_whose_queue_is_full_is_told_from_one_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let connect = || Direct::connect(&endpoint).map_err(|error| error.kind());
+        assert_eq!(connect().unwrap_err(), io::ErrorKind::NotFound);
+        let listener = std::os::unix::net::UnixListener::bind(endpoint.as_path()).unwrap();
+        net::listen(&listener, 1).unwrap();
+        let mut clients = Vec::new();
+        let full = loop {
+            match connect() {
+                Ok(client) => clients.push(client),
+                Err(error) => break error,
+            }
+        };
+        if cfg!(target_os = "linux") {
+            assert_eq!(full, io::ErrorKind::WouldBlock);
+        }
+        listener.accept().unwrap();
+        clients.push(connect().unwrap());
+        drop(listener);
+        assert_eq!(connect().unwrap_err(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn it_gives_and_takes_what_there_is_and_never_waits() {

@@ -93,7 +93,7 @@ pub fn ping(path: &str) {
     answer(|n| {
         let cycle = p50(n[0], || {
             theirs.release().expect("room for one");
-            ours.acquire_loose().expect("the other lets go");
+            ours.acquire_unowned().expect("the other lets go");
         });
         vec![cycle / 2.0]
     });
@@ -102,6 +102,6 @@ pub fn ping(path: &str) {
 /// Role: the other of [`ping`].
 pub fn pong(path: &str) {
     let [ours, theirs] = semaphores(path, ["b", "a"]);
-    std::thread::spawn(move || while ours.acquire_loose().is_ok() && theirs.release().is_ok() {});
+    std::thread::spawn(move || while ours.acquire_unowned().is_ok() && theirs.release().is_ok() {});
     answer(|_| Vec::new());
 }

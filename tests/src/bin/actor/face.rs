@@ -188,13 +188,13 @@ macro_rules! face {
                     match op {
                         Op::Acquire { loose: true, timeout, .. } => {
                             let taken = match (&thing, timeout) {
-                                (Thing::Semaphore(s), None) => s.acquire_loose()$($await)*,
+                                (Thing::Semaphore(s), None) => s.acquire_unowned()$($await)*,
                                 (Thing::Semaphore(s), Some(t)) => {
-                                    s.acquire_loose_timeout(t)$($await)*
+                                    s.acquire_unowned_timeout(t)$($await)*
                                 }
-                                (Thing::Bounded(s), None) => s.acquire_loose()$($await)*,
+                                (Thing::Bounded(s), None) => s.acquire_unowned()$($await)*,
                                 (Thing::Bounded(s), Some(t)) => {
-                                    s.acquire_loose_timeout(t)$($await)*
+                                    s.acquire_unowned_timeout(t)$($await)*
                                 }
                                 _ => return Err("only semaphores have loose permits".into()),
                             };

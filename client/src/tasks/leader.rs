@@ -1,4 +1,4 @@
-//! The one waker that a connection ever sees. Never here: who is behind it.
+//! The one waker that a session's connection ever sees. Never here: who leads.
 
 use std::{
     mem,
@@ -6,15 +6,15 @@ use std::{
     task::{Wake, Waker},
 };
 
-/// Passes the connection's wake-ups on to whoever leads.
-pub(super) struct Relay(Mutex<Option<Waker>>);
+/// Wakes the task that leads, whichever that is.
+pub(super) struct LeaderWaker(Mutex<Option<Waker>>);
 
-impl Relay {
+impl LeaderWaker {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(None)))
     }
 
-    /// Has somebody else woken from now on; returns who was until now.
+    /// Another task leads from now on, or none; returns the one that did.
     pub(super) fn set(&self, leader: Option<Waker>) -> Option<Waker> {
         mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), leader)
     }
@@ -22,9 +22,15 @@ impl Relay {
     pub(super) fn get(&self) -> Option<Waker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Whether it is this task that is woken.
+    pub(super) fn is(&self, task: &Waker) -> bool {
+        let leader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        leader.as_ref().is_some_and(|leader| leader.will_wake(task))
+    }
 }
 
-impl Wake for Relay {
+impl Wake for LeaderWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

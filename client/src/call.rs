@@ -1,0 +1,284 @@
+//! What a call does, step by step, whoever waits for its steps: it asks for a session or for the
+//! answer to a request, and is told. The two shells make these steps, each in its own way, so
+//! that no object is written twice. Never here: how one waits.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use syncd_proto::v1::{client_message::Request, server_message::Message};
+
+use crate::{
+    blocking,
+    blocking::OnSignal,
+    client::Shared,
+    session::{CallError, Session, protocol::Undo},
+    tasks,
+};
+
+/// How long the daemon's own answer to a time-out may be late, which says who holds what.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// How long the answer to a try may take.
+const TRY: Duration = Duration::from_secs(1);
+
+/// What a call needs next.
+pub(crate) enum Step<T> {
+    /// The session of the moment, or a new one, for which a daemon may be started or not.
+    Session {
+        start: bool,
+    },
+    /// That a request is sent which isn't answered, and then to go on from the beginning.
+    Post {
+        session: Arc<Session>,
+        request: Request,
+    },
+    /// The answer to a request.
+    Request {
+        session: Arc<Session>,
+        request: Request,
+        undo: Option<Undo>,
+    },
+    Done(T),
+}
+
+impl<T> Step<T> {
+    /// The same for a caller with another end; not for one that is done.
+    pub(crate) fn without_end<U>(self) -> Step<U> {
+        match self {
+            Self::Session { start } => Step::Session { start },
+            Self::Post { session, request } => Step::Post { session, request },
+            Self::Request { session, request, undo } => Step::Request { session, request, undo },
+            Self::Done(_) => unreachable!("the caller has taken it"),
+        }
+    }
+}
+
+/// What it is told.
+pub(crate) enum Input {
+    Begin,
+    Session(Arc<Session>),
+    Reply(Message),
+}
+
+/// The steps of a call. A step that failed comes in as its error: a call that has no other way
+/// returns it.
+pub(crate) trait Steps {
+    type Output: Send;
+
+    fn client(&self) -> &Arc<Shared>;
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<Self::Output>, CallError>;
+
+    /// The request asked for has been queued: from here on the daemon may act on it, also if
+    /// the call is given up.
+    fn on_sent(&mut self) {}
+}
+
+/// A call that either shell can make.
+pub(crate) trait Call {
+    type Done;
+
+    /// Makes it in a task. Dropping the future withdraws what was asked for.
+    fn run(self) -> impl Future<Output = Self::Done> + Send;
+
+    /// Makes it in this thread. `on_signal` runs after a signal's handler has run in it, and now
+    /// and then; if it says so, the call is given up.
+    fn wait(self, on_signal: OnSignal<'_>) -> Self::Done;
+}
+
+/// Steps, how long they may take, and what their end means to the caller.
+pub(crate) struct Then<S, F> {
+    steps: S,
+    timeout: Option<Duration>,
+    finish: F,
+}
+
+pub(crate) fn call<S, F, T>(steps: S, timeout: Option<Duration>, finish: F) -> Then<S, F>
+where
+    S: Steps + Send,
+    F: FnOnce(Result<S::Output, CallError>) -> T + Send,
+{
+    Then { steps, timeout, finish }
+}
+
+impl<S, F, T> Call for Then<S, F>
+where
+    S: Steps + Send,
+    F: FnOnce(Result<S::Output, CallError>) -> T + Send,
+{
+    type Done = T;
+
+    async fn run(self) -> T {
+        let Self { mut steps, timeout, finish } = self;
+        let deadline = deadline(timeout);
+        let mut input = Ok(Input::Begin);
+        finish(loop {
+            input = match steps.next(input) {
+                Err(error) => break Err(error),
+                Ok(Step::Done(output)) => break Ok(output),
+                Ok(Step::Session { start }) => {
+                    let client = steps.client().clone();
+                    tasks::session(&client, start, deadline).await.map(Input::Session)
+                }
+                Ok(Step::Post { session, request }) => {
+                    let posted = session.tasks().post_when_there_is_room(request).await;
+                    posted.map(|()| Input::Begin)
+                }
+                Ok(Step::Request { session, request, undo }) => {
+                    let sent = || steps.on_sent();
+                    let reply = session.tasks().call(request, undo, deadline, sent).await;
+                    reply.map(Input::Reply)
+                }
+            }
+        })
+    }
+
+    fn wait(self, on_signal: OnSignal<'_>) -> T {
+        let Self { mut steps, timeout, finish } = self;
+        let deadline = deadline(timeout);
+        let mut input = Ok(Input::Begin);
+        finish(loop {
+            input = match steps.next(input) {
+                Err(error) => break Err(error),
+                Ok(Step::Done(output)) => break Ok(output),
+                Ok(Step::Session { start }) => {
+                    let client = steps.client();
+                    blocking::session(client, start, deadline, on_signal).map(Input::Session)
+                }
+                Ok(Step::Post { session, request }) => {
+                    let posted = session.threads().post_when_there_is_room(request, on_signal);
+                    posted.map(|()| Input::Begin)
+                }
+                Ok(Step::Request { session, request, undo }) => {
+                    let sent = || steps.on_sent();
+                    let threads = session.threads();
+                    threads.call(request, undo, deadline, sent, on_signal).map(Input::Reply)
+                }
+            }
+        })
+    }
+}
+
+/// A call that isn't made, since its arguments are wrong.
+pub(crate) struct Unless<C, E> {
+    error: Option<E>,
+    call: C,
+}
+
+pub(crate) fn unless<C, T, E>(error: Option<E>, call: C) -> Unless<C, E>
+where
+    C: Call<Done = Result<T, E>> + Send,
+    E: Send,
+{
+    Unless { error, call }
+}
+
+impl<C, T, E> Call for Unless<C, E>
+where
+    C: Call<Done = Result<T, E>> + Send,
+    E: Send,
+{
+    type Done = Result<T, E>;
+
+    async fn run(self) -> Result<T, E> {
+        match self.error {
+            Some(error) => Err(error),
+            None => self.call.run().await,
+        }
+    }
+
+    fn wait(self, on_signal: OnSignal<'_>) -> Result<T, E> {
+        self.error.map_or_else(|| self.call.wait(on_signal), Err)
+    }
+}
+
+/// A call whose success is made into something else.
+pub(crate) struct Map<C, F> {
+    call: C,
+    map: F,
+}
+
+pub(crate) fn map<C, F, T, U, E>(call: C, map: F) -> Map<C, F>
+where
+    C: Call<Done = Result<T, E>> + Send,
+    F: FnOnce(T) -> U + Send,
+{
+    Map { call, map }
+}
+
+impl<C, F, T, U, E> Call for Map<C, F>
+where
+    C: Call<Done = Result<T, E>> + Send,
+    F: FnOnce(T) -> U + Send,
+{
+    type Done = Result<U, E>;
+
+    async fn run(self) -> Result<U, E> {
+        self.call.run().await.map(self.map)
+    }
+
+    fn wait(self, on_signal: OnSignal<'_>) -> Result<U, E> {
+        self.call.wait(on_signal).map(self.map)
+    }
+}
+
+/// When a call ends by the client's own clock: a little after the daemon's would have ended it.
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    let timeout = match timeout? {
+        Duration::ZERO => TRY,
+        timeout => timeout.saturating_add(ANSWER),
+    };
+    Instant::now().checked_add(timeout)
+}
+
+/// One request in the session of the moment, on no object.
+pub(crate) struct Plain<'a> {
+    client: &'a Arc<Shared>,
+    request: Option<Request>,
+}
+
+impl<'a> Plain<'a> {
+    pub(crate) fn new(client: &'a Arc<Shared>, request: Request) -> Self {
+        Self { client, request: Some(request) }
+    }
+}
+
+impl Steps for Plain<'_> {
+    type Output = Message;
+
+    fn client(&self) -> &Arc<Shared> {
+        self.client
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<Message>, CallError> {
+        match input? {
+            Input::Begin => Ok(Step::Session { start: true }),
+            Input::Reply(message) => Ok(Step::Done(message)),
+            Input::Session(session) => match self.request.take() {
+                Some(request) => Ok(Step::Request { session, request, undo: None }),
+                None => Err(crate::error::SessionLost::nonsense().into()),
+            },
+        }
+    }
+}
+
+/// The session of the moment, or a new one.
+pub(crate) struct Connect<'a>(pub(crate) &'a Arc<Shared>);
+
+impl Steps for Connect<'_> {
+    type Output = Arc<Session>;
+
+    fn client(&self) -> &Arc<Shared> {
+        self.0
+    }
+
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<Arc<Session>>, CallError> {
+        Ok(match input? {
+            Input::Session(session) => Step::Done(session),
+            _ => Step::Session { start: true },
+        })
+    }
+}

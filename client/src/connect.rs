@@ -1,0 +1,129 @@
+//! How often opening a session is tried, and when a daemon is started for it. Decisions alone:
+//! the shells connect, and wait.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use syncd_proto::Endpoint;
+
+use crate::{
+    ConnectError,
+    error::is_absent,
+    session::{LinkError, OpenError},
+};
+
+/// For how long a daemon is tried again that closes connections before it has opened a session:
+/// it may be on its way out, and another one is to be found or started then.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// The first pause between two attempts, which doubles.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The attempts at one session.
+pub(crate) struct Attempts {
+    endpoint: Endpoint,
+    may_start: bool,
+    first_closed: Option<Instant>,
+    pause: Duration,
+}
+
+/// What to do after an attempt that failed.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Try again after a pause.
+    Again(Duration),
+    /// Start a daemon, and try again.
+    Start,
+    Fail(ConnectError),
+}
+
+impl Attempts {
+    pub(crate) fn new(endpoint: &Endpoint, may_start: bool) -> Self {
+        Self { endpoint: endpoint.clone(), may_start, first_closed: None, pause: PAUSE }
+    }
+
+    pub(crate) fn handle_failure(&mut self, now: Instant, error: LinkError) -> Next {
+        match &error {
+            LinkError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Next::Again(PAUSE);
+            }
+            LinkError::Io(error) if is_absent(error) && self.may_start => {
+                // Once: what was started and is gone again has its reasons.
+                self.may_start = false;
+                return Next::Start;
+            }
+            LinkError::Io(error) if is_absent(error) && self.first_closed.is_none() => {}
+            error if error.is_final() => {}
+            _ => {
+                let first = *self.first_closed.get_or_insert(now);
+                if now < first + LEAVING {
+                    let pause = self.pause;
+                    self.pause = (pause * 2).min(LONGEST_PAUSE);
+                    return Next::Again(pause);
+                }
+            }
+        }
+        Next::Fail(ConnectError::of(&self.endpoint, OpenError::Link(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempts(may_start: bool) -> Attempts {
+        Attempts::new(&"/nowhere/s.sock".parse().unwrap(), may_start)
+    }
+
+    fn io(kind: io::ErrorKind) -> LinkError {
+        LinkError::Io(kind.into())
+    }
+
+    #[test]
+    fn an_absent_daemon_is_started_once_if_that_is_allowed() {
+        let now = Instant::now();
+        let mut attempts = self::attempts(true);
+        let absent = || io(io::ErrorKind::NotFound);
+        assert!(matches!(attempts.handle_failure(now, absent()), Next::Start));
+        let next = attempts.handle_failure(now, absent());
+        assert!(matches!(next, Next::Fail(ConnectError::NoDaemon { .. })));
+        let next = self::attempts(false).handle_failure(now, absent());
+        assert!(matches!(next, Next::Fail(ConnectError::NoDaemon { .. })));
+    }
+
+    #[test]
+    fn a_daemon_that_leaves_is_tried_again_and_another_is_started_when_it_is_gone() {
+        let now = Instant::now();
+        let mut attempts = attempts(true);
+        for _ in 0..3 {
+            let next = attempts.handle_failure(now, LinkError::Closed);
+            assert!(matches!(next, Next::Again(_)));
+        }
+        let reset = attempts.handle_failure(now, io(io::ErrorKind::ConnectionReset));
+        assert!(matches!(reset, Next::Again(_)));
+        let gone = attempts.handle_failure(now, io(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(gone, Next::Start));
+    }
+
+    #[test]
+    fn one_that_only_ever_closes_is_given_up_with_its_reason() {
+        let now = Instant::now();
+        let mut attempts = attempts(true);
+        assert!(matches!(attempts.handle_failure(now, LinkError::Closed), Next::Again(_)));
+        let later = now + LEAVING;
+        let Next::Fail(error) = attempts.handle_failure(later, LinkError::Closed) else { panic!() };
+        assert!(error.to_string().contains("closed the connection"), "{error}");
+    }
+
+    #[test]
+    fn a_stranger_is_not_tried_again() {
+        let denied = io(io::ErrorKind::PermissionDenied);
+        let next = attempts(true).handle_failure(Instant::now(), denied);
+        assert!(matches!(next, Next::Fail(ConnectError::Unreachable { .. })));
+    }
+}

@@ -1,0 +1,483 @@
+//! HTTP/2 between a session's protocol and the bytes of its connection: one gRPC stream, driven
+//! by calls. It has no socket: a shell writes what it puts out, and puts in what the shell reads.
+//! So both shells use the same, and neither has a say in it.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::{RecvStream, SendStream, client};
+use http::{HeaderMap, header::HeaderValue};
+use prost::Message as _;
+use syncd_proto::v1::{ClientMessage, ServerMessage};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::protocol::{End, Protocol};
+use crate::error::SessionLost;
+
+/// Far above what a reply can be: the daemon's lists are bounded.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// Room for replies on their way, so that window updates are rare.
+const WINDOW: u32 = 1 << 20;
+
+/// Encoded bytes above which no more messages are taken from the protocol.
+const AHEAD: usize = 1 << 15;
+
+/// Bytes for the socket above which HTTP/2 is held up.
+const OUTBOX: usize = 1 << 16;
+
+/// What is read at once.
+const READ: usize = 1 << 14;
+
+/// How often it is read before what came is handed out.
+const READS: usize = 4;
+
+pub(crate) struct Transport {
+    connection: client::Connection<Memory, Bytes>,
+    send: SendStream<Bytes>,
+    response: Option<client::ResponseFuture>,
+    recv: Option<RecvStream>,
+    /// A message that has come in part.
+    partial: BytesMut,
+    /// Encoded, and not yet let go by flow control.
+    ahead: BytesMut,
+    memory: Memory,
+    /// The socket takes nothing any more; but what it still gives may say why.
+    broken: Option<io::Error>,
+}
+
+/// Why there is no connection, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// Nobody listens, or the connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// HTTP/2 broke; mostly because the connection did.
+    #[error("{0}")]
+    Http(#[from] h2::Error),
+    /// The stream's end, as gRPC has it.
+    #[error("gRPC status {code}: {text}")]
+    Status { code: u32, text: String },
+    #[error("the other end doesn't speak syncd's protocol: {0}")]
+    Protocol(String),
+    #[error("the daemon closed the connection")]
+    Closed,
+}
+
+impl LinkError {
+    /// Whether another attempt would end the same way.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            // CANCELLED, UNKNOWN, UNAVAILABLE: a connection that broke, a daemon that leaves.
+            Self::Status { code, .. } => !matches!(code, 1 | 2 | 14),
+            Self::Protocol(_) => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            Self::Http(_) | Self::Closed => false,
+        }
+    }
+
+    /// What it means to the session.
+    pub(crate) fn end(&self) -> End {
+        match self.is_final() {
+            true => End::Final(SessionLost::by_link(self)),
+            false => End::Broken(self.to_string()),
+        }
+    }
+}
+
+impl Transport {
+    /// Over a connection that was just made.
+    pub(crate) fn new() -> Result<Self, LinkError> {
+        let memory = Memory::default();
+        let handshake = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(memory.clone());
+        // It only writes, and memory has room.
+        let Poll::Ready(shaken) = pin!(handshake).poll(&mut no_wake()) else {
+            return Err(LinkError::Protocol("a handshake that waits".to_owned()));
+        };
+        let (mut requests, connection) = shaken?;
+        let mut request = http::Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = http::Uri::from_static("http://syncd/syncd.v1.Broker/Session");
+        let headers = request.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+        let (response, send) = requests.send_request(request, false)?;
+        Ok(Self {
+            connection,
+            send,
+            response: Some(response),
+            recv: None,
+            partial: BytesMut::new(),
+            ahead: BytesMut::new(),
+            memory,
+            broken: None,
+        })
+    }
+
+    /// Moves all that can be moved without waiting: what `read` gives, if the socket may have
+    /// something, into messages for the protocol; its messages into bytes, and those into the
+    /// socket by `write`. An error means that the connection is over.
+    pub(crate) fn exchange(
+        &mut self,
+        protocol: &mut Protocol,
+        mut readable: bool,
+        mut read: impl FnMut(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> Result<(), LinkError> {
+        loop {
+            let mut reads = 0;
+            while readable && reads < READS && self.read(&mut read)? {
+                reads += 1;
+            }
+            let is_more = reads == READS;
+            self.pump(protocol, &mut write)?;
+            match &self.broken {
+                // What the daemon said before it closed is still to be read.
+                Some(_) if !readable => readable = true,
+                Some(error) if !is_more => return Err(io::Error::from(error.kind()).into()),
+                None if !is_more => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads once. False: nothing is there, and whoever cares will be told when there is.
+    fn read(
+        &mut self,
+        read: impl FnOnce(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Result<bool, LinkError> {
+        let mut buffers = self.memory.lock();
+        let inbox = &mut buffers.inbox;
+        inbox.reserve(READ);
+        let mut buf = ReadBuf::uninit(inbox.spare_capacity_mut());
+        match read(&mut buf) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(read) => read?,
+        }
+        let read = buf.filled().len();
+        // SAFETY: that many bytes were written into the spare capacity.
+        unsafe { inbox.advance_mut(read) };
+        buffers.ended |= read == 0;
+        Ok(read > 0)
+    }
+
+    fn pump(
+        &mut self,
+        protocol: &mut Protocol,
+        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> Result<(), LinkError> {
+        loop {
+            let is_all = self.fill(protocol)?;
+            let mut buffers = self.memory.lock();
+            while !buffers.outbox.is_empty() {
+                let written = match &self.broken {
+                    Some(_) => buffers.outbox.len(),
+                    None => match write(&buffers.outbox) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(Ok(written)) => written,
+                        Poll::Ready(Err(error)) => {
+                            self.broken = Some(error);
+                            0
+                        }
+                    },
+                };
+                buffers.outbox.advance(written);
+            }
+            if is_all {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether bytes wait for room in the socket.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.memory.lock().outbox.is_empty()
+    }
+
+    /// Whether anything handed over hasn't reached the socket.
+    pub(crate) fn is_unsent(&self) -> bool {
+        !self.ahead.is_empty() || self.is_full()
+    }
+
+    /// Between the protocol and memory. False: the outbox is full, and there may be more.
+    fn fill(&mut self, protocol: &mut Protocol) -> Result<bool, LinkError> {
+        loop {
+            while self.ahead.len() < AHEAD
+                && let Some(message) = protocol.poll_transmit()
+            {
+                encode(message, &mut self.ahead);
+            }
+            let before = self.ahead.len();
+            if before > 0 {
+                self.send.reserve_capacity(before);
+                let room = self.send.capacity().min(before);
+                if room > 0 {
+                    self.send.send_data(self.ahead.split_to(room).freeze(), false)?;
+                }
+            }
+            self.turn(protocol)?;
+            if self.memory.lock().outbox.len() >= OUTBOX {
+                return Ok(false);
+            }
+            let moves = self.ahead.len() < before && !self.ahead.is_empty();
+            if !moves && (self.ahead.len() >= AHEAD || !protocol.has_transmit()) {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn turn(&mut self, protocol: &mut Protocol) -> Result<(), LinkError> {
+        let connection = Pin::new(&mut self.connection).poll(&mut no_wake());
+        if let Some(response) = &mut self.response
+            && let Poll::Ready(response) = Pin::new(response).poll(&mut no_wake())
+        {
+            let response = response?;
+            check_headers(response.status(), response.headers())?;
+            self.recv = Some(response.into_body());
+            self.response = None;
+        }
+        while let Some(recv) = &mut self.recv {
+            match recv.poll_data(&mut no_wake()) {
+                Poll::Ready(Some(data)) => {
+                    let data = data?;
+                    recv.flow_control().release_capacity(data.len())?;
+                    self.decode(data, protocol)?;
+                }
+                Poll::Ready(None) => {
+                    let Poll::Ready(trailers) = recv.poll_trailers(&mut no_wake()) else { break };
+                    let status = trailers?.and_then(|trailers| status(&trailers));
+                    return Err(status.unwrap_or(LinkError::Closed));
+                }
+                Poll::Pending => break,
+            }
+        }
+        match connection {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => Err(LinkError::Closed),
+            Poll::Ready(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Whole messages are decoded where they lie; what is left of one waits for the rest.
+    fn decode(&mut self, data: Bytes, protocol: &mut Protocol) -> Result<(), LinkError> {
+        let mut data = data;
+        if !self.partial.is_empty() {
+            self.partial.extend_from_slice(&data);
+            data = self.partial.split().freeze();
+        }
+        while let Some(length) = message_length(&data)? {
+            data.advance(5);
+            let message = ServerMessage::decode(data.split_to(length));
+            let message = message.map_err(|error| LinkError::Protocol(error.to_string()))?;
+            protocol.handle_message(message);
+        }
+        self.partial.extend_from_slice(&data);
+        Ok(())
+    }
+}
+
+/// Nothing here is woken: it is called when there is something to do.
+fn no_wake() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// What HTTP/2 takes for its connection.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Buffers>>);
+
+#[derive(Default)]
+struct Buffers {
+    inbox: BytesMut,
+    /// The other end has closed.
+    ended: bool,
+    outbox: BytesMut,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Buffers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Memory {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut buffers = self.lock();
+        if buffers.inbox.is_empty() {
+            return if buffers.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
+        let length = buf.remaining().min(buffers.inbox.len());
+        buf.put_slice(&buffers.inbox[..length]);
+        buffers.inbox.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Memory {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outbox = &mut self.lock().outbox;
+        if outbox.len() >= OUTBOX {
+            return Poll::Pending;
+        }
+        outbox.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Appends a message with its gRPC prefix.
+fn encode(message: &ClientMessage, out: &mut BytesMut) {
+    let length = message.encoded_len();
+    out.reserve(5 + length);
+    out.put_u8(0);
+    out.put_u32(length as u32);
+    message.encode_raw(out);
+}
+
+/// How long the message is that begins `data`, if all of it is there.
+fn message_length(data: &[u8]) -> Result<Option<usize>, LinkError> {
+    let Some((prefix, rest)) = data.split_first_chunk::<5>() else { return Ok(None) };
+    let [compressed, length @ ..] = *prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if compressed != 0 || length > MAX_MESSAGE {
+        return Err(LinkError::Protocol(format!("a message of {length} bytes, flag {compressed}")));
+    }
+    Ok((rest.len() >= length).then_some(length))
+}
+
+fn check_headers(code: http::StatusCode, headers: &HeaderMap) -> Result<(), LinkError> {
+    let grpc = headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    match status(headers) {
+        Some(error) => Err(error),
+        None if code == http::StatusCode::OK && grpc => Ok(()),
+        None => Err(LinkError::Protocol(format!("HTTP status {code}"))),
+    }
+}
+
+/// gRPC's status, in the trailers or in headers that are the whole response.
+fn status(headers: &HeaderMap) -> Option<LinkError> {
+    let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok());
+    let text = headers.get("grpc-message").map_or_else(String::new, |text| {
+        crate::token::percent_decode(&String::from_utf8_lossy(text.as_bytes()))
+    });
+    match code {
+        Some(0) => Some(LinkError::Closed),
+        code => Some(LinkError::Status { code: code.unwrap_or(2), text }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use syncd_proto::v1::Open;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_is_known_by_its_prefix() {
+        let mut out = BytesMut::new();
+        encode(&ClientMessage { id: 7, ack: 3, request: None }, &mut out);
+        let length = message_length(&out).unwrap().unwrap();
+        assert_eq!(out.len(), 5 + length);
+        assert_eq!(message_length(&out[..out.len() - 1]).unwrap(), None);
+        assert_eq!(message_length(&out[..4]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_compressed_or_enormous_message_is_refused() {
+        assert!(message_length(&[1, 0, 0, 0, 0]).is_err());
+        assert!(message_length(&[0, 255, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn trailers_tell_why_the_stream_ended() {
+        let mut trailers = HeaderMap::new();
+        assert!(status(&trailers).is_none());
+        trailers.insert("grpc-status", HeaderValue::from_static("8"));
+        trailers.insert("grpc-message", HeaderValue::from_static("too%20many"));
+        let error = status(&trailers).unwrap();
+        assert!(error.is_final());
+        assert_eq!(error.to_string(), "gRPC status 8: too many");
+        trailers.insert("grpc-status", HeaderValue::from_static("14"));
+        assert!(!status(&trailers).unwrap().is_final());
+    }
+
+    #[test]
+    fn a_socket_that_takes_a_byte_at_a_time_gets_all_in_order() {
+        let mut bytes = [Vec::new(), Vec::new()];
+        for (at_once, bytes) in [1, usize::MAX].into_iter().zip(&mut bytes) {
+            let mut protocol = Protocol::new(Instant::now(), Open::default());
+            assert!(protocol.poll_connect(Instant::now()));
+            protocol.handle_connected();
+            let mut transport = Transport::new().unwrap();
+            let mut is_full = false;
+            // Every other time it is full.
+            while bytes.is_empty() || transport.is_unsent() {
+                let write = |written: &[u8]| {
+                    is_full = !is_full && at_once == 1;
+                    if is_full {
+                        return Poll::Pending;
+                    }
+                    let taken = written.len().min(at_once);
+                    bytes.extend_from_slice(&written[..taken]);
+                    Poll::Ready(Ok(taken))
+                };
+                transport.exchange(&mut protocol, false, |_| Poll::Pending, write).unwrap();
+            }
+        }
+        assert!(bytes[0].starts_with(b"PRI * HTTP/2.0"));
+        assert_eq!(bytes[0], bytes[1]);
+    }
+
+    #[test]
+    fn the_end_of_the_bytes_is_the_end_of_the_connection() {
+        let mut protocol = Protocol::new(Instant::now(), Open::default());
+        let mut transport = Transport::new().unwrap();
+        let write = |bytes: &[u8]| Poll::Ready(Ok(bytes.len()));
+        transport.exchange(&mut protocol, true, |_| Poll::Pending, write).unwrap();
+        let ended = transport.exchange(&mut protocol, true, |_| Poll::Ready(Ok(())), write);
+        let error = ended.unwrap_err();
+        assert!(!error.is_final(), "{error}");
+    }
+
+    #[test]
+    fn what_came_before_the_socket_broke_is_still_read() {
+        let mut protocol = Protocol::new(Instant::now(), Open::default());
+        let mut transport = Transport::new().unwrap();
+        let mut reads = 0;
+        let read = |_: &mut ReadBuf<'_>| {
+            reads += 1;
+            Poll::Pending
+        };
+        let write = |_: &[u8]| Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        let error = transport.exchange(&mut protocol, false, read, write).unwrap_err();
+        assert!(matches!(error, LinkError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe));
+        assert_eq!(reads, 1);
+    }
+}

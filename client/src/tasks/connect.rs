@@ -1,0 +1,68 @@
+//! How a task gets the session of the moment: one connects, the others wait for it.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::time::{sleep, timeout_at};
+
+use super::Session;
+use crate::{
+    Builder, ConnectError,
+    client::{Shared, Slot},
+    connect::{Attempts, Next},
+    session::{self, CallError, OpenError},
+    start,
+};
+
+/// The session of this process, or a new one if it has none, or has lost it.
+pub(crate) async fn session(
+    client: &Shared,
+    start: bool,
+    deadline: Option<Instant>,
+) -> Result<Arc<session::Session>, CallError> {
+    let slot = client.slot();
+    if let Some(session) = slot.session()? {
+        return Ok(session);
+    }
+    let connect_by = Instant::now() + client.config.connect_timeout;
+    let end = deadline.map_or(connect_by, |deadline| deadline.min(connect_by));
+    match timeout_at(end.into(), through_the_gate(client, slot, start)).await {
+        Ok(opened) => opened,
+        Err(_) if end < connect_by => Err(CallError::overdue()),
+        Err(_) => Err(client.late().into()),
+    }
+}
+
+/// One task connects at a time; the others wait for what comes of it.
+async fn through_the_gate(
+    client: &Shared,
+    slot: &Slot,
+    start: bool,
+) -> Result<Arc<session::Session>, CallError> {
+    let _gate = slot.gate.lock().await;
+    if let Some(session) = slot.session()? {
+        return Ok(session);
+    }
+    let session = Arc::new(session::Session::Tasks(open(client, start).await?));
+    slot.put(session.clone());
+    Ok(session)
+}
+
+async fn open(client: &Shared, start: bool) -> Result<Session, ConnectError> {
+    let mut attempts = Attempts::new(&client.endpoint, start && client.may_start());
+    loop {
+        let open = session::open(&client.namespace, &client.config.label);
+        let error = match Session::open(&client.endpoint, open).await {
+            Ok(session) => return Ok(session),
+            Err(OpenError::Link(error)) => error,
+            Err(error) => return Err(ConnectError::of(&client.endpoint, error)),
+        };
+        match attempts.handle_failure(Instant::now(), error) {
+            Next::Fail(error) => return Err(error),
+            Next::Again(after) => sleep(after).await,
+            Next::Start => {
+                let Builder { daemon, connect_timeout, .. } = &client.config;
+                start::ensure(&client.endpoint, daemon.as_ref(), *connect_timeout).await?;
+            }
+        }
+    }
+}
