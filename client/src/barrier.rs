@@ -9,7 +9,7 @@ use syncd_proto::v1::{
 use crate::{
     BarrierError, SessionError, Token,
     binding::{Binding, ObjectRequest},
-    call::{Call, Input, Step, Steps, call},
+    call::{Call, Input, Step, Steps, call, done},
     client::Shared,
     error::SessionLost,
     object::{Attachable, Kind, Object, micros, sealed},
@@ -173,13 +173,13 @@ impl Barrier {
     pub(crate) fn reset_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
         let reset = |handle| (Request::BarrierReset(BarrierReset { handle }), None);
         let reset = self.0.request(true, reset);
-        call(reset, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+        call(reset, None, done)
     }
 
     pub(crate) fn abort_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
         let abort = |handle| (Request::BarrierAbort(BarrierAbort { handle }), None);
         let abort = self.0.request(true, abort);
-        call(abort, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+        call(abort, None, done)
     }
 }
 
@@ -200,7 +200,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     pub(crate) fn done(self) -> impl Call<Done = Result<(), BarrierError>> {
-        call(Report(self), None, |done: Result<(), CallError>| Ok(done?))
+        call(Report(self), None, done)
     }
 
     fn report(&self, ok: bool) -> Request {

@@ -30,6 +30,7 @@
 mod client;
 mod condition;
 mod connect;
+mod leader;
 mod lock;
 mod session;
 #[cfg(unix)]

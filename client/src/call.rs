@@ -162,6 +162,11 @@ where
     }
 }
 
+/// A call's end where success says nothing more.
+pub(crate) fn done<T, E: From<CallError>>(result: Result<T, CallError>) -> Result<(), E> {
+    result.map(drop).map_err(E::from)
+}
+
 /// A call that isn't made, since its arguments are wrong.
 pub(crate) struct Unless<C, E> {
     error: Option<E>,

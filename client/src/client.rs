@@ -2,30 +2,25 @@
 //! Never here: what the objects do.
 
 use std::{
-    ffi::{OsStr, OsString},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use syncd_proto::{
     Endpoint,
-    endpoint::namespace_from_env,
     v1::{Unlink, client_message::Request},
 };
 
 use crate::{
-    Barrier, BoundedSemaphore, Condition, ConnectError, CreateError, Event, Lock, ObjectOptions,
-    RLock, Semaphore, SessionError, SessionLost, Token, blocking,
+    Barrier, BoundedSemaphore, Builder, Condition, ConnectError, CreateError, Event, Lock,
+    ObjectOptions, RLock, Semaphore, SessionError, SessionLost, Token, blocking,
     call::{Call, Connect, Plain, call},
     condition::AnyLock,
-    error::check_length,
     fork::{self, PerProcess},
     object::{Attachable, Object, check_name},
     session::{CallError, Session},
-    start::{self, Daemon},
+    start::{self},
 };
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of one daemon, in one namespace. Clones share its session; it ends when the last
 /// of them, and of the objects and guards made by them, is dropped.
@@ -44,17 +39,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
-}
-
-/// What a client is to be. Made by [`Client::builder`].
-#[derive(Clone, Debug)]
-pub struct Builder {
-    endpoint: Option<Endpoint>,
-    namespace: Option<String>,
-    pub(crate) label: String,
-    auto_start: bool,
-    pub(crate) daemon: Option<Daemon>,
-    pub(crate) connect_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -119,14 +103,7 @@ impl Client {
 
     /// A client that is to differ from the usual one.
     pub fn builder() -> Builder {
-        Builder {
-            endpoint: None,
-            namespace: None,
-            label: String::new(),
-            auto_start: true,
-            daemon: None,
-            connect_timeout: CONNECT_TIMEOUT,
-        }
+        Builder::new()
     }
 
     /// A client of the daemon and the namespace that a token is of. It doesn't start a daemon
@@ -288,83 +265,12 @@ impl Client {
     }
 }
 
-impl Builder {
-    /// Another daemon than the user's own.
-    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.endpoint = Some(endpoint);
-        self
-    }
-
-    /// The namespace: `""` is the user's own, `"jobs"` the shared one of that name or a private
-    /// one, `"shared/jobs"` never a private one. At most 255 bytes. Unset: `$SYNCD_NAMESPACE`.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = Some(namespace.into());
-        self
-    }
-
-    /// What people see beside the process id, instead of the command line. At most 255 bytes.
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
-        self
-    }
-
-    /// Whether to start a daemon where there is none. Unset: unless `$SYNCD_NO_AUTOSTART` is set.
-    pub fn auto_start(mut self, allowed: bool) -> Self {
-        self.auto_start = allowed;
-        self
-    }
-
-    /// The command that starts a daemon; `--socket` and `--idle-exit` are appended. Without it,
-    /// that is `$SYNCD_DAEMON`, a `syncd` beside this program, or the `syncd` on the path.
-    pub fn daemon<A: AsRef<OsStr>>(
-        mut self,
-        program: impl AsRef<OsStr>,
-        args: impl IntoIterator<Item = A>,
-    ) -> Self {
-        let args = args.into_iter().map(|arg| OsString::from(arg.as_ref())).collect();
-        self.daemon = Some(Daemon { program: program.as_ref().to_owned(), args });
-        self
-    }
-
-    /// How long opening a session may take, the start of a daemon included. 10 s if unset.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Connects, for the blocking API.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub fn connect_blocking(self) -> Result<blocking::Client, ConnectError> {
-        blocking::Client::open(self.build()?)
-    }
-
-    /// Connects.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect(self) -> Result<Client, ConnectError> {
-        let client = Client { shared: self.build()? };
-        client.shared.connected().run().await?;
-        Ok(client)
-    }
-
-    pub(crate) fn build(self) -> Result<Arc<Shared>, ConnectError> {
-        let namespace = self.namespace.clone().unwrap_or_else(namespace_from_env);
-        check_length("the namespace", &namespace).map_err(ConnectError::Invalid)?;
-        check_length("the label", &self.label).map_err(ConnectError::Invalid)?;
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => Endpoint::from_env_or_default()?,
-        };
-        fork::watch();
-        let slot = PerProcess::new(Slot::default());
-        Ok(Arc::new(Shared { endpoint, namespace, config: self, slot }))
-    }
-}
-
 impl Shared {
+    pub(crate) fn new(endpoint: Endpoint, namespace: String, config: Builder) -> Arc<Self> {
+        fork::watch();
+        Arc::new(Self { endpoint, namespace, config, slot: PerProcess::new(Slot::default()) })
+    }
+
     pub(crate) fn slot(&self) -> &Slot {
         fork::watch();
         self.slot.get(|_| Slot::default())

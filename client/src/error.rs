@@ -1,7 +1,11 @@
 //! What can go wrong: one enum for each kind of call. The sentences are mostly the daemon's,
 //! which knows who holds what. Never here: deciding that something went wrong.
 
+mod lost;
+
 use std::{io, time::Duration};
+
+pub use self::lost::SessionLost;
 
 use syncd_proto::{
     Endpoint,
@@ -10,7 +14,7 @@ use syncd_proto::{
 };
 
 use crate::{
-    Abandonment, Cause, DeadlockEdge, Holder,
+    Abandonment, DeadlockEdge, Holder,
     session::{CallError, LinkError, OpenError},
     start::StartError,
 };
@@ -63,23 +67,6 @@ pub enum ConnectError {
     /// There can't be the thread that waits for the session's loss.
     #[error("no thread that waits for the session's loss: {0}")]
     Thread(#[source] io::Error),
-}
-
-/// A session is over, with everything that it held. The next call opens a new one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session is lost, and what it held is no longer held: {text}{}", not_arrived(*undelivered))]
-pub struct SessionLost {
-    pub(crate) cause: Cause,
-    pub(crate) text: String,
-    pub(crate) undelivered: u32,
-}
-
-fn not_arrived(releases: u32) -> String {
-    match releases {
-        0 => String::new(),
-        1 => "; 1 release may not have arrived".to_owned(),
-        n => format!("; {n} releases may not have arrived"),
-    }
 }
 
 /// What can go wrong with any call.
@@ -259,64 +246,6 @@ pub(crate) fn check_length(what: &str, text: &str) -> Result<(), String> {
 /// Nobody listens there.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-}
-
-impl SessionLost {
-    /// Why.
-    pub fn cause(&self) -> Cause {
-        self.cause
-    }
-
-    /// How many releases of permits that are nobody's may not have arrived. (What was owned ended
-    /// with the session.)
-    pub fn undelivered_releases(&self) -> u32 {
-        self.undelivered
-    }
-
-    /// Whether it went with the daemon or the connection, and not by somebody's will.
-    pub(crate) fn is_accident(&self) -> bool {
-        self.cause == Cause::Disconnected
-    }
-
-    fn new(cause: Cause, text: impl Into<String>) -> Self {
-        Self { cause, text: text.into(), undelivered: 0 }
-    }
-
-    pub(crate) fn disconnected(text: &str) -> Self {
-        Self::new(Cause::Disconnected, format!("the connection broke, and {text}"))
-    }
-
-    /// The daemon doesn't resume it.
-    pub(crate) fn refused(text: String) -> Self {
-        Self::new(Cause::Disconnected, text)
-    }
-
-    pub(crate) fn by_link(error: &LinkError) -> Self {
-        let cause = match error {
-            LinkError::Protocol(_) => Cause::Misbehaved,
-            _ => Cause::Disconnected,
-        };
-        Self::new(cause, error.to_string())
-    }
-
-    pub(crate) fn by_daemon(end: &v1::SessionEnd) -> Self {
-        let cause = Cause::from(end.cause());
-        let text = if end.text.is_empty() { format!("it {cause}") } else { end.text.clone() };
-        Self::new(cause, text)
-    }
-
-    /// An answer that no daemon of this protocol gives.
-    pub(crate) fn nonsense() -> Self {
-        Self::new(Cause::Misbehaved, "the daemon gave an answer that isn't one")
-    }
-
-    pub(crate) fn closed() -> Self {
-        Self::new(Cause::Left, "it was closed")
-    }
-
-    pub(crate) fn forked() -> Self {
-        Self::new(Cause::Left, "it is the parent process's")
-    }
 }
 
 impl From<ConnectError> for SessionError {

@@ -9,7 +9,7 @@ use syncd_proto::v1::{
 use crate::{
     SessionError, Token, WaitOutcome,
     binding::ObjectRequest,
-    call::{Call, call},
+    call::{Call, call, done},
     object::{Attachable, Kind, Object, micros, sealed},
     owner,
     session::{CallError, protocol::Undo},
@@ -85,7 +85,7 @@ impl Event {
     pub(crate) fn clear_it(&self) -> impl Call<Done = Result<(), SessionError>> + '_ {
         let clear = |handle| (Request::EventClear(EventClear { handle }), None);
         let clear = self.0.request(true, clear);
-        call(clear, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+        call(clear, None, done)
     }
 
     pub(crate) fn wait_by(

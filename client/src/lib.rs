@@ -64,6 +64,7 @@ pub mod raw;
 
 mod barrier;
 mod binding;
+mod builder;
 mod call;
 mod client;
 mod condition;
@@ -74,6 +75,7 @@ mod fork;
 mod inspect;
 mod lock;
 mod object;
+mod options;
 mod owner;
 mod process;
 mod semaphore;
@@ -84,7 +86,8 @@ mod tasks;
 mod token;
 
 pub use barrier::{Barrier, BarrierState, BarrierWaitResult};
-pub use client::{Builder, Client};
+pub use builder::Builder;
+pub use client::Client;
 pub use condition::{AnyLock, Condition, WaitOutcome};
 pub use error::{
     AcquireError, BarrierError, ConditionError, ConnectError, CreateError, ReleaseError,
@@ -93,7 +96,8 @@ pub use error::{
 pub use event::Event;
 pub use inspect::Inspector;
 pub use lock::{Lock, LockGuard, OwnedLockGuard, RLock};
-pub use object::{Attachable, ObjectOptions};
+pub use object::Attachable;
+pub use options::ObjectOptions;
 pub use process::{Abandonment, Cause, DeadlockEdge, Holder, Process};
 pub use semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use semlock::Hold;

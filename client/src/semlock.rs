@@ -18,7 +18,7 @@ use syncd_proto::v1::{
 use crate::{
     Abandonment, AcquireError, Holder, ReleaseError, SessionError,
     binding::{BindObject, Binding, ObjectRequest},
-    call::{Call, Input, Step, Steps, call},
+    call::{Call, Input, Step, Steps, call, done},
     client::Shared,
     error::SessionLost,
     object::{Object, micros},
@@ -131,7 +131,7 @@ impl SemLock {
         timeout: Option<Duration>,
     ) -> impl Call<Done = Result<(), AcquireError>> + '_ {
         let acquire = self.acquire(owner, timeout, true);
-        call(acquire, timeout, |granted: Result<ObjectRequest, CallError>| Ok(drop(granted?)))
+        call(acquire, timeout, done)
     }
 
     fn acquire(
@@ -156,7 +156,7 @@ impl SemLock {
         let release = self.object.request(false, move |handle| {
             (Request::Release(Release { handle, owner, token: 0, quiet: false }), None)
         });
-        call(release, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+        call(release, None, done)
     }
 
     /// As [`release`](Self::release), but not waited for where it can't be one too many: where
@@ -178,7 +178,7 @@ impl SemLock {
         let mark = self.object.request(true, move |handle| {
             (Request::MarkConsistent(MarkConsistent { handle, owner }), None)
         });
-        call(mark, None, |done: Result<ObjectRequest, CallError>| Ok(drop(done?)))
+        call(mark, None, done)
     }
 
     pub(crate) fn holders(&self) -> impl Call<Done = Result<Vec<Holder>, SessionError>> + '_ {
@@ -287,14 +287,14 @@ impl Hold {
     /// A request that ends the hold, as soon as it is sent.
     fn end(self, request: Request) -> impl Call<Done = Result<(), ReleaseError>> {
         let end = HoldCall { hold: self, request: Some(request), ends: true };
-        call(end, None, |done: Result<Message, CallError>| Ok(drop(done?)))
+        call(end, None, done)
     }
 
     pub(crate) fn mark_consistent(&mut self) -> impl Call<Done = Result<(), ReleaseError>> + '_ {
         let (handle, owner) = (self.binding.handle, self.owner);
         let request = Request::MarkConsistent(MarkConsistent { handle, owner });
         let mark = HoldCall { hold: self, request: Some(request), ends: false };
-        call(mark, None, |done: Result<Message, CallError>| Ok(drop(done?)))
+        call(mark, None, done)
     }
 
     /// What a wait that is given up leaves to be undone.

@@ -2,8 +2,10 @@
 //! Beside it stands [`blocking`](crate::blocking), for threads. Never here: what a message means.
 
 mod connect;
+mod driver;
 mod leader;
 mod session;
+mod waiting;
 
 use std::time::Duration;
 

@@ -9,9 +9,7 @@ use std::{
 };
 
 /// Files that may be long, and why.
-const LONG: [(&str, &str); 4] = [
-    ("client/src/session.rs", "one session's state and every way that it changes"),
-    ("client/src/session/driver.rs", "one lock's worth of state: who drives, and for whom"),
+const LONG: [(&str, &str); 2] = [
     ("client/python/src/semlock.rs", "one Python type, whose methods can't be told apart in Rust"),
     ("tests/src/bin/actor/face.rs", "one macro, whose text is both faces of the client"),
 ];
