@@ -17,7 +17,7 @@ use syncd_proto::Endpoint;
 /// assert_eq!(token.to_string(), text);
 /// # Ok::<_, syncd_client::TokenError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token {
     pub(crate) endpoint: Endpoint,
     pub(crate) namespace: String,
@@ -45,6 +45,16 @@ impl Token {
     /// The daemon's key of the object.
     pub fn key(&self) -> &str {
         &self.key
+    }
+}
+
+impl fmt::Debug for Token {
+    /// Without the key, by which anybody of the namespace can attach.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("endpoint", &self.endpoint)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 

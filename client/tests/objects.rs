@@ -12,8 +12,8 @@ use std::{
 
 use support::{Daemon, within};
 use syncd_client::{
-    AcquireError, BarrierError, BoundedSemaphore, Cause, Client, Condition, CreateError, Event,
-    Lock, RLock, ReleaseError, Semaphore, Token, WaitOutcome,
+    AcquireError, BarrierError, BoundedSemaphore, Cause, Client, Condition, ConnectError,
+    CreateError, Event, Lock, RLock, ReleaseError, Semaphore, Token, WaitOutcome,
 };
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -335,4 +335,45 @@ async fn a_token_goes_through_serde() {
     let token = daemon.client().await.lock("l").await.unwrap().token();
     let json = serde_json::to_string(&token).unwrap();
     assert_eq!(serde_json::from_str::<Token>(&json).unwrap(), token);
+}
+
+#[tokio::test]
+async fn a_name_that_no_daemon_takes_is_refused_here_and_ends_nothing() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let guard = client.lock("l").await.unwrap().acquire().await.unwrap();
+    let long = "x".repeat(256);
+    for name in ["", long.as_str(), &"y".repeat(70_000), "a\0b"] {
+        let invalid = |result: Result<(), CreateError>| {
+            assert!(matches!(result, Err(CreateError::Invalid(_))), "{name:?}: {result:?}");
+        };
+        invalid(client.lock(name).await.map(drop));
+        invalid(client.semaphore(name, 1).await.map(drop));
+        invalid(client.object(name).event().await.map(drop));
+        invalid(client.unlink(name).await);
+        invalid(daemon.blocking().barrier(name, 2).map(drop));
+    }
+    drop(client.lock(&"x".repeat(255)).await.unwrap());
+    drop(client.anonymous().lock().await.unwrap());
+    let error = daemon.builder().label(&long).connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::Invalid(_)), "{error}");
+    let error = daemon.builder().namespace(&long).connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::Invalid(_)), "{error}");
+    assert!(guard.is_valid());
+}
+
+#[tokio::test]
+async fn nothing_that_is_shown_for_debugging_has_a_secret() {
+    let daemon = Daemon::start();
+    let client = daemon.client().await;
+    let lock = client.lock("l").await.unwrap();
+    let condition = client.condition("c", &lock).await.unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let blocking = daemon.blocking().lock("m").unwrap();
+    let shown =
+        format!("{client:?} {lock:?} {condition:?} {guard:?} {blocking:?} {:?}", lock.token());
+    assert!(shown.contains("Session"), "{shown}");
+    for secret in ["resume_key", lock.token().key(), blocking.token().key()] {
+        assert!(!shown.contains(secret), "{secret:?} in {shown}");
+    }
 }

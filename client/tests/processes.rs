@@ -2,6 +2,9 @@
 //! with `--socket` it is that daemon. Never here: what one process can test.
 
 #[cfg(unix)]
+#[path = "processes/edges.rs"]
+mod edges;
+#[cfg(unix)]
 #[path = "processes/unix.rs"]
 mod unix;
 

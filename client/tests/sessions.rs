@@ -200,6 +200,70 @@ async fn an_inspector_sees_what_clients_do() {
     assert_eq!((status.sessions, status.holds), (1, 1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn async_clients_that_are_dropped_leave_no_session() {
+    let daemon = Daemon::start();
+    let mut inspector = Inspector::connect(&daemon.endpoint, false).await.unwrap();
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let builder = daemon.builder();
+            tokio::spawn(async move {
+                let client = builder.connect().await.unwrap();
+                let event = client.event("never").await.unwrap();
+                // Several wait at once, and give up.
+                let waits = (0..3).map(|_| {
+                    let event = event.clone();
+                    tokio::spawn(async move { event.wait_timeout(Duration::from_millis(20)).await })
+                });
+                let waits: Vec<_> = waits.collect();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                waits.into_iter().for_each(|wait| wait.abort());
+            })
+        })
+        .collect();
+    for client in clients {
+        within(client).await.unwrap();
+    }
+    let all_gone = async {
+        while inspector.status(StatusRequest {}).await.unwrap().into_inner().sessions > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(all_gone).await;
+}
+
+/// The guard is lent to a wait when its request is sent, and not before.
+#[tokio::test]
+async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
+    let daemon = Daemon::start();
+    let relay = Relay::to(&daemon);
+    let (client, other) = (relay.client().await, daemon.client().await);
+    let (lock, theirs) = (client.lock("l").await.unwrap(), other.lock("l").await.unwrap());
+    let condition = client.condition("c", &lock).await.unwrap();
+    let items = client.semaphore("items", 0).await.unwrap();
+    let mut guard = lock.acquire().await.unwrap();
+    relay.close(true);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // More than is queued for a connection that isn't there: the next call waits for room.
+    let mut crowd = Vec::new();
+    for _ in 0..2000 {
+        let items = items.clone();
+        crowd.push(tokio::spawn(async move { items.release().await }));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waited = tokio::time::timeout(Duration::from_millis(20), condition.wait(&mut guard)).await;
+    assert!(waited.is_err());
+    relay.close(false);
+    for release in crowd {
+        within(release).await.unwrap().unwrap();
+    }
+    assert!(guard.is_valid());
+    assert!(theirs.try_acquire().await.unwrap().is_none());
+    drop(guard);
+    drop(within(theirs.acquire()).await.unwrap());
+    assert_eq!(items.value().await.unwrap(), 2000);
+}
+
 #[test]
 fn the_loss_of_an_idle_blocking_session_is_pushed() {
     let daemon = Daemon::start();

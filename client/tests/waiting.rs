@@ -298,6 +298,22 @@ fn raw_lock(client: &Client, name: &str) -> Object {
     raw_object(client, name, Spec::SemLock(SemLockSpec { class, value: 1, max: 0 }))
 }
 
+#[tokio::test]
+async fn a_blocking_client_works_within_spawn_blocking_and_its_owners_are_threads() {
+    let daemon = Daemon::start();
+    let client = daemon.blocking();
+    let worker = tokio::task::spawn_blocking(move || {
+        let lock = client.rlock("l").unwrap();
+        let guard = lock.acquire().unwrap();
+        assert_eq!(lock.acquire().unwrap().depth(), 2);
+        let fresh = Client::builder().endpoint(client.endpoint().clone());
+        let other = fresh.connect_blocking().unwrap().rlock("l").unwrap();
+        assert!(other.try_acquire().unwrap().is_none());
+        guard.release().unwrap();
+    });
+    within(worker).await.unwrap();
+}
+
 /// What a binding does to run a signal's handler: leave the wait in mid-call, and come back.
 #[test]
 fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {

@@ -10,14 +10,16 @@ use std::{
 
 use syncd_client::{Cause, ConnectError, Endpoint, StartError, blocking::Client};
 
-const WATCHDOG: Duration = Duration::from_secs(60);
+use super::edges;
+
+pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     if let Some(at) = args.iter().position(|arg| arg == "--socket") {
         return serve(&args[at + 1]);
     }
-    let cases: [(&str, fn()); 8] = [
+    let cases: &[(&str, fn())] = &[
         ("a_child_has_no_part_in_its_parents_session", a_child_has_no_part_in_its_parents_session),
         ("a_child_works_with_inherited_objects", a_child_works_with_inherited_objects),
         ("a_child_may_drop_all_that_it_inherited", a_child_may_drop_all_that_it_inherited),
@@ -26,6 +28,54 @@ pub fn main() {
         ("a_daemon_is_started_once_for_many", a_daemon_is_started_once_for_many),
         ("a_daemon_that_cannot_start_says_why", a_daemon_that_cannot_start_says_why),
         ("nothing_is_started_where_that_is_forbidden", nothing_is_started_where_that_is_forbidden),
+        (
+            "a_producer_that_only_releases_is_never_stuck_and_loses_nothing",
+            edges::a_producer_that_only_releases_is_never_stuck_and_loses_nothing,
+        ),
+        (
+            "a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost",
+            edges::a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost,
+        ),
+        (
+            "what_found_no_room_is_sent_when_there_is_some",
+            edges::what_found_no_room_is_sent_when_there_is_some,
+        ),
+        (
+            "releases_that_are_lost_with_their_session_are_told_once",
+            edges::releases_that_are_lost_with_their_session_are_told_once,
+        ),
+        (
+            "a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone",
+            edges::a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone,
+        ),
+        (
+            "without_a_descriptor_left_waiting_threads_still_finish",
+            edges::without_a_descriptor_left_waiting_threads_still_finish,
+        ),
+        (
+            "a_child_keeps_no_descriptor_of_its_parents_session",
+            edges::a_child_keeps_no_descriptor_of_its_parents_session,
+        ),
+        (
+            "a_child_that_has_closed_all_descriptors_keeps_the_files_that_it_opened_since",
+            edges::a_child_that_has_closed_all_descriptors_keeps_the_files_that_it_opened_since,
+        ),
+        (
+            "a_dead_token_starts_no_daemon_and_makes_no_directory",
+            edges::a_dead_token_starts_no_daemon_and_makes_no_directory,
+        ),
+        (
+            "a_daemon_that_leaves_as_one_comes_is_tried_again_and_another_is_started",
+            edges::a_daemon_that_leaves_as_one_comes_is_tried_again_and_another_is_started,
+        ),
+        (
+            "a_signal_handler_may_make_a_call_while_its_thread_connects",
+            edges::a_signal_handler_may_make_a_call_while_its_thread_connects,
+        ),
+        (
+            "a_call_to_a_stopped_daemon_can_be_given_up",
+            edges::a_call_to_a_stopped_daemon_can_be_given_up,
+        ),
     ];
     if args.iter().any(|arg| arg == "--list") {
         return cases.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -36,7 +86,7 @@ pub fn main() {
         let mut words = wanted.iter().map(|word| word.as_str());
         wanted.is_empty() || words.any(|w| if exact { w == name } else { name.contains(w) })
     };
-    for (name, case) in cases.into_iter().filter(|(name, _)| is_wanted(name)) {
+    for (name, case) in cases.iter().filter(|(name, _)| is_wanted(name)) {
         case();
         println!("test {name} ... ok");
     }
@@ -61,14 +111,14 @@ fn serve(socket: &str) {
     }
 }
 
-struct Daemon {
-    child: Child,
-    endpoint: Endpoint,
+pub struct Daemon {
+    pub child: Child,
+    pub endpoint: Endpoint,
     _dir: tempfile::TempDir,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = endpoint_in(dir.path());
         let mut command = Command::new(env::current_exe().unwrap());
@@ -78,7 +128,7 @@ impl Daemon {
         Self { child, endpoint, _dir: dir }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         let builder = Client::builder().endpoint(self.endpoint.clone()).auto_start(false);
         builder.connect_blocking().unwrap()
     }
@@ -91,11 +141,11 @@ impl Drop for Daemon {
     }
 }
 
-fn endpoint_in(dir: &Path) -> Endpoint {
+pub fn endpoint_in(dir: &Path) -> Endpoint {
     dir.join("syncd.sock").to_str().unwrap().parse().unwrap()
 }
 
-fn eventually(mut happens: impl FnMut() -> bool) {
+pub fn eventually(mut happens: impl FnMut() -> bool) {
     let end = Instant::now() + WATCHDOG;
     while !happens() {
         assert!(Instant::now() < end, "it never happens");
@@ -104,7 +154,7 @@ fn eventually(mut happens: impl FnMut() -> bool) {
 }
 
 /// Runs `act` in a forked child, and gives back what to wait for it by.
-fn fork(act: impl FnOnce()) -> Forked {
+pub fn fork(act: impl FnOnce()) -> Forked {
     // SAFETY: the child ends with _exit, and runs what a child of fork may in practice.
     match unsafe { libc::fork() } {
         0 => {
@@ -118,10 +168,10 @@ fn fork(act: impl FnOnce()) -> Forked {
     }
 }
 
-struct Forked(libc::pid_t);
+pub struct Forked(libc::pid_t);
 
 impl Forked {
-    fn wait(self) {
+    pub fn wait(self) {
         assert_eq!(self.status(), 0, "the child failed");
     }
 

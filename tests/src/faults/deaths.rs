@@ -183,7 +183,7 @@ pub(super) fn waiter_killed(trials: u64) -> Held {
     Ok(trial)
 }
 
-/// Stopped for longer than every time-out and grace: time-outs end by the client's clock (R27), and
+/// Stopped for longer than every time-out and grace: time-outs end by the client's clock (R33), and
 /// afterwards every session is as it was.
 pub(super) fn daemon_paused(trials: u64) -> Held {
     let room = Room::new(&["--grace", "500ms"]);
