@@ -123,6 +123,8 @@ impl Space {
             return Err(self.refuse(ix, ErrorKind::BrokenBarrier));
         }
         if barrier.action.is_none() && barrier.coming + 1 == parties {
+            // One was under way when more had come, some of whom have left.
+            barrier.search = None;
             if has_action {
                 let Claim { session, owner, .. } = claim;
                 barrier.action = Some(Action { session, owner, number });
