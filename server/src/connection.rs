@@ -21,7 +21,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use syncd_proto::socket::Socket;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep, timeout},
+};
 use tonic::{Status, body::Body, codegen::Service as _, service::Routes};
 use tracing::{debug, warn};
 
@@ -49,6 +52,9 @@ pub(crate) struct Connection {
     requested: Notify,
     calls: AtomicUsize,
 }
+
+/// How long a connection that is drained waits for the other end to close it.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What the connection's task is told.
 const SERVE: u8 = 0;
@@ -254,7 +260,7 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
     }
     let entrance = Entrance { routes, connection: connection.clone() };
     let mut http = pin!(limits().serve_connection(TokioIo::new(socket), entrance));
-    let mut obeyed = None;
+    let (mut obeyed, mut lingering) = (None, None::<Pin<Box<Sleep>>>);
     let mut serving = pin!(poll_fn(|cx| {
         let order = connection.poll_order(cx, obeyed);
         if order == DRAIN && obeyed != Some(DRAIN) {
@@ -267,7 +273,19 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         // Drained is what has no call, all of it said and written. HTTP/2 would have the client
         // confirm that, which it can't while it is stopped or has nothing to read for.
         let drained = order == DRAIN && at_rest && connection.is_at_rest();
-        if polled.is_pending() && (drained || order == CUT) { Poll::Ready(Ok(())) } else { polled }
+        let over = polled.is_pending()
+            && match order {
+                CUT => true,
+                _ if !drained => false,
+                // Who does read has something to write, too, and might fail at that before it has
+                // read the rest.
+                _ => lingering
+                    .get_or_insert_with(|| Box::pin(sleep(LINGER)))
+                    .as_mut()
+                    .poll(cx)
+                    .is_ready(),
+            };
+        if over { Poll::Ready(Ok(())) } else { polled }
     }));
     let first = timeout(FIRST_REQUEST, async {
         tokio::select! {

@@ -32,9 +32,8 @@ pub struct Limits {
     #[arg(default_value_t = DEFAULT.watches)]
     pub watches: usize,
 
-    /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters,
-    /// references, and messages that the client hasn't acknowledged. A shared namespace has as
-    /// much of its own.
+    /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters and
+    /// references. A shared namespace has as much of its own.
     #[arg(long = "max-memory", env = "SYNCD_MAX_MEMORY", value_name = "BYTES")]
     #[arg(default_value = "2GiB", value_parser = bytes)]
     pub memory: usize,
@@ -65,10 +64,38 @@ pub struct Limits {
     #[arg(default_value_t = DEFAULT.objects)]
     pub objects: usize,
 
+    /// Owned locks and permits in each namespace.
+    #[arg(long = "max-holds", env = "SYNCD_MAX_HOLDS", value_name = "N")]
+    #[arg(default_value_t = DEFAULT.holds)]
+    pub holds: usize,
+
+    /// The same for one session.
+    #[arg(long = "max-holds-per-session", env = "SYNCD_MAX_HOLDS_PER_SESSION", value_name = "N")]
+    #[arg(default_value_t = DEFAULT.holds_per_session)]
+    pub holds_per_session: usize,
+
     /// Requests that wait, in each namespace.
     #[arg(long = "max-waiters", env = "SYNCD_MAX_WAITERS", value_name = "N")]
     #[arg(default_value_t = DEFAULT.waiters)]
     pub waiters: usize,
+
+    /// The same for one session.
+    #[arg(long = "max-waiters-per-session", value_name = "N")]
+    #[arg(env = "SYNCD_MAX_WAITERS_PER_SESSION", default_value_t = DEFAULT.waiters_per_session)]
+    pub waiters_per_session: usize,
+
+    /// Objects that one session is attached to.
+    #[arg(long = "max-references-per-session", value_name = "N")]
+    #[arg(env = "SYNCD_MAX_REFERENCES_PER_SESSION")]
+    #[arg(default_value_t = DEFAULT.references_per_session)]
+    pub references_per_session: usize,
+
+    /// Messages that clients haven't acknowledged, in each namespace: who misses one that had to
+    /// be forgotten can't resume.
+    #[arg(long = "max-unacknowledged-bytes", value_name = "BYTES")]
+    #[arg(env = "SYNCD_MAX_UNACKNOWLEDGED_BYTES")]
+    #[arg(default_value = "16MiB", value_parser = bytes)]
+    pub unacknowledged_bytes: usize,
 }
 
 const DEFAULT: Limits = Limits {
@@ -82,7 +109,12 @@ const DEFAULT: Limits = Limits {
     watch_bytes: 8 << 20,
     sessions: 16_384,
     objects: 4_000_000,
+    holds: 4_000_000,
+    holds_per_session: 1 << 20,
     waiters: 1_000_000,
+    waiters_per_session: 1 << 17,
+    references_per_session: 1 << 20,
+    unacknowledged_bytes: 16 << 20,
 };
 
 impl Default for Limits {
@@ -132,14 +164,20 @@ impl Limits {
             + 3 * self.unsent_bytes
             + self.calls * (CALL + outbox::FLOOR + MAX_SEND_BUFFER)
             + self.connections * CONNECTION
-            + self.namespaces * (NAMESPACE + self.watch_bytes)
+            + self.namespaces * (NAMESPACE + self.watch_bytes + 3 * self.unacknowledged_bytes)
     }
 
     pub(crate) fn core(&self) -> syncd_core::Limits {
         syncd_core::Limits {
             sessions: self.sessions,
             objects: self.objects,
+            holds: self.holds,
+            holds_per_session: self.holds_per_session,
             waiters: self.waiters,
+            waiters_per_session: self.waiters_per_session,
+            references_per_session: self.references_per_session,
+            unacknowledged: self.unacknowledged_bytes,
+            unacknowledged_per_session: self.unacknowledged_bytes,
             ..syncd_core::Limits::default()
         }
     }
@@ -152,7 +190,6 @@ pub(crate) fn weigh(totals: &Totals, references: usize) -> usize {
         + totals.holds * HOLD
         + totals.waiters * WAITER
         + references * REFERENCE
-        + 2 * totals.unacknowledged
 }
 
 const SESSION: usize = 2048;
@@ -173,9 +210,28 @@ pub(crate) fn quotas(broker: &Broker, user: u32) -> Vec<v1::Quota> {
         used: used as u64,
         limit: limit as u64,
     };
-    [&user.connections, &user.calls, &user.namespaces, &user.watches, &user.memory, &user.unsent]
-        .map(|gauge| quota(gauge.field(), gauge.used(), gauge.limit()))
-        .into()
+    let own = broker.registry.namespaces.iter();
+    let own = own.filter(|n| n.address.owner == Some(user.number) && n.address.name.is_empty());
+    let own: Vec<_> = own.map(|namespace| namespace.clone()).collect();
+    let totals = own.first().map(|own| own.lock().space.totals()).unwrap_or_default();
+    let mut quotas: Vec<v1::Quota> = [
+        &user.connections,
+        &user.calls,
+        &user.namespaces,
+        &user.watches,
+        &user.memory,
+        &user.unsent,
+    ]
+    .map(|gauge| quota(gauge.field(), gauge.used(), gauge.limit()))
+    .into();
+    quotas.extend([
+        quota("sessions", totals.sessions, limits.sessions),
+        quota("objects", totals.objects, limits.objects),
+        quota("holds", totals.holds, limits.holds),
+        quota("waiters", totals.waiters, limits.waiters),
+        quota("unacknowledged_bytes", totals.unacknowledged, limits.unacknowledged_bytes),
+    ]);
+    quotas
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::{
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Listen here. Default: the place where the user's clients look, whatever their environment:
-    /// /tmp/syncd-<uid>/syncd.sock, and /run/syncd-0/syncd.sock for root.
+    /// /tmp/syncd-UID/syncd.sock, and /run/syncd-0/syncd.sock for root.
     #[arg(long, env = "SYNCD_SOCKET", value_name = "PATH")]
     socket: Option<Endpoint>,
 

@@ -4,7 +4,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -21,6 +24,8 @@ const LOOKED_AT: u64 = 1024;
 /// The watches of one namespace.
 pub(crate) struct Watches {
     state: Mutex<State>,
+    /// How many there are: changed under the namespace's lock, which whoever publishes has.
+    count: AtomicUsize,
     /// The most bytes of events that are kept.
     limit: usize,
 }
@@ -64,20 +69,20 @@ pub(crate) enum WatchEnd {
 
 impl Watches {
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), limit }
+        Self { state: Mutex::default(), count: AtomicUsize::new(0), limit }
     }
 
     pub fn is_empty(&self) -> bool {
-        panic::lock(&self.state).watchers.is_empty()
+        self.count.load(Relaxed) == 0
     }
 
     /// Adds an event, and takes the wakers of those who wait for one like it. Costs what waits.
     pub fn publish(&self, event: Record, wakers: &mut Vec<Waker>) {
-        let mut state = panic::lock(&self.state);
-        let State { ring, bytes, dropped, watchers, parked, .. } = &mut *state;
-        if watchers.is_empty() {
+        if self.is_empty() {
             return;
         }
+        let mut state = panic::lock(&self.state);
+        let State { ring, bytes, dropped, watchers, parked, .. } = &mut *state;
         let number = *dropped + ring.len() as u64;
         parked.retain(|&key| {
             let watcher = &mut watchers[key];
@@ -102,12 +107,14 @@ impl Watches {
     pub fn watch(&self, prefix: &str) -> usize {
         let mut state = panic::lock(&self.state);
         let position = state.dropped + state.ring.len() as u64;
+        self.count.fetch_add(1, Relaxed);
         state.watchers.insert(Watcher { prefix: prefix.into(), position, waker: None })
     }
 
     pub fn unwatch(&self, key: usize) {
         let mut state = panic::lock(&self.state);
         state.watchers.remove(key);
+        self.count.fetch_sub(1, Relaxed);
         state.parked.retain(|&parked| parked != key);
         if state.watchers.is_empty() {
             let State { ring, bytes, dropped, .. } = &mut *state;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use support::Session;
+use syncd_proto::v1;
 
 fn syncd(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syncd"));
@@ -148,4 +149,33 @@ async fn a_socket_that_the_service_manager_passes_is_served_and_left_in_place() 
     drop(session);
     assert_eq!(running.stop(libc::SIGTERM).status.code(), Some(0));
     assert!(socket(dir.path()).exists(), "it is the service manager's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_several_threads_it_leaves_as_soon_as_its_clients_were_told() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = syncd(dir.path());
+        command.args(["--workers", "4", "--log", "warn"]);
+        let running = Running::start(command, dir.path());
+        let endpoint: syncd_proto::Endpoint = socket(dir.path()).to_str().unwrap().parse().unwrap();
+        let mut sessions = Vec::new();
+        for _ in 0..8 {
+            let channel = support::channel(endpoint.clone()).await;
+            for _ in 0..4 {
+                let opened = Session::open(channel.clone(), support::open()).await;
+                sessions.push(opened.unwrap());
+            }
+        }
+        let left = tokio::task::spawn_blocking(|| running.stop(libc::SIGTERM));
+        for session in &mut sessions {
+            let told = session.next().await.message.unwrap();
+            let v1::server_message::Message::SessionEnd(end) = told else { panic!("{told:?}") };
+            assert!(end.shutting_down);
+        }
+        let output = support::within(left).await.unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!log.contains("have not let go"), "{log}");
+    }
 }

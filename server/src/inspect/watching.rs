@@ -94,7 +94,11 @@ impl Drop for Watch {
     /// The namespace may have been kept for this watch alone.
     fn drop(&mut self) {
         let Self { broker, namespace, key, .. } = self;
-        namespace.watches.unwatch(*key);
-        let _ = broker.enter(namespace, broker.now(), None, |_, _| ());
+        let unwatched = broker.enter(namespace, broker.now(), None, |_, _| {
+            namespace.watches.unwatch(*key);
+        });
+        if unwatched.is_err() {
+            namespace.watches.unwatch(*key);
+        }
     }
 }

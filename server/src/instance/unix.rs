@@ -122,6 +122,10 @@ impl Instance {
             let begun = tokio::time::Instant::now();
             let inode = self.socket_is.inode as u32;
             loop {
+                // Whoever listens may have taken the place just now.
+                if let Some(why) = self.lost() {
+                    return Err(ServeError::PlaceLost { endpoint: self.endpoint.clone(), why });
+                }
                 match super::rivals::listens_besides(self.endpoint.as_path(), inode) {
                     Ok(false) => break,
                     Ok(true) if begun.elapsed() < PATIENCE => {
