@@ -57,7 +57,11 @@
 //! - **Fork.** A child has no part in its parent's session. Guards that it inherited are void,
 //!   and it may drop them; clients and objects open a session of the child's own when used.
 //! - **Cost.** No thread and no task is needed to wait: who waits does the I/O. One round trip
-//!   takes, waits or notifies; dropping a guard sends and doesn't wait.
+//!   takes, waits or notifies; dropping a guard sends and doesn't wait, unless more than 1,024
+//!   messages wait for a daemon that takes none.
+//! - **Time-outs** bound the whole call, by the client's own clock, too.
+//!
+//! All of it in detail: `docs/CLIENT.md` and `docs/PROCESSES.md` of the repository.
 
 pub mod blocking;
 pub mod raw;
