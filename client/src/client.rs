@@ -227,6 +227,16 @@ impl Client {
         Ok(self.shared.session().run().await?.facts().id())
     }
 
+    /// Shared namespaces one of which may have been meant: of nearly the name of this client's
+    /// own, which is private and had nothing in it when the current session was opened. Who
+    /// means a shared one says so (`shared/jobs`).
+    ///
+    /// # Errors
+    /// If there is no session and none can be opened.
+    pub async fn similar_namespaces(&self) -> Result<Vec<String>, SessionError> {
+        Ok(self.shared.session().run().await?.similar_namespaces())
+    }
+
     /// Ends the session in order, and returns when the daemon knows, or after 5 s. Guards become
     /// void, and what they hold is abandoned; a later call opens a new session.
     ///

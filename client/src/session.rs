@@ -86,6 +86,18 @@ impl Session {
         }
     }
 
+    /// Shared namespaces of nearly its own's name, if that was private and new.
+    pub(crate) fn similar_namespaces(&self) -> Vec<String> {
+        let similar = |protocol: &mut Protocol| {
+            protocol.opened().map(|opened| opened.similar.clone()).unwrap_or_default()
+        };
+        match self {
+            _ if !self.facts().is_ours() => Vec::new(),
+            Self::Threads(session) => session.look(similar),
+            Self::Tasks(session) => session.look(similar),
+        }
+    }
+
     /// Why it is lost, if it is and this process had a part in it.
     pub(crate) fn why_lost(&self) -> Option<SessionLost> {
         if !self.facts().is_ours() {

@@ -279,3 +279,16 @@ fn the_loss_of_an_idle_blocking_session_is_pushed() {
     client.close();
     assert!(news.recv_timeout(WATCHDOG).is_err(), "a session that was closed isn't lost");
 }
+
+#[tokio::test]
+async fn a_refusal_is_told_in_the_daemons_words() {
+    let daemon = Daemon::start();
+    let builder = || daemon.builder().namespace("shared/nothing");
+    let by_task = within(builder().connect()).await.unwrap_err();
+    let by_thread = builder();
+    let by_thread = tokio::task::spawn_blocking(|| by_thread.connect_blocking().unwrap_err());
+    for error in [by_task, by_thread.await.unwrap()] {
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("'shared/nothing' isn't shared"), "{error}");
+    }
+}

@@ -166,6 +166,14 @@ impl Client {
         Ok(wait(self.0.shared.session())?.facts().id())
     }
 
+    /// As [`crate::Client::similar_namespaces`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn similar_namespaces(&self) -> Result<Vec<String>, SessionError> {
+        Ok(wait(self.0.shared.session())?.similar_namespaces())
+    }
+
     /// As [`crate::Client::close`].
     pub fn close(&self) {
         if let Some(session) = self.0.shared.slot().take() {

@@ -68,11 +68,12 @@ impl Session {
         });
         let session = Self { facts, inner: ManuallyDrop::new(inner) };
         let opened = session.wait(|state| {
-            if let Some(error) = state.failed.take() {
-                return Some(Err(OpenError::Link(error)));
-            }
+            // The daemon's answer first: after a refusal it ends the stream.
             if let Some(error) = state.protocol.refused() {
                 return Some(Err(OpenError::Refused(Box::new(error.clone()))));
+            }
+            if let Some(error) = state.failed.take() {
+                return Some(Err(OpenError::Link(error)));
             }
             if let Some(why) = state.protocol.lost() {
                 return Some(Err(OpenError::Link(LinkError::Protocol(why.to_string()))));

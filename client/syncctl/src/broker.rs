@@ -10,7 +10,11 @@ use syncd_proto::Endpoint;
 use tokio::time::timeout;
 use tonic::{Response, Status};
 
-use crate::{cli::Global, failure::Failure};
+use crate::{
+    cli::Global,
+    failure::Failure,
+    text::{complain, plain},
+};
 
 /// How long a daemon may take to answer an inspection.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,9 +63,19 @@ fn builder(global: &Global) -> Result<Builder, Failure> {
     })
 }
 
-/// A client, and a daemon if there is none.
+/// A client, and a daemon if there is none. Who is in a namespace that they may not mean is told.
 pub async fn client(global: &Global) -> Result<Client, Failure> {
-    builder(global)?.connect().await.map_err(not_connected)
+    let client = builder(global)?.connect().await.map_err(not_connected)?;
+    let similar = client.similar_namespaces().await.map_err(no_session)?;
+    if let [first, ..] = &*similar {
+        complain(format_args!(
+            "note: namespace {:?} is your own, with nothing in it; did you mean the shared one, \
+             --namespace {}?",
+            global.namespace,
+            plain(&format!("shared/{first}"))
+        ));
+    }
+    Ok(client)
 }
 
 /// A client for programs without a runtime, and a daemon if there is none.

@@ -41,6 +41,22 @@ fn who_means_a_shared_namespace_gets_it_or_nothing() {
 }
 
 #[test]
+fn a_slip_of_the_pen_is_told_of() {
+    let house = house();
+    let run = |namespace: &str| {
+        let ran = house.syncctl(&["--namespace", namespace, "run", "a", "--", "echo", "ran"]);
+        assert_eq!((code(&ran), &*ran.stdout), (Some(0), &b"ran\n"[..]), "{namespace}");
+        String::from_utf8(ran.stderr).unwrap()
+    };
+    let told = run("job");
+    assert!(told.contains("\"job\" is your own") && told.contains("shared/jobs"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    for meant in ["jobs", "shared/jobs", "", "nightly"] {
+        assert_eq!(run(meant), "", "{meant}");
+    }
+}
+
+#[test]
 fn a_control_character_in_a_name_is_refused() {
     let house = house();
     for name in ["a\nb", "a\u{1b}[2J"] {

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::{
         fs::PermissionsExt as _,
-        net::UnixListener,
+        net::{UnixListener, UnixStream},
         process::{CommandExt as _, ExitStatusExt as _},
     },
     path::Path,
@@ -116,6 +116,28 @@ fn a_daemon_that_leaves_and_keeps_its_lock_file_is_waited_for() {
     sleep(Duration::from_millis(1500));
     leaving.unlock().unwrap();
     assert_ran(&command.wait_with_output().unwrap());
+}
+
+/// As a function that is frozen and thawed: the daemon finds its time over and a client at its
+/// door in the same instant.
+#[test]
+fn an_idle_daemon_that_was_frozen_past_its_time_lets_nobody_down() {
+    for _ in 0..5 {
+        let dir = Place::new();
+        let socket = socket(dir.path());
+        let mut daemon = syncctl(&socket);
+        daemon.args(["daemon", "--log", "error", "--idle-exit", "200ms"]).stdin(Stdio::null());
+        let mut daemon = daemon.spawn().unwrap();
+        eventually("it listens", || UnixStream::connect(&socket).is_ok());
+        kill(daemon.id(), libc::SIGSTOP);
+        sleep(Duration::from_millis(300));
+        let command = run(&socket).stderr(Stdio::piped()).spawn().unwrap();
+        sleep(Duration::from_millis(100));
+        kill(daemon.id(), libc::SIGCONT);
+        assert_ran(&command.wait_with_output().unwrap());
+        end_daemon(&socket);
+        daemon.wait().unwrap();
+    }
 }
 
 #[test]
