@@ -107,3 +107,21 @@ async fn a_directory_made_anew_is_another_place() {
     drop(instance);
     assert_eq!(next.lost(), None, "the first one has left it alone");
 }
+
+#[tokio::test]
+async fn its_files_never_look_abandoned_to_who_cleans_tmp() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = endpoint(&dir);
+    let (instance, _listener) = Instance::take(&endpoint, 0o600, None).unwrap();
+    instance.tokens().unwrap();
+    let lock = fs::File::options().write(true).open(beside(&endpoint, ".pid")).unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(11 * 86_400);
+    lock.set_modified(long_ago).unwrap();
+    let before = std::time::SystemTime::now();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(instance.lost(), None);
+    for suffix in [".pid", "", ".tokens"] {
+        let changed = fs::metadata(beside(&endpoint, suffix)).unwrap().modified().unwrap();
+        assert!(changed > before, "{suffix:?}");
+    }
+}

@@ -7,18 +7,22 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    time::SystemTime,
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat,
-        flock, fstat, openat, statat, unlinkat,
+        AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Timespec, Timestamps,
+        UTIME_NOW, Uid, chmodat, chownat, flock, fstat, openat, statat, unlinkat, utimensat,
     },
     io::Errno,
     process::geteuid,
 };
-use syncd_proto::{Endpoint, socket::Listener};
-use tracing::warn;
+use syncd_proto::{
+    Endpoint,
+    socket::{Listener, probe},
+};
+use tracing::{debug, warn};
 
 use super::beside;
 use crate::ServeError;
@@ -45,7 +49,7 @@ pub(crate) struct Instance {
     directory: OwnedFd,
     directory_is: Identity,
     lock_name: OsString,
-    _lock: File,
+    lock: File,
     lock_is: Identity,
     socket_name: OsString,
     socket_is: Identity,
@@ -93,7 +97,7 @@ impl Instance {
             directory,
             directory_is,
             lock_name,
-            _lock: lock,
+            lock,
             lock_is,
             socket_name,
             socket_is,
@@ -103,9 +107,7 @@ impl Instance {
 
     /// The file that keeps the highest fencing token.
     pub fn tokens(&self) -> io::Result<File> {
-        let mut name = self.socket_name.clone();
-        name.push(".tokens");
-        open_own(&self.directory, &name).map(|(file, _)| file)
+        open_own(&self.directory, &self.tokens_name()).map(|(file, _)| file)
     }
 
     /// Waits until no other daemon serves at this place, which one could whose directory was
@@ -160,8 +162,33 @@ impl Instance {
         } else if is_gone(within(&self.lock_name), self.lock_is) {
             Some("the lock file is gone or another's")
         } else {
+            self.keep_fresh();
             None
         }
+    }
+
+    /// Who cleans `/tmp` takes files for abandoned that nobody has touched for some days.
+    fn keep_fresh(&self) {
+        const FRESH: i64 = 3600;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let is_old = |stat: Stat| now.as_secs() as i64 - stat.st_mtime as i64 > FRESH;
+        if !fstat(&self.lock).is_ok_and(is_old) {
+            return;
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        for name in [&self.lock_name, &self.socket_name, &self.tokens_name()] {
+            let touched = utimensat(&self.directory, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+            if let Err(error) = touched {
+                debug!(%error, ?name, "this file could not be touched");
+            }
+        }
+    }
+
+    fn tokens_name(&self) -> OsString {
+        let mut name = self.socket_name.clone();
+        name.push(".tokens");
+        name
     }
 
     /// Takes the socket away, so that nobody comes any more; another's in its place is left.
@@ -282,10 +309,6 @@ fn remove_stale(
     directory: &OwnedFd,
     name: &OsString,
 ) -> Result<(), ServeError> {
-    use rustix::net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
-    };
-
     let failed = |error: io::Error| ServeError::Bind { endpoint: endpoint.clone(), error };
     let find = || statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
     let found = match find() {
@@ -298,21 +321,17 @@ fn remove_stale(
         }
         Ok(found) => Identity::of(&found),
     };
-    // Without waiting: a daemon that is stopped, its queue full, is alive too.
-    let probe = || {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(endpoint.as_path())?)
-    };
-    match probe() {
-        Ok(()) | Err(Errno::AGAIN) => {
-            Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None })
-        }
+    match probe(endpoint) {
+        // One that is stopped, its queue full, is alive too.
+        Ok(()) => Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None }),
         // What refused is what is removed.
-        Err(Errno::CONNREFUSED) if find().is_ok_and(|now| Identity::of(&now) == found) => {
+        Err(error)
+            if error.kind() == io::ErrorKind::ConnectionRefused
+                && find().is_ok_and(|now| Identity::of(&now) == found) =>
+        {
             unlinkat(directory, name, AtFlags::empty()).map_err(|error| failed(error.into()))
         }
-        Err(error) => Err(failed(error.into())),
+        Err(error) => Err(failed(error)),
     }
 }
 
