@@ -73,6 +73,10 @@ fn it_has_nothing_of_whoever_missed_it() {
         assert!(!environment.contains(absent), "{environment}");
     }
     assert!(environment.contains("SYNCD_LINGER=61s"), "{environment}");
+    // By which its log is bounded.
+    let log = format!("SYNCD_LOG_FILE={}.log", socket.display());
+    assert!(environment.contains(&log), "{environment}");
+    assert!(fs::metadata(dir.path().join("syncd.sock.log")).unwrap().len() > 0);
     let status = fs::read_to_string(of("status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -163,6 +167,16 @@ fn the_wait_for_one_that_does_not_come_can_be_interrupted() {
     kill(child.id(), libc::SIGINT);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     kill(pid().unwrap(), libc::SIGKILL);
+}
+
+#[test]
+fn the_reason_of_one_that_cannot_start_is_told() {
+    let dir = Place::new();
+    fs::create_dir(dir.path().join("syncd.sock.pid")).unwrap();
+    let failed = run(&socket(dir.path())).output().unwrap();
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(code(&failed), Some(69), "{text}");
+    assert!(text.contains("exited at once") && text.contains("lock file"), "{text}");
 }
 
 #[test]
