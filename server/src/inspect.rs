@@ -30,6 +30,10 @@ const PAGE: u32 = 1000;
 /// How many namespaces are looked into for one page, and how many one Status tells of.
 const NAMESPACES: usize = 100;
 const MOST_NAMESPACES: usize = 1000;
+/// How many sessions are looked at under one lock, and how many names of objects one page has, to
+/// one session's more: all of the longest, they stay below `MAX_REPLY`.
+const SESSIONS_AT_ONCE: usize = 32;
+const NAMES: usize = 4096;
 /// How many of the ended holds the reply to a ForceRelease names.
 const NAMED: usize = 1000;
 
@@ -247,20 +251,23 @@ impl inspect_server::Inspect for InspectService {
             None => None,
         };
         let mut reply = SessionsReply::default();
-        for (looked_into, namespace) in namespaces[begin..].iter().enumerate() {
+        let mut names = 0;
+        'page: for (looked_into, namespace) in namespaces[begin..].iter().enumerate() {
             let shown = namespace.address.to_string();
-            let limit = limit - reply.sessions.len();
-            if limit == 0 || looked_into == NAMESPACES {
-                reply.next = format!("{shown}\n");
-                break;
-            }
-            let sessions = namespace.lock().space.sessions(self.0.now(), after.take(), limit);
-            reply.sessions.extend(sessions.iter().map(|view| convert::session(&shown, view)));
-            if sessions.len() == limit
-                && let Some(last) = sessions.last()
-            {
-                reply.next = format!("{shown}\n{}", last.id.0);
-                break;
+            loop {
+                let limit = (limit - reply.sessions.len()).min(SESSIONS_AT_ONCE);
+                if limit == 0 || names >= NAMES || looked_into == NAMESPACES {
+                    let after = after.map(|id| id.0.to_string()).unwrap_or_default();
+                    reply.next = format!("{shown}\n{after}");
+                    break 'page;
+                }
+                let sessions = namespace.lock().space.sessions(self.0.now(), after, limit);
+                names += sessions.iter().map(|s| s.holding.len() + s.waiting.len()).sum::<usize>();
+                reply.sessions.extend(sessions.iter().map(|view| convert::session(&shown, view)));
+                after = sessions.last().filter(|_| sessions.len() == limit).map(|last| last.id);
+                if after.is_none() {
+                    break;
+                }
             }
         }
         Ok(Response::new(reply))

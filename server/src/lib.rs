@@ -366,6 +366,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_session_that_ends_in_pieces_leaves_no_reference_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let server = Server::bind(Config::new(endpoint.clone())).unwrap();
+        let broker = server.broker.clone();
+        let running = tokio::spawn(server.run(std::future::pending()));
+        let mut session = Session::open(channel(endpoint).await, open()).await.unwrap();
+        for n in 0..2000 {
+            session.lock(&n.to_string()).await;
+        }
+        let known = broker.registry.sessions.iter().next().unwrap().clone();
+        let (namespace, id) = (known.namespace.clone(), known.id);
+        let enter = |change: &dyn Fn(&mut namespace::State, syncd_core::Time)| {
+            broker.enter(&namespace, broker.now(), None, change).unwrap();
+        };
+        enter(&|state, now| {
+            state.space.handle_lost(now, id, syncd_core::Cause::Kicked);
+        });
+        // What it had asked for before it heard of that.
+        enter(&|state, now| {
+            assert!(state.space.session(now, id).is_some_and(|view| view.references > 0));
+            state.count_references(&known, now);
+        });
+        within(async {
+            while !broker.registry.namespaces.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(namespace.lock().references, 0);
+        assert_eq!(broker.registry.user(uid(), &broker.settings.limits).memory.used(), 0);
+        running.abort();
+    }
+
+    #[tokio::test]
     async fn a_clock_that_panicked_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();

@@ -158,8 +158,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Counts how many objects a session is attached to.
+    /// Counts how many objects a session is attached to: none once it is over, though the core may
+    /// need several calls to end it.
     pub fn count_references(&mut self, session: &Session, now: Time) {
+        if session.outbox.is_over() {
+            return;
+        }
         let view = self.space.session(now, session.id);
         let references = view.map_or(0, |view| view.references);
         let before = session.references.swap(references, Relaxed);

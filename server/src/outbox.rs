@@ -267,6 +267,11 @@ impl Outbox {
         state.waker.take()
     }
 
+    /// Its last message has been pushed.
+    pub fn is_over(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
     /// Wakes the stream's task, to see that the daemon leaves.
     pub fn wake(&self) {
         let waker = {

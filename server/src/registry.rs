@@ -163,10 +163,14 @@ impl Registry {
         self.users.get(&number).map(|user| user.clone())
     }
 
-    /// Forgets a user who has nothing but the caller's own reference.
+    /// Forgets a user who has nothing but the caller's own reference. A namespace, which needs no
+    /// connection to stay, is something.
     pub fn release_user(&self, user: &Arc<User>) {
-        let is_last =
-            |_: &_, entry: &Arc<User>| Arc::ptr_eq(entry, user) && Arc::strong_count(entry) <= 2;
+        let is_last = |_: &_, entry: &Arc<User>| {
+            Arc::ptr_eq(entry, user)
+                && Arc::strong_count(entry) <= 2
+                && entry.namespaces.used() == 0
+        };
         self.users.remove_if(&user.number, is_last);
     }
 

@@ -192,3 +192,40 @@ async fn sessions_are_told_page_by_page() {
     let wrong = v1::SessionsRequest { page: "nonsense".into(), ..Default::default() };
     assert_eq!(inspect.sessions(wrong).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }
+
+#[tokio::test]
+async fn sessions_with_long_names_fit_their_pages() {
+    let daemon = Daemon::start();
+    let channel = daemon.channel().await;
+    let mut sessions = Vec::new();
+    for _ in 0..170 {
+        let mut session = Session::open(channel.clone(), open()).await.unwrap();
+        for n in 0..100 {
+            let class = v1::SemLockClass::Semaphore.into();
+            let spec = v1::SemLockSpec { class, value: 1000, max: 1000 };
+            let name = format!("{n:0>255}");
+            let spec = Some(v1::create::Spec::SemLock(spec));
+            session.send(Request::Create(v1::Create { name, spec, ..Default::default() })).await;
+        }
+        for _ in 0..100 {
+            let Some(Message::Attached(attached)) = session.next().await.message else { panic!() };
+            session.send(acquire(attached.handle)).await;
+        }
+        for _ in 0..100 {
+            let Some(Message::Granted(_)) = session.next().await.message else { panic!() };
+        }
+        sessions.push(session);
+    }
+    let mut inspect = daemon.inspect().await;
+    let (mut asked, mut told) = (v1::SessionsRequest::default(), Vec::new());
+    loop {
+        let page = inspect.sessions(asked.clone()).await.unwrap().into_inner();
+        told.extend(page.sessions.into_iter().map(|session| session.id));
+        if page.next.is_empty() {
+            break;
+        }
+        asked.page = page.next;
+    }
+    told.dedup();
+    assert_eq!(told.len(), 170);
+}

@@ -4,7 +4,9 @@
 mod support;
 
 use support::{Daemon, Session, open};
-use syncd_proto::v1::{ErrorCode, Open, Opened};
+use syncd_proto::v1::{
+    self, ErrorCode, Open, Opened, client_message::Request, server_message::Message,
+};
 
 fn sharing() -> Daemon {
     Daemon::with(|config| config.shared = vec!["jobs".into(), "mail".into()])
@@ -44,4 +46,33 @@ async fn what_is_not_shared_is_never_made_in_its_place() {
         let refused = Session::open(daemon.channel().await, named(namespace)).await.err().unwrap();
         assert_eq!((refused.code(), &*refused.field), (code, "namespace"), "{namespace:?}");
     }
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_kept_counts_though_nobody_is_connected() {
+    let daemon = Daemon::with(|config| config.limits.namespaces = 2);
+    let mut session = Session::open(daemon.channel().await, named("a")).await.unwrap();
+    let spec = v1::create::Spec::Event(v1::EventSpec {});
+    let kept = v1::Create { name: "e".into(), spec: Some(spec), keep: true, ..Default::default() };
+    let Message::Attached(_) = session.ask(Request::Create(kept)).await else { panic!() };
+    session.ask(Request::Goodbye(v1::Goodbye {})).await;
+    drop(session);
+    let used = async || {
+        let status = daemon.inspect().await.status(v1::StatusRequest {}).await.unwrap();
+        let quotas = status.into_inner().quotas;
+        quotas.iter().find(|quota| quota.field == "namespaces").unwrap().used
+    };
+    // Each of these is the only connection of its user, and leaves before the next one comes.
+    for _ in 0..20 {
+        assert_eq!(used().await, 1);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut session = Session::open(daemon.channel().await, named("a")).await.unwrap();
+    session.ask(Request::Unlink(v1::Unlink { name: "e".into() })).await;
+    session.ask(Request::Goodbye(v1::Goodbye {})).await;
+    assert_eq!(used().await, 0);
+    let _b = Session::open(daemon.channel().await, named("b")).await.unwrap();
+    let _c = Session::open(daemon.channel().await, named("c")).await.unwrap();
+    let refused = Session::open(daemon.channel().await, named("d")).await.err().unwrap();
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "namespaces"));
 }
