@@ -171,7 +171,7 @@ impl Instance {
     fn keep_fresh(&self) {
         const FRESH: i64 = 3600;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let is_old = |stat: Stat| now.as_secs() as i64 - stat.st_mtime as i64 > FRESH;
+        let is_old = |stat: Stat| now.as_secs() as i64 - stat.st_mtime > FRESH;
         if !fstat(&self.lock).is_ok_and(is_old) {
             return;
         }
