@@ -75,6 +75,7 @@ mod condition;
 mod connect;
 mod error;
 mod event;
+mod fencing;
 mod fork;
 mod inspect;
 mod lock;
@@ -98,6 +99,7 @@ pub use error::{
     SessionError, SessionLost,
 };
 pub use event::Event;
+pub use fencing::FencingToken;
 pub use inspect::Inspector;
 pub use lock::{Lock, LockGuard, OwnedLockGuard, RLock};
 pub use object::Attachable;

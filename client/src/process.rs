@@ -5,6 +5,8 @@ use std::{fmt, time::Duration};
 
 use syncd_proto::v1;
 
+use crate::FencingToken;
+
 /// A process, as the daemon knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,7 +30,7 @@ pub struct Holder {
     /// Its number within the session: of a thread, a task or a guard.
     pub owner: u64,
     /// The hold's fencing token.
-    pub token: u64,
+    pub token: FencingToken,
     /// For how long it has held.
     pub held: Duration,
     /// How often: more than 1 for an RLock alone.
@@ -50,7 +52,7 @@ pub struct Abandonment {
     /// Why.
     pub cause: Cause,
     /// The fencing token of the abandoned hold.
-    pub token: u64,
+    pub token: FencingToken,
 }
 
 /// Why a session, or a hold, ended.
@@ -128,7 +130,7 @@ impl From<v1::Holder> for Holder {
         Self {
             process: holder.process.unwrap_or_default().into(),
             owner: holder.owner,
-            token: holder.token,
+            token: FencingToken::new(holder.token),
             held: Duration::from_micros(holder.held_us),
             depth: holder.depth,
         }
@@ -143,7 +145,7 @@ impl From<v1::Abandonment> for Abandonment {
             owner: left.owner,
             held: Duration::from_micros(left.held_us),
             ago: Duration::from_micros(left.ago_us),
-            token: left.token,
+            token: FencingToken::new(left.token),
         }
     }
 }

@@ -16,7 +16,7 @@ use syncd_proto::v1::{
 };
 
 use crate::{
-    Abandonment, AcquireError, Holder, ReleaseError, SessionError,
+    Abandonment, AcquireError, FencingToken, Holder, ReleaseError, SessionError,
     binding::{BindObject, Binding, ObjectRequest},
     call::{Call, Input, Step, Steps, call, done},
     client::Shared,
@@ -239,8 +239,8 @@ impl Hold {
     /// Rises strictly with every grant of the namespace: storage that remembers the highest
     /// token it has seen can refuse a holder from the past. An RLock that is taken again has
     /// the token of its first grant.
-    pub fn fencing_token(&self) -> u64 {
-        self.token.get()
+    pub fn fencing_token(&self) -> FencingToken {
+        FencingToken::new(self.token.get())
     }
 
     /// How often its owner holds the object, this time included: 1, or more for an RLock.

@@ -123,7 +123,7 @@ impl AsyncHold {
 
     #[getter]
     fn fencing_token(&self) -> Option<u64> {
-        lock(&self.0).as_ref().map(|guard| guard.fencing_token())
+        lock(&self.0).as_ref().map(|guard| guard.fencing_token().get())
     }
 
     #[getter]

@@ -125,7 +125,7 @@ pub(crate) fn report(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 
 pub(crate) fn holder(py: Python<'_>, holder: &Holder) -> PyResult<Py<PyAny>> {
     let Holder { process, token, held, .. } = holder;
-    let fields = (process.pid, &process.command, held.as_secs_f64(), *token);
+    let fields = (process.pid, &process.command, held.as_secs_f64(), token.get());
     Ok(report(py)?.getattr(intern!(py, "Holder"))?.call1(fields)?.unbind())
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn abandonment<'py>(py: Python<'py>, left: &Abandonment) -> PyResult<
         cause.to_string(),
         held.as_secs_f64(),
         ago.as_secs_f64(),
-        *token,
+        token.get(),
     );
     report(py)?.getattr(intern!(py, "Abandonment"))?.call1(fields)
 }

@@ -388,7 +388,7 @@ impl SemLock {
 
     #[getter]
     fn fencing_token(&self) -> Option<u64> {
-        self.books().holds.last().map(|(_, held)| held.fencing_token())
+        self.books().holds.last().map(|(_, held)| held.fencing_token().get())
     }
 
     /// Who left the hold of the moment to this process, if anybody did.

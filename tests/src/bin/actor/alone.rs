@@ -22,7 +22,7 @@ pub fn toil(namespace: String) {
     let lock = client(namespace).lock("toil").expect("a lock");
     for _ in 0..turns {
         let guard = lock.acquire().expect("granted");
-        let token = guard.fencing_token();
+        let token = guard.fencing_token().get();
         // A file that its last writer left half written was left by a death, which is told.
         let (last, count) = match (read_fenced(&file), guard.abandoned()) {
             (Ok(found), _) => found,
