@@ -47,6 +47,12 @@ pub fn client(builder: Builder) -> Result<Client, ConnectError> {
     Ok(Client { shared: builder.build()? })
 }
 
+/// None if the hold is gone, as [`Hold::is_valid`](crate::Hold::is_valid) sees it; else whether
+/// dropping its guard sends the release without waiting for room in the socket.
+pub fn has_room(guard: &LockGuard) -> Option<bool> {
+    guard.has_room()
+}
+
 /// Waits until every release that threads have made by the client has left this process, or
 /// `limit` is over; tells whether there is nothing left to send.
 ///

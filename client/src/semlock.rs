@@ -261,6 +261,14 @@ impl Hold {
         self.is_held() && self.binding.session.has_hold(self.token.get())
     }
 
+    /// None if it isn't [valid](Self::is_valid); else whether it can be released without waiting.
+    pub(crate) fn has_room(&self) -> Option<bool> {
+        if !self.is_held() {
+            return None;
+        }
+        self.binding.session.has_room_for(self.token.get())
+    }
+
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.binding.session
     }

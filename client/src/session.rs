@@ -76,6 +76,21 @@ impl Session {
             && self.is_usable()
     }
 
+    /// None if the hold is gone, as [`has_hold`](Self::has_hold) sees it; else whether there is room
+    /// for its release, so that [`post`](Self::post) won't wait.
+    pub(crate) fn has_room_for(&self, token: u64) -> Option<bool> {
+        if !self.is_usable() {
+            return None;
+        }
+        let look =
+            |protocol: &mut Protocol| (!protocol.is_taken(token)).then(|| protocol.poll_room());
+        let room = match self {
+            Self::Threads(session) => session.look(look),
+            Self::Tasks(session) => session.look(look),
+        };
+        room.filter(|_| self.is_usable())
+    }
+
     /// Sends a request to which no reply is wanted, before it returns if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         if self.is_usable() {

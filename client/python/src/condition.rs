@@ -50,7 +50,13 @@ impl Condition {
                 lock.regain(py, lent)?;
                 Ok(outcome == WaitOutcome::Notified)
             }
-            Ok(Err(error)) => Err(Failure::from(error).into()),
+            Ok(Err(error)) => {
+                // Refused, and nothing has changed; else the lock is gone with the wait.
+                if lent.guard.is_valid() {
+                    lock.regain(py, lent)?;
+                }
+                Err(Failure::from(error).into())
+            }
             Err(raised) => {
                 lock.regain(py, lent)?;
                 Err(raised)
@@ -88,8 +94,9 @@ pub(crate) struct Event(Proxy);
 #[pymethods]
 impl Event {
     #[new]
-    fn create(py: Python<'_>, name: &str) -> PyResult<Self> {
-        let made = Proxy::create(py, name, Spec::Event(EventSpec {}), |options| options)?;
+    fn create(py: Python<'_>, name: &str, namespace: Option<&str>) -> PyResult<Self> {
+        let made =
+            Proxy::create(py, name, namespace, Spec::Event(EventSpec {}), |options| options)?;
         Ok(Self(made.map_err(Failure::from)?))
     }
 
@@ -145,9 +152,10 @@ pub(crate) struct Barrier {
 #[pymethods]
 impl Barrier {
     #[new]
-    fn create(py: Python<'_>, parties: u32, name: &str) -> PyResult<Self> {
+    fn create(py: Python<'_>, parties: u32, name: &str, namespace: Option<&str>) -> PyResult<Self> {
         let spec = Spec::Barrier(BarrierSpec { parties });
-        let made: Result<Proxy, CreateError> = Proxy::create(py, name, spec, |options| options)?;
+        let made: Result<Proxy, CreateError> =
+            Proxy::create(py, name, namespace, spec, |options| options)?;
         Ok(Self { proxy: made.map_err(Failure::from)?, parties })
     }
 

@@ -12,7 +12,7 @@ use pyo3::{
 };
 use syncd_client::{
     Abandonment, AcquireError, BarrierError, ConditionError, CreateError, Holder, ReleaseError,
-    SessionError,
+    SessionError, proto::v1,
 };
 
 import_exception!(syncd._report, Error);
@@ -37,6 +37,19 @@ impl Failure {
     pub(crate) fn invalid(text: &str) -> PyErr {
         PyOSError::new_err((EINVAL, text.to_owned()))
     }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
+/// Of an object that a forked child's parent has yet to create.
+pub(crate) fn lost_by_fork() -> Failure {
+    let text =
+        "the object was not created yet when this process was forked: await its open() before";
+    Failure(Error::new_err(text))
 }
 
 impl From<Failure> for PyErr {
@@ -127,6 +140,13 @@ pub(crate) fn holder(py: Python<'_>, holder: &Holder) -> PyResult<Py<PyAny>> {
     let Holder { process, token, held, .. } = holder;
     let fields = (process.pid, &process.command, held.as_secs_f64(), token.get());
     Ok(report(py)?.getattr(intern!(py, "Holder"))?.call1(fields)?.unbind())
+}
+
+pub(crate) fn holders(
+    py: Python<'_>,
+    holders: impl IntoIterator<Item = v1::Holder>,
+) -> PyResult<Vec<Py<PyAny>>> {
+    holders.into_iter().map(|held| holder(py, &held.into())).collect()
 }
 
 pub(crate) fn abandonment<'py>(py: Python<'py>, left: &Abandonment) -> PyResult<Bound<'py, PyAny>> {

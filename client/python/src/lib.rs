@@ -5,6 +5,7 @@ mod aio;
 mod books;
 mod condition;
 mod failure;
+mod kind;
 mod semlock;
 mod wait;
 
@@ -35,13 +36,15 @@ fn daemon(py: Python<'_>, arguments: Vec<OsString>) {
     })
 }
 
-#[pymodule]
+// The books assume the GIL: a free-threaded Python has it again as soon as it imports this.
+#[pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
     use super::{
-        aio::{AsyncAction, AsyncCall, AsyncHold, AsyncObject},
+        aio::{AsyncAction, AsyncCall, AsyncHold, AsyncObject, fresh_owner},
         condition::{Barrier, Condition, Event},
         daemon,
         semlock::{SemLock, sem_unlink},
+        wait::at_exit,
     };
 }

@@ -4,7 +4,7 @@
 //! Its [`Books`] are changed only with the GIL held, and before a release is sent: whoever learns
 //! of the release finds them in order.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use pyo3::{
     exceptions::{PyAssertionError, PyFileExistsError, PyValueError},
@@ -12,14 +12,15 @@ use pyo3::{
     types::{PyTuple, PyType},
 };
 use syncd_client::{
-    AcquireError, CreateError, Holder, LockGuard, ReleaseError,
+    AcquireError, CreateError, LockGuard, ReleaseError,
     proto::v1::{SemLockClass, SemLockSpec, State, create::Spec},
     raw::{self, Object},
 };
 
 use crate::{
-    books::{Books, Lent},
-    failure::{Failure, abandonment, holder, report},
+    books::{Books, Lent, Shelf},
+    failure::{Failure, abandonment, holders, report},
+    kind::spec,
     wait::{Proxy, client, seconds, wait},
 };
 
@@ -29,6 +30,10 @@ const SEMAPHORE: i32 = 1;
 /// How a name ends that `install()` has made for a Lock: by value and maximum alone it can't be
 /// told from the semaphore of a queue for one item, which is taken by one and given by another.
 const LOCK: &str = "-lock";
+
+/// What a release is told whose hold is gone.
+const GONE: &str =
+    "the lock or permit is gone: it was taken by force, or released by somebody else";
 
 #[pyclass(subclass, frozen, module = "_multiprocessing")]
 pub(crate) struct SemLock {
@@ -43,7 +48,7 @@ pub(crate) struct SemLock {
     name: Option<String>,
     /// Whether a with-block takes an owned permit of a semaphore.
     owning: bool,
-    books: Mutex<Books>,
+    shelf: Shelf,
 }
 
 impl SemLock {
@@ -58,21 +63,22 @@ impl SemLock {
         };
         let roomy = class == SemLockClass::Semaphore
             && maxvalue.cast_unsigned().saturating_sub(spec.value) > i32::MAX.cast_unsigned() / 2;
-        let books = Mutex::new(Books::new());
-        Self { proxy, kind, class, maxvalue, roomy, name, owning, books }
+        let shelf = Shelf::new(proxy.token());
+        Self { proxy, kind, class, maxvalue, roomy, name, owning, shelf }
     }
 
     fn is_exclusive(&self) -> bool {
         matches!(self.class, SemLockClass::Lock | SemLockClass::Rlock)
     }
 
+    /// Whether a with-block's hold is somebody's.
+    fn is_owned(&self) -> bool {
+        self.owning || self.is_exclusive()
+    }
+
     /// Nothing in here may release the GIL or run Python code while it is borrowed.
     fn books(&self) -> MutexGuard<'_, Books> {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        if books.are_inherited() {
-            *books = Books::new();
-        }
-        books
+        self.shelf.books()
     }
 
     /// Whether the calling thread has it, as far as this object's books go.
@@ -156,25 +162,42 @@ impl SemLock {
         self.proxy.get(py, self.proxy.object.query())
     }
 
-    /// Gives back a hold of this object, if there is one.
+    /// Gives back a hold of this object, the caller's rather than another thread's; tells whether
+    /// there was one.
     ///
     /// # Errors
     /// ValueError if the hold is gone, by force or by somebody else's release: a release now
-    /// would be of whoever has it since. A plain Semaphore counts such a release, as POSIX does.
-    fn end_hold(&self) -> PyResult<bool> {
+    /// would be of whoever has it since.
+    fn end_hold(&self, py: Python<'_>) -> PyResult<bool> {
         let mut books = self.books();
         let mine = books.holds.iter().rposition(|(owner, _)| *owner == raw::owner());
         let Some(at) = mine.or(books.holds.len().checked_sub(1)) else { return Ok(false) };
         let (_, guard) = books.holds.remove(at);
-        let valid = guard.is_valid();
-        if !valid && self.class == SemLockClass::Semaphore {
-            return Ok(false);
-        }
         books.count -= 1;
-        match valid {
-            true => Ok(true),
-            false => Err(PyValueError::new_err("semaphore or lock released too many times")),
+        drop(books);
+        give_back(py, guard).map(|()| true)
+    }
+
+    /// Releases whatever a bare release does.
+    fn release_bare(&self, py: Python<'_>) -> PyResult<()> {
+        let Proxy { object, .. } = &self.proxy;
+        self.books().count -= 1;
+        if self.roomy {
+            return self.proxy.get(py, object.release_quietly(raw::owner()));
         }
+        let released = self.proxy.wait(py, object.release(raw::owner()))?;
+        if let Err(ReleaseError::OverReleased(_)) = &released {
+            self.books().count += 1;
+        }
+        Ok(released.map_err(Failure::from)?)
+    }
+
+    /// Notes that a with-block is entered, if it is.
+    fn enter_block<T>(&self, entered: PyResult<T>) -> PyResult<T> {
+        if entered.is_ok() {
+            self.books().enter_block(raw::owner());
+        }
+        entered
     }
 }
 
@@ -211,7 +234,7 @@ impl SemLock {
         if unlink {
             // Anonymous, since a name that was unlinked doesn't linger: a forked child may come
             // to it when its parent has let go.
-            let client = client(py, None)?;
+            let client = client(py, None, None)?;
             match wait(py, Object::find(&client, &name))? {
                 Ok(_) => return Err(exists()),
                 Err(CreateError::NotFound(_)) => {}
@@ -219,7 +242,7 @@ impl SemLock {
             }
         }
         let given = if unlink { "" } else { &name };
-        match Proxy::create(py, given, Spec::SemLock(spec), |options| options.exclusive())? {
+        match Proxy::create(py, given, None, Spec::SemLock(spec), |options| options.exclusive())? {
             Ok(proxy) => {
                 Ok(Self { kind, ..Self::new(proxy, spec, (!unlink).then_some(name), false) })
             }
@@ -230,16 +253,17 @@ impl SemLock {
 
     /// A lock or semaphore of the package's own.
     #[staticmethod]
-    fn make(py: Python<'_>, class: &str, value: i64, name: &str) -> PyResult<Self> {
-        let class = match class {
-            "Lock" => SemLockClass::Lock,
-            "RLock" => SemLockClass::Rlock,
-            "BoundedSemaphore" => SemLockClass::BoundedSemaphore,
-            _ => SemLockClass::Semaphore,
+    fn make(
+        py: Python<'_>,
+        class: &str,
+        value: i64,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> PyResult<Self> {
+        let Spec::SemLock(spec) = spec(class, value)? else {
+            return Err(Failure::invalid("Invalid argument"));
         };
-        let value = u32::try_from(value).map_err(|_| Failure::invalid("Invalid argument"))?;
-        let spec = SemLockSpec { class: class.into(), value, max: 0 };
-        let made = Proxy::create(py, name, Spec::SemLock(spec), |options| options)?;
+        let made = Proxy::create(py, name, namespace, Spec::SemLock(spec), |options| options)?;
         let proxy = made.map_err(Failure::from)?;
         Ok(Self::new(proxy, spec, None, true))
     }
@@ -268,7 +292,7 @@ impl SemLock {
         // The daemon knows better.
         let (py, _) = (class.py(), (handle, maxvalue));
         let name = path(name.unwrap_or_default())?;
-        let client = client(py, None)?;
+        let client = client(py, None, None)?;
         let object = wait(py, Object::find(&client, &name))?.map_err(Failure::from)?;
         let Some(&Spec::SemLock(spec)) = object.spec() else {
             return Err(Failure::invalid("not a semaphore"));
@@ -300,37 +324,45 @@ impl SemLock {
                 return Ok(());
             }
         }
-        if self.is_exclusive() && self.end_hold()? {
+        if self.is_exclusive() && self.end_hold(py)? {
             return Ok(());
         }
-        let Proxy { object, .. } = &self.proxy;
-        self.books().count -= 1;
-        if self.roomy {
-            return self.proxy.get(py, object.release_quietly(raw::owner()));
+        if self.is_exclusive()
+            && let Some(guard) = self.shelf.take_from_another()
+        {
+            return give_back(py, guard);
         }
-        let released = self.proxy.wait(py, object.release(raw::owner()))?;
-        if let Err(ReleaseError::OverReleased(_)) = &released {
-            self.books().count += 1;
-        }
-        Ok(released.map_err(Failure::from)?)
+        self.release_bare(py)
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.try_take(py, None, self.owning || self.is_exclusive())
+        self.enter_block(self.try_take(py, None, self.is_owned()))
     }
 
+    /// Gives back what `__enter__` took. Does nothing in a forked child whose parent entered.
+    ///
+    /// # Errors
+    /// ValueError if it is gone; AssertionError if it is an RLock.
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
-        if self.is_exclusive() || !self.end_hold()? {
+        if self.books().leave_block(raw::owner()) {
+            return Ok(());
+        }
+        if self.kind == RECURSIVE_MUTEX {
             return self.release(py);
         }
-        Ok(())
+        match self.is_owned() {
+            true if self.end_hold(py)? => Ok(()),
+            true => Err(PyValueError::new_err(GONE)),
+            // What it took is nobody's.
+            false => self.release_bare(py),
+        }
     }
 
     /// As `__enter__`, but raises LockTimeout when the time is over.
     fn enter_within(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
-        let owned = self.owning || self.is_exclusive();
-        Ok(self.take(py, Some(timeout), owned)?.map_err(Failure::from)?)
+        let taken = self.take(py, Some(timeout), self.is_owned())?;
+        self.enter_block(taken.map_err(|error| Failure::from(error).into()))
     }
 
     fn _count(&self) -> i32 {
@@ -399,9 +431,22 @@ impl SemLock {
     }
 
     fn locked_by(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let holders = self.state(py)?.holders.into_iter().map(Holder::from);
-        holders.map(|held| holder(py, &held)).collect()
+        holders(py, self.state(py)?.holders)
     }
+}
+
+/// Releases a hold.
+///
+/// # Errors
+/// ValueError if it is gone.
+fn give_back(py: Python<'_>, guard: LockGuard) -> PyResult<()> {
+    match raw::has_room(&guard) {
+        Some(true) => drop(guard),
+        // It waits for the daemon, which other threads of Python needn't.
+        Some(false) => py.detach(|| drop(guard)),
+        None => return Err(PyValueError::new_err(GONE)),
+    }
+    Ok(())
 }
 
 fn name_of(class: SemLockClass) -> &'static str {
@@ -426,6 +471,6 @@ fn path(name: &str) -> PyResult<String> {
 /// Frees the name of a SemLock: who has it keeps it.
 #[pyfunction]
 pub(crate) fn sem_unlink(py: Python<'_>, name: &str) -> PyResult<()> {
-    let (client, name) = (client(py, None)?, path(name)?);
+    let (client, name) = (client(py, None, None)?, path(name)?);
     Ok(wait(py, raw::unlink(&client, &name))?.map_err(Failure::from)?)
 }

@@ -3,21 +3,24 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use pyo3::prelude::*;
 use syncd_client::{
     Builder, Client, CreateError, ObjectOptions, Token,
-    proto::v1::create::Spec,
+    proto::{endpoint::namespace_from_env, v1::create::Spec},
     raw::{self, Call, Object},
 };
 
-use crate::failure::{Failure, report};
+use crate::{
+    aio,
+    failure::{Failure, report},
+};
 
-/// By namespace and endpoint; the user's own by None.
-type Clients = BTreeMap<Option<(String, String)>, Client>;
+/// By namespace, as it was given, and endpoint.
+pub(crate) type Clients = BTreeMap<(String, String), Client>;
 
 static CLIENTS: Mutex<Clients> = Mutex::new(BTreeMap::new());
 
@@ -32,10 +35,11 @@ impl Proxy {
     pub(crate) fn create(
         py: Python<'_>,
         name: &str,
+        namespace: Option<&str>,
         spec: Spec,
         options: impl FnOnce(ObjectOptions) -> ObjectOptions,
     ) -> PyResult<Result<Self, CreateError>> {
-        let client = client(py, None)?;
+        let client = client(py, namespace, None)?;
         let options = options(match name {
             "" => client.anonymous(),
             name => client.object(name),
@@ -46,7 +50,7 @@ impl Proxy {
 
     pub(crate) fn attach(py: Python<'_>, token: &str) -> PyResult<Self> {
         let token: Token = token.parse().map_err(|error| Failure::value(&error))?;
-        let client = client(py, Some(&token))?;
+        let client = client(py, None, Some(&token))?;
         let object = wait(py, Object::attach(&client, &token))?.map_err(Failure::from)?;
         Ok(Self { client, object })
     }
@@ -74,24 +78,46 @@ impl Proxy {
     }
 }
 
-pub(crate) fn client(py: Python<'_>, token: Option<&Token>) -> PyResult<Client> {
-    let key = token.map(|token| (token.namespace().to_owned(), token.endpoint().to_string()));
-    if let Some(client) = clients().get(&key) {
+/// The client for threads of a token's namespace and daemon; or of the user's own daemon, in
+/// `namespace` or the environment's.
+pub(crate) fn client(
+    py: Python<'_>,
+    namespace: Option<&str>,
+    token: Option<&Token>,
+) -> PyResult<Client> {
+    client_among(&CLIENTS, py, namespace, token)
+}
+
+/// The same of a set of clients: one for each namespace and daemon, however it is named.
+pub(crate) fn client_among(
+    clients: &Mutex<Clients>,
+    py: Python<'_>,
+    namespace: Option<&str>,
+    token: Option<&Token>,
+) -> PyResult<Client> {
+    let lock = || clients.lock().unwrap_or_else(PoisonError::into_inner);
+    let named = token.map(Token::namespace).or(namespace);
+    let named = named.map_or_else(namespace_from_env, str::to_owned);
+    // Where no token says the endpoint, it is looked up once.
+    let given = token.map(|token| token.endpoint().to_string()).unwrap_or_default();
+    let given = (named.clone(), given);
+    if let Some(client) = lock().get(&given) {
         return Ok(client.clone());
     }
-    let client = raw::client(builder(py, token)?).map_err(|error| Failure::value(&error))?;
+    let builder = builder(py, &named, token)?;
+    let client = raw::client(builder).map_err(|error| Failure::value(&error))?;
     // The user's own may be reached by a token too: by one session, then.
-    let own = (String::new(), client.endpoint().to_string());
-    let mut clients = clients();
-    let client = clients.entry(Some(key.clone().unwrap_or(own))).or_insert(client).clone();
-    Ok(clients.entry(key).or_insert(client).clone())
+    let found = (named, client.endpoint().to_string());
+    let mut clients = lock();
+    let client = clients.entry(found).or_insert(client).clone();
+    Ok(clients.entry(given).or_insert(client).clone())
 }
 
 /// For the user's own daemon, or the one that a token is of.
-pub(crate) fn builder(py: Python<'_>, token: Option<&Token>) -> PyResult<Builder> {
-    let mut builder = Client::builder();
+fn builder(py: Python<'_>, namespace: &str, token: Option<&Token>) -> PyResult<Builder> {
+    let mut builder = Client::builder().namespace(namespace);
     if let Some(token) = token {
-        builder = builder.namespace(token.namespace()).endpoint(token.endpoint().clone());
+        builder = builder.endpoint(token.endpoint().clone());
     }
     // What starts a daemon where none is installed.
     let command: Option<Vec<String>> = report(py)?.call_method0("daemon_command")?.extract()?;
@@ -99,10 +125,6 @@ pub(crate) fn builder(py: Python<'_>, token: Option<&Token>) -> PyResult<Builder
         builder = builder.daemon(program, arguments);
     }
     Ok(builder)
-}
-
-fn clients() -> MutexGuard<'static, Clients> {
-    CLIENTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for a call. Signals are served meanwhile: a handler that raises withdraws it.
@@ -119,6 +141,20 @@ pub(crate) fn wait<'a, T: Send + 'a>(py: Python<'_>, call: Call<'a, T>) -> PyRes
         })
     });
     raised.map_or(Ok(done), Err)
+}
+
+/// What is still to be sent when the interpreter ends has so long for it.
+const AT_EXIT: Duration = Duration::from_secs(1);
+
+/// Sends what is still to be sent, before the interpreter ends.
+#[pyfunction]
+pub(crate) fn at_exit(py: Python<'_>) {
+    let all = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for client in all.into_values() {
+        // An error is of releases that are lost: there is nobody left to be told.
+        let _ = py.detach(|| raw::flush(&client, AT_EXIT, &mut || false));
+    }
+    aio::end(py, AT_EXIT);
 }
 
 /// A time-out in seconds, as Python has it: below zero is zero, beyond all bounds is none.

@@ -7,6 +7,9 @@ in multiprocessing's place, and `install()` supplies the semaphores of a platfor
 Never here: the classes, which are in `syncd.synchronize`.
 """
 
+import atexit
+
+from . import _native
 from ._install import install
 from ._report import (
     AbandonedLockWarning,
@@ -44,3 +47,5 @@ __all__ = [
     "SessionLost",
     "install",
 ]
+
+atexit.register(_native.at_exit)

@@ -3,13 +3,20 @@
 They are the objects of `syncd.synchronize`, and share them with other processes and threads. An
 asyncio task is an owner of its own; one that is cancelled in a wait has taken nothing.
 
+Nothing in here blocks the event loop, but `token` and pickling of an object that nobody has used
+yet. So a question to the daemon, as `locked()`, is awaited; and so may be what only tells it
+something, as `Event.set()`: it is sent in any case, and awaiting it gives its error.
+
 Never here: what an object does, or a thread.
 """
 
 import asyncio
 import functools
 import inspect
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union
+import weakref
+from typing import (
+    Any, Callable, Dict, Generator, Generic, List, Optional, Tuple, Type, TypeVar, Union,
+)  # fmt: skip
 
 from . import _native, _report, synchronize
 from ._report import Abandonment, Holder, LockTimeout
@@ -18,8 +25,33 @@ __all__ = [
     "Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore",
 ]  # fmt: skip
 
+T = TypeVar("T")
 P = TypeVar("P", bound="_Proxy")
 Task = Optional["asyncio.Task[Any]"]
+
+_GONE = "the lock or permit is gone: it was taken by force, or released by somebody else"
+_FREE = "semaphore or lock released too many times"
+
+_owners: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
+
+
+def _task() -> Task:
+    """The current task; none in a forked child that is amid its parent's."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _owner() -> int:
+    """The current task's number as an owner."""
+    task = _task()
+    if task is None:
+        return _native.fresh_owner()
+    number = _owners.get(task)
+    if number is None:
+        number = _owners[task] = _native.fresh_owner()
+    return number
 
 
 def _tell(loop: asyncio.AbstractEventLoop, settle: Any, result: Any, error: Any) -> None:
@@ -55,52 +87,112 @@ def _forget(_: Any) -> None:
     """Nothing was taken, or the garbage collector gives it back."""
 
 
+class _Answer(Generic[T]):
+    """What the daemon will say to something that is sent already. Await it; if nobody does, an
+    error goes to the event loop's exception handler."""
+
+    __slots__ = ("_future",)
+
+    def __init__(
+        self,
+        start: Callable[[Any], _native.AsyncCall],
+        meaning: Callable[[Any], T],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        future = self._future = loop.create_future()
+
+        def settle(result: Any, error: Any) -> None:
+            if not future.done():
+                future.set_result(meaning(result)) if error is None else future.set_exception(error)
+
+        start(functools.partial(_tell, loop, settle))
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.shield(self._future).__await__()  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        raise TypeError("the daemon's answer is still to come: await it")
+
+
+def _nothing(_: Any) -> None:
+    """The meaning of an answer that says nothing."""
+
+
 class _Proxy:
-    """One of `syncd.synchronize`, and the way to wait for it."""
+    """A way to an object of `syncd.synchronize`, for tasks."""
 
     _KIND: Type[Any]
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self._set(self._KIND(*arguments, **keywords))
+    def __init__(
+        self,
+        value: int = 1,
+        name: Optional[str] = None,
+        namespace: Optional[str] = None,
+        lock: Optional[_native.AsyncObject] = None,
+    ) -> None:
+        kind = self._KIND.__name__
+        remote = _native.AsyncObject.create(kind, value, name or "", namespace, lock)
+        self._set(remote, name)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            remote.token  # there is no loop that this could block
+        else:
+            remote.open(lambda *_: None)  # its first use tells of an error
 
-    def _set(self, sync: Any) -> None:
-        self._sync = sync
-        self._remote = _native.AsyncObject(sync.token)
+    def _set(self, remote: _native.AsyncObject, name: Optional[str]) -> None:
+        self._remote, self._name = remote, name or None
 
     @classmethod
     def of(cls: Type[P], sync: Any) -> P:
         """The asyncio face of an object of `syncd.synchronize`."""
+        return cls._attach(sync.token, sync.name)
+
+    @classmethod
+    def _attach(cls: Type[P], token: str, name: Optional[str]) -> P:
         self = cls.__new__(cls)
-        self._set(sync)
+        self._set(_native.AsyncObject.attach(token), name)
         return self
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self).of, (self._sync,)
+        return type(self)._attach, (self.token, self._name)
+
+    def open(self) -> _Answer[None]:
+        """Gets or creates it, which its first use does otherwise. Await it to know of an error, or
+        before a fork."""
+        return self._send(self._remote.open)
 
     @property
     def name(self) -> Optional[str]:
         """Its name, if it has one."""
-        name: Optional[str] = self._sync.name
-        return name
+        return self._name
 
     @property
     def token(self) -> str:
-        """One line of text, by which another process of the user can attach."""
-        return str(self._sync.token)
+        """One line of text, by which another process of the user can attach. Waits for the daemon
+        if the object isn't created yet."""
+        return self._remote.token
+
+    def _send(self, call: Callable[..., _native.AsyncCall], *arguments: Any) -> _Answer[None]:
+        return _Answer(functools.partial(call, *arguments), _nothing)
+
+    def _ask(self, meaning: Callable[[Any], T]) -> _Answer[T]:
+        return _Answer(self._remote.query, meaning)
 
     def __repr__(self) -> str:
-        return f"<aio {self._sync!r}>"
+        name = f"name={self._name!r}" if self._name else f"at {id(self):#x}"
+        return f"<aio.{type(self).__name__} {name}>"
 
 
 class _SemLock(_Proxy):
-    def _set(self, sync: Any) -> None:
-        super()._set(sync)
-        # What each task holds by it, newest last.
+    def _set(self, remote: _native.AsyncObject, name: Optional[str]) -> None:
+        super()._set(remote, name)
+        # What each task holds by it, newest last; an RLock's hold once for each time.
         self._holds: Dict[Task, List[_native.AsyncHold]] = {}
 
     async def _take(self, timeout: Optional[float]) -> bool:
         """Takes it for the current task."""
-        start = functools.partial(self._remote.acquire, timeout)
+        start = functools.partial(self._remote.acquire, _owner(), timeout)
         try:
             hold = await _wait(start, _native.AsyncHold.release)
         except LockTimeout:
@@ -108,13 +200,13 @@ class _SemLock(_Proxy):
         self._enter(hold)
         return True
 
-    def _enter(self, hold: _native.AsyncHold) -> None:
+    def _enter(self, hold: _native.AsyncHold, times: int = 1) -> None:
         if hold.abandoned is not None:
             _report.warn(hold.abandoned, self.name)
-        self._holds.setdefault(asyncio.current_task(), []).append(hold)
+        self._holds.setdefault(_task(), []).extend([hold] * times)
 
     def _leave(self, task: Task) -> Optional[_native.AsyncHold]:
-        """Takes a task's newest hold out of the books."""
+        """Takes a task's newest hold out of the books, once."""
         holds = self._holds.get(task, [])
         hold = holds.pop() if holds else None
         if not holds:
@@ -125,21 +217,37 @@ class _SemLock(_Proxy):
         await self._take(None)
 
     async def __aexit__(self, *raised: object) -> None:
-        hold = self._leave(asyncio.current_task())
+        """Gives back what the block took. Does nothing in a forked child whose parent entered.
+
+        Raises ValueError if it is gone.
+        """
+        if self._leaves_parents_block():
+            return
+        hold = self._leave(_task())
         if hold is None or not hold.release():
-            self._remote.release()
+            raise ValueError(_GONE)
 
-    def locked_by(self) -> List[Holder]:
+    def _leaves_parents_block(self) -> bool:
+        """Whether a forked child leaves a block that its parent entered; takes that out of the
+        books."""
+        task = _task()
+        for each in [task] if task in self._holds else list(self._holds):
+            if self._holds[each][-1].is_inherited:
+                self._leave(each)
+                return True
+        return False
+
+    def locked_by(self) -> _Answer[List[Holder]]:
         """Who holds it, oldest first. Loose permits are nobody's."""
-        return list(self._sync.locked_by())
+        return self._ask(lambda state: list(state[3]))
 
-    def locked(self) -> bool:
+    def locked(self) -> _Answer[bool]:
         """Whether an acquire would have to wait."""
-        return bool(self._sync.locked())
+        return self._ask(lambda state: bool(state[0] == 0))
 
     def _newest(self) -> Optional[_native.AsyncHold]:
-        holds = self._holds.get(asyncio.current_task())
-        return holds[-1] if holds else None
+        holds = self._holds.get(_task())
+        return holds[-1] if holds and not holds[-1].is_inherited else None
 
     @property
     def fencing_token(self) -> Optional[int]:
@@ -155,23 +263,28 @@ class _SemLock(_Proxy):
 
 
 class Lock(_SemLock):
-    """A lock that isn't recursive; anybody may release it."""
+    """A lock that isn't recursive; any task may release it by the object that acquired it."""
 
     _KIND = synchronize.Lock
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        super().__init__(name=name)
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        super().__init__(1, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
         """Takes it; false if the time was over."""
         return await self._take(timeout)
 
     def release(self) -> None:
-        """Releases it, whoever has it."""
-        task = asyncio.current_task()
+        """Releases what this object holds, the task's rather than another's.
+
+        Raises ValueError if it holds nothing, or no longer.
+        """
+        task = _task()
         hold = self._leave(task if task in self._holds else next(iter(self._holds), None))
-        if hold is None or not hold.release():
-            self._remote.release()
+        if hold is None or hold.is_inherited:
+            raise ValueError(_FREE)
+        if not hold.release():
+            raise ValueError(_GONE)
 
 
 class RLock(_SemLock):
@@ -179,38 +292,41 @@ class RLock(_SemLock):
 
     _KIND = synchronize.RLock
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        super().__init__(name=name)
-
-    def _set(self, sync: Any) -> None:
-        super()._set(sync)
-        self._depths: Dict[Task, int] = {}
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        super().__init__(1, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
         """Takes it; false if the time was over."""
-        if self._newest() is None and not await self._take(timeout):
-            return False
-        task = asyncio.current_task()
-        self._depths[task] = self._depths.get(task, 0) + 1
+        hold = self._newest()
+        if hold is None or not hold.is_valid:
+            return await self._take(timeout)
+        self._holds[_task()].append(hold)
         return True
 
     def release(self) -> None:
-        """Releases it, once."""
+        """Releases it, once.
+
+        Raises AssertionError if the task doesn't hold it, ValueError if it holds it no longer.
+        """
         if self._newest() is None:
             raise AssertionError("attempt to release recursive lock not owned by task")
-        task = asyncio.current_task()
-        self._depths[task] -= 1
-        if self._depths[task] == 0:
-            del self._depths[task]
-            hold = self._leave(task)
-            assert hold is not None
-            hold.release()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        hold = self._leave(_task())
+        if hold is None:
+            raise ValueError(_GONE)
+        again = hold in self._holds.get(_task(), [])
+        if not (hold.is_valid if again else hold.release()):
+            raise ValueError(_GONE)
 
     async def __aenter__(self) -> None:
         await self.acquire()
 
     async def __aexit__(self, *raised: object) -> None:
-        self.release()
+        """As Lock's."""
+        if not self._leaves_parents_block():
+            self._let_go()
 
 
 class Semaphore(_SemLock):
@@ -219,25 +335,27 @@ class Semaphore(_SemLock):
 
     _KIND = synchronize.Semaphore
 
-    def __init__(self, value: int = 1, *, name: Optional[str] = None) -> None:
-        super().__init__(value, name=name)
+    def __init__(
+        self, value: int = 1, *, name: Optional[str] = None, namespace: Optional[str] = None
+    ) -> None:
+        super().__init__(value, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
         """Takes a permit; false if the time was over."""
-        start = functools.partial(self._remote.acquire_unowned, timeout)
+        start = functools.partial(self._remote.acquire_unowned, _owner(), timeout)
         try:
-            await _wait(start, lambda _: self._remote.release())
+            await _wait(start, lambda _: self.release())
         except LockTimeout:
             return False
         return True
 
-    def release(self) -> None:
-        """Gives a permit."""
-        self._remote.release()
+    def release(self) -> _Answer[None]:
+        """Gives a permit. Awaiting it raises ValueError if it was one too many."""
+        return self._send(self._remote.release, _owner())
 
-    def get_value(self) -> int:
+    def get_value(self) -> _Answer[int]:
         """How many permits are free."""
-        return int(self._sync.get_value())
+        return self._ask(lambda state: int(state[0]))
 
 
 class BoundedSemaphore(Semaphore):
@@ -252,17 +370,34 @@ class Condition(_Proxy):
     _KIND = synchronize.Condition
 
     def __init__(
-        self, lock: Union[Lock, RLock, None] = None, *, name: Optional[str] = None
+        self,
+        lock: Union[Lock, RLock, None] = None,
+        *,
+        name: Optional[str] = None,
+        namespace: Optional[str] = None,
     ) -> None:
-        self._lock = lock or RLock()
-        self._set(synchronize.Condition(self._lock._sync, name=name))
+        if lock is not None and namespace is not None:
+            raise ValueError("a Condition is in its lock's namespace: give it to the lock")
+        self._guard(lock or RLock(namespace=namespace))
+        super().__init__(0, name, None, self._lock._remote)
 
-    def _set(self, sync: Any) -> None:
-        super()._set(sync)
-        if not hasattr(self, "_lock"):
-            face = RLock if isinstance(sync._lock, synchronize.RLock) else Lock
-            self._lock = face.of(sync._lock)
-        self.acquire, self.release = self._lock.acquire, self._lock.release
+    def _guard(self, lock: Union[Lock, RLock]) -> None:
+        self._lock = lock
+        self.acquire, self.release = lock.acquire, lock.release
+
+    @classmethod
+    def of(cls, sync: Any) -> "Condition":
+        face = RLock if isinstance(sync._lock, synchronize.RLock) else Lock
+        return cls._join(sync.token, sync.name, face.of(sync._lock))
+
+    @classmethod
+    def _join(cls, token: str, name: Optional[str], lock: Union[Lock, RLock]) -> "Condition":
+        self = cls._attach(token, name)
+        self._guard(lock)
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self)._join, (self.token, self._name, self._lock)
 
     async def __aenter__(self) -> None:
         await self._lock.__aenter__()
@@ -272,27 +407,39 @@ class Condition(_Proxy):
 
     async def wait(self, timeout: Optional[float] = None) -> bool:
         """Releases the lock, waits for a notify, and has the lock again; false if the time
-        was over. It has the lock again when it is cancelled, too."""
-        task = asyncio.current_task()
-        hold = self._lock._leave(task)
+        was over. It has the lock again when it is cancelled, too, but not when it fails because
+        the lock or the session is gone: then leaving the block says so."""
+        hold = self._lock._newest()
         assert hold is not None, "must acquire() condition before using wait()"
+        holds = self._lock._holds[_task()]
+        times = holds.count(hold)
+        del holds[-times:]
+        if not holds:
+            del self._lock._holds[_task()]
         start = functools.partial(self._remote.wait, hold, timeout)
         try:
-            hold, notified = await _wait(start, _forget)
+            notified = await _wait(start, _forget)
         except asyncio.CancelledError:
-            await self._regain()
+            hold.release()  # it may have come back at the same time
+            await self._regain(times)
             raise
-        self._lock._enter(hold)
+        except BaseException:
+            if hold.is_valid:
+                self._lock._enter(hold, times)
+            raise
+        self._lock._enter(hold, times)
         return bool(notified)
 
-    async def _regain(self) -> None:
+    async def _regain(self, times: int) -> None:
         """Has the lock again, however often it is cancelled."""
         while True:
             try:
                 await self._lock._take(None)
-                return
             except asyncio.CancelledError:
                 continue
+            holds = self._lock._holds[_task()]
+            holds.extend(holds[-1:] * (times - 1))
+            return
 
     async def wait_for(self, predicate: Callable[[], Any]) -> Any:
         """Waits until `predicate()` is true, and gives its value."""
@@ -302,16 +449,21 @@ class Condition(_Proxy):
             result = predicate()
         return result
 
-    def notify(self, n: int = 1) -> None:
-        """Wakes the `n` oldest waiters."""
+    def notify(self, n: int = 1) -> _Answer[None]:
+        """Wakes the `n` oldest waiters, before the lock is released."""
         hold = self._lock._newest()
         assert hold is not None, "lock is not owned"
-        if n > 0:
-            self._remote.notify(hold, n)
+        if n <= 0:
+            return self.open()
+        return self._send(self._remote.notify, _owner(), hold, n)
 
-    def notify_all(self) -> None:
+    def notify_all(self) -> _Answer[None]:
         """Wakes all who wait."""
-        self.notify(2**32 - 1)
+        return self.notify(2**32 - 1)
+
+    def waiters(self) -> _Answer[int]:
+        """How many wait."""
+        return self._ask(lambda state: int(state[1]))
 
 
 class Event(_Proxy):
@@ -319,16 +471,25 @@ class Event(_Proxy):
 
     _KIND = synchronize.Event
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        super().__init__(name=name)
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        super().__init__(0, name, namespace)
 
-    def _set(self, sync: Any) -> None:
-        super()._set(sync)
-        self.is_set, self.set, self.clear = sync.is_set, sync.set, sync.clear
+    def set(self) -> _Answer[None]:
+        """Sets it, and wakes all who wait."""
+        return self._send(self._remote.set)
+
+    def clear(self) -> _Answer[None]:
+        """Clears it."""
+        return self._send(self._remote.clear)
+
+    def is_set(self) -> _Answer[bool]:
+        """Whether it is set."""
+        return self._ask(lambda state: bool(state[0]))
 
     async def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until it is set; false if the time was over first."""
-        return bool(await _wait(functools.partial(self._remote.event_wait, timeout), _forget))
+        start = functools.partial(self._remote.event_wait, _owner(), timeout)
+        return bool(await _wait(start, _forget))
 
 
 class Barrier(_Proxy):
@@ -344,12 +505,31 @@ class Barrier(_Proxy):
         timeout: Optional[float] = None,
         *,
         name: Optional[str] = None,
+        namespace: Optional[str] = None,
     ) -> None:
-        super().__init__(parties, action, timeout, name=name)
+        if parties < 1:
+            raise ValueError("parties must be > 0")
+        self._meet(parties, action, timeout)
+        super().__init__(parties, name, namespace)
 
-    def _set(self, sync: Any) -> None:
-        super()._set(sync)
-        self.abort, self.reset = sync.abort, sync.reset
+    def _meet(
+        self, parties: int, action: Optional[Callable[[], Any]], timeout: Optional[float]
+    ) -> None:
+        self.parties, self._action, self._timeout = parties, action, timeout
+
+    @classmethod
+    def of(cls, sync: Any) -> "Barrier":
+        return cls._join(sync.token, sync.name, sync.parties, sync._action, sync._timeout)
+
+    @classmethod
+    def _join(cls, token: str, name: Optional[str], *party: Any) -> "Barrier":
+        self = cls._attach(token, name)
+        self._meet(*party)
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        party = self.parties, self._action, self._timeout
+        return type(self)._join, (self.token, self._name, *party)
 
     async def __aenter__(self) -> int:
         return await self.wait()
@@ -359,31 +539,34 @@ class Barrier(_Proxy):
 
     async def wait(self, timeout: Optional[float] = None) -> int:
         """Waits for the others; gives this party's number, in order of arrival."""
-        timeout, act = self._sync._timeout if timeout is None else timeout, self._sync._action
-        start = functools.partial(self._remote.barrier_wait, timeout, act is not None)
+        timeout, act = self._timeout if timeout is None else timeout, self._action
+        start = functools.partial(self._remote.barrier_wait, _owner(), timeout, act is not None)
         index, action = await _wait(start, _forget)
-        if action is not None:
-            ok = False
+        if action is not None and act is not None:
             try:
                 result = act()
                 if inspect.isawaitable(result):
                     await result
-                ok = True
-            finally:
-                action.done(ok)
+            except BaseException:
+                self._send(action.done, False)
+                raise
+            await self._send(action.done, True)
         return int(index)
 
-    @property
-    def parties(self) -> int:
-        """How many pass at once."""
-        return int(self._sync.parties)
+    def reset(self) -> _Answer[None]:
+        """Empties it: who waits gets BrokenBarrierError."""
+        return self._send(self._remote.reset)
+
+    def abort(self) -> _Answer[None]:
+        """Breaks it, until it is reset."""
+        return self._send(self._remote.abort)
 
     @property
-    def n_waiting(self) -> int:
+    def n_waiting(self) -> _Answer[int]:
         """How many wait."""
-        return int(self._sync.n_waiting)
+        return self._ask(lambda state: int(state[0]))
 
     @property
-    def broken(self) -> bool:
+    def broken(self) -> _Answer[bool]:
         """Whether it lets nobody pass until it is reset."""
-        return bool(self._sync.broken)
+        return self._ask(lambda state: bool(state[2]))

@@ -9,7 +9,7 @@ Never here: the locks themselves, or a change to the standard module.
 
 import multiprocessing as _standard
 import multiprocessing.context
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import synchronize
 
@@ -19,23 +19,30 @@ __all__: List[str] = []
 class _Primitives:
     """What a standard context is given."""
 
+    #: Of all that it makes; None is the environment's.
+    _namespace: Optional[str] = None
+
+    def get_context(self, method: Optional[str] = None) -> Any:
+        """This one, or that of a start method, in the same namespace."""
+        return self if method is None else _context(method, self._namespace)
+
     def Lock(self, *, name: Optional[str] = None) -> synchronize.Lock:
         """A lock that isn't recursive."""
-        return synchronize.Lock(name=name)
+        return synchronize.Lock(name=name, namespace=self._namespace)
 
     def RLock(self, *, name: Optional[str] = None) -> synchronize.RLock:
         """A recursive lock."""
-        return synchronize.RLock(name=name)
+        return synchronize.RLock(name=name, namespace=self._namespace)
 
     def Semaphore(self, value: int = 1, *, name: Optional[str] = None) -> synchronize.Semaphore:
         """A semaphore."""
-        return synchronize.Semaphore(value, name=name)
+        return synchronize.Semaphore(value, name=name, namespace=self._namespace)
 
     def BoundedSemaphore(
         self, value: int = 1, *, name: Optional[str] = None
     ) -> synchronize.BoundedSemaphore:
         """A semaphore that never has more permits free than at first."""
-        return synchronize.BoundedSemaphore(value, name=name)
+        return synchronize.BoundedSemaphore(value, name=name, namespace=self._namespace)
 
     def Condition(
         self,
@@ -44,11 +51,12 @@ class _Primitives:
         name: Optional[str] = None,
     ) -> synchronize.Condition:
         """A condition variable."""
-        return synchronize.Condition(lock, name=name)
+        namespace = self._namespace if lock is None else None
+        return synchronize.Condition(lock, name=name, namespace=namespace)
 
     def Event(self, *, name: Optional[str] = None) -> synchronize.Event:
         """An event."""
-        return synchronize.Event(name=name)
+        return synchronize.Event(name=name, namespace=self._namespace)
 
     def Barrier(
         self,
@@ -59,28 +67,33 @@ class _Primitives:
         name: Optional[str] = None,
     ) -> synchronize.Barrier:
         """A barrier."""
-        return synchronize.Barrier(parties, action, timeout, name=name)
+        namespace = self._namespace
+        return synchronize.Barrier(parties, action, timeout, name=name, namespace=namespace)
 
 
-_contexts: Dict[str, Any] = {}
+_contexts: Dict[Tuple[str, Optional[str]], Any] = {}
 
 
-def _context(method: str) -> Any:
-    """The standard context of a start method, with these primitives."""
-    standard = _standard.get_context(method)
-    if method not in _contexts:
-        _contexts[method] = type("Context", (_Primitives, type(standard)), {})()
-    return _contexts[method]
+def _context(method: str, namespace: Optional[str]) -> Any:
+    """The standard context of a start method, with these primitives, and of the same name."""
+    standard = type(_standard.get_context(method))
+    if (method, namespace) not in _contexts:
+        contents = {"_namespace": namespace, "__module__": __name__}
+        made = type(standard.__name__, (_Primitives, standard), contents)()
+        _contexts[method, namespace] = made
+    return _contexts[method, namespace]
 
 
-class _DefaultContext(_Primitives, multiprocessing.context.DefaultContext):  # type: ignore[misc]
+class DefaultContext(_Primitives, multiprocessing.context.DefaultContext):  # type: ignore[misc]
     """Follows the standard module's choice of a start method, and makes it."""
 
     def __init__(self) -> None:
         """Has nothing of its own."""
 
-    def get_context(self, method: Optional[str] = None) -> Any:
-        return _context(method or _standard.get_start_method())
+    def get_context(self, method: Optional[str] = None, *, namespace: Optional[str] = None) -> Any:
+        """The context of a start method; what it makes is in `namespace`, or where
+        `$SYNCD_NAMESPACE` says."""
+        return _context(method or _standard.get_start_method(), namespace)
 
     def set_start_method(self, method: Optional[str], force: bool = False) -> None:
         _standard.set_start_method(method, force)
@@ -89,7 +102,7 @@ class _DefaultContext(_Primitives, multiprocessing.context.DefaultContext):  # t
         return _standard.get_start_method(allow_none)
 
 
-_default = _DefaultContext()
+_default = DefaultContext()
 
 __all__ += [name for name in dir(_default) if not name.startswith("_")]
 globals().update((name, getattr(_default, name)) for name in __all__)

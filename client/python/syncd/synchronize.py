@@ -9,6 +9,7 @@ Never here: processes, queues and pools, which are in `syncd.multiprocessing`.
 import contextlib
 import multiprocessing.process
 import multiprocessing.util
+import operator
 import sys
 import threading
 import time
@@ -64,13 +65,14 @@ class _SemLock(_Proxy):
     _KIND = ""
     _object: _native.SemLock
 
-    def __init__(self, value: int, name: Optional[str]) -> None:
-        self._set(_native.SemLock.make(self._KIND, value, name or ""))
+    def __init__(self, value: int, name: Optional[str], namespace: Optional[str]) -> None:
+        self._set(_native.SemLock.make(self._KIND, value, name or "", namespace))
 
     def _set(self, semlock: _native.SemLock) -> None:
         self._object = self._semlock = semlock
         self.acquire = semlock.acquire
         self.release = semlock.release
+        self._enter, self._exit = semlock.__enter__, semlock.__exit__
         self._enrol()
 
     @classmethod
@@ -79,11 +81,9 @@ class _SemLock(_Proxy):
         self._set(_native.SemLock.attach(cls._KIND, token))  # type: ignore[attr-defined]
         return self
 
-    def __enter__(self) -> bool:
-        return self._semlock.__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        self._semlock.__exit__()
+    # A with-statement calls the extension's methods, without a frame of Python's in between.
+    __enter__: Callable[[], bool] = property(operator.attrgetter("_enter"))  # type: ignore[assignment]
+    __exit__: Callable[..., None] = property(operator.attrgetter("_exit"))  # type: ignore[assignment]
 
     @contextlib.contextmanager
     def within(self, timeout: float) -> Iterator[None]:
@@ -124,8 +124,8 @@ class Lock(_SemLock):
 
     _KIND = "Lock"
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        super().__init__(1, name)
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        super().__init__(1, name, namespace)
 
     def locked(self) -> bool:
         """Whether anybody has it."""
@@ -144,8 +144,8 @@ class RLock(_SemLock):
 
     _KIND = "RLock"
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        super().__init__(1, name)
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        super().__init__(1, name, namespace)
 
     def locked(self) -> bool:
         """Whether anybody has it."""
@@ -170,8 +170,10 @@ class Semaphore(_SemLock):
 
     _KIND = "Semaphore"
 
-    def __init__(self, value: int = 1, *, name: Optional[str] = None) -> None:
-        super().__init__(value, name)
+    def __init__(
+        self, value: int = 1, *, name: Optional[str] = None, namespace: Optional[str] = None
+    ) -> None:
+        super().__init__(value, name, namespace)
 
     def get_value(self) -> int:
         """How many permits are free."""
@@ -207,15 +209,22 @@ class Condition(_Proxy):
     _object: _native.Condition
 
     def __init__(
-        self, lock: Union[Lock, RLock, None] = None, *, name: Optional[str] = None
+        self,
+        lock: Union[Lock, RLock, None] = None,
+        *,
+        name: Optional[str] = None,
+        namespace: Optional[str] = None,
     ) -> None:
-        lock = lock or RLock()
+        if lock is not None and namespace is not None:
+            raise ValueError("a Condition is in its lock's namespace: give it to the lock")
+        lock = lock or RLock(namespace=namespace)
         self._set(lock, _native.Condition(lock._semlock, name or ""))
 
     def _set(self, lock: Union[Lock, RLock], condition: _native.Condition) -> None:
         self._lock, self._object = lock, condition
         self.acquire = lock.acquire
         self.release = lock.release
+        self._enter, self._exit = lock._enter, lock._exit
         self._enrol()
 
     @classmethod
@@ -230,11 +239,8 @@ class Condition(_Proxy):
     def __reduce__(self) -> Tuple[Any, ...]:
         return type(self).attach, (self.token, self._lock)
 
-    def __enter__(self) -> bool:
-        return self._lock.__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        self._lock.__exit__(*raised)
+    __enter__: Callable[[], bool] = property(operator.attrgetter("_enter"))  # type: ignore[assignment]
+    __exit__: Callable[..., None] = property(operator.attrgetter("_exit"))  # type: ignore[assignment]
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Releases the lock, waits for a notify, and has the lock again; false if the time
@@ -277,8 +283,8 @@ class Event(_Proxy):
 
     _object: _native.Event
 
-    def __init__(self, *, name: Optional[str] = None) -> None:
-        self._set(_native.Event(name or ""))
+    def __init__(self, *, name: Optional[str] = None, namespace: Optional[str] = None) -> None:
+        self._set(_native.Event(name or "", namespace))
 
     def _set(self, event: _native.Event) -> None:
         self._object = event
@@ -313,10 +319,11 @@ class Barrier(_Proxy):
         timeout: Optional[float] = None,
         *,
         name: Optional[str] = None,
+        namespace: Optional[str] = None,
     ) -> None:
         if parties < 1:
             raise ValueError("parties must be > 0")
-        self._set(_native.Barrier(parties, name or ""), action, timeout)
+        self._set(_native.Barrier(parties, name or "", namespace), action, timeout)
 
     def _set(
         self,

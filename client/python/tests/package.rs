@@ -89,6 +89,11 @@ fn processes_die_fork_and_are_interrupted() {
 }
 
 #[test]
+fn nothing_is_released_that_is_not_held_and_nothing_waits_that_need_not() {
+    run("edges.py", &[]);
+}
+
+#[test]
 fn tasks_are_owners_too() {
     run("tasks.py", &[]);
 }

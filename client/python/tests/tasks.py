@@ -17,7 +17,7 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
     async def test_a_lock_excludes_tasks_threads_and_processes(self):
         lock = aio.Lock()
         async with lock:
-            self.assertEqual(lock.locked_by()[0].pid, os.getpid())
+            self.assertEqual((await lock.locked_by())[0].pid, os.getpid())
             self.assertIs(await asyncio.create_task(lock.acquire(0)), False)
             self.assertIs(syncd.Lock.attach(lock.token).acquire(False), False)
             token = lock.fencing_token
@@ -26,7 +26,7 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(ValueError):
             lock.release()
         async with pickle.loads(pickle.dumps(lock)) as _, aio.Lock() as _:
-            self.assertTrue(lock.locked())
+            self.assertTrue(await lock.locked())
             self.assertIsInstance(token, int)
 
     async def test_an_rlock_is_its_tasks(self):
@@ -39,7 +39,7 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
 
             with self.assertRaises(AssertionError):
                 await asyncio.create_task(release())
-        self.assertFalse(lock.locked())
+        self.assertFalse(await lock.locked())
 
     async def test_a_cancelled_acquire_has_taken_nothing(self):
         for lock in (aio.Lock(), aio.Semaphore(1), aio.BoundedSemaphore(1)):
@@ -68,7 +68,7 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
         tasks = []
         for number in range(3):
             tasks.append(asyncio.create_task(wait(number)))
-            while condition._sync._object.waiters() <= number:
+            while await condition.waiters() <= number:
                 await asyncio.sleep(0.001)
         async with condition:
             condition.notify(2)
@@ -89,16 +89,16 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
                 try:
                     await condition.wait()
                 finally:
-                    seen.append(condition._lock.locked())
+                    seen.append(await condition._lock.locked())
 
         task = asyncio.create_task(wait())
-        while not condition._sync._object.waiters():
+        while not await condition.waiters():
             await asyncio.sleep(0.001)
         task.cancel()
         with self.assertRaises(asyncio.CancelledError):
             await task
         self.assertEqual(seen, [True])
-        self.assertFalse(condition._lock.locked())
+        self.assertFalse(await condition._lock.locked())
 
     async def test_events_and_barriers(self):
         event = aio.Event()
@@ -117,15 +117,15 @@ class Tasks(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((sorted(numbers), acted), ([0, 1, 2], [1]))
         with self.assertRaises(threading.BrokenBarrierError):
             await barrier.wait(0.01)
-        self.assertTrue(barrier.broken)
+        self.assertTrue(await barrier.broken)
 
     async def test_a_semaphores_block_is_owned(self):
         semaphore = aio.Semaphore(2)
         await semaphore.acquire()
         async with semaphore:
-            self.assertEqual(semaphore.get_value(), 0)
-            self.assertEqual(len(semaphore.locked_by()), 1)
-        self.assertEqual(semaphore.get_value(), 1)
+            self.assertEqual(await semaphore.get_value(), 0)
+            self.assertEqual(len(await semaphore.locked_by()), 1)
+        self.assertEqual(await semaphore.get_value(), 1)
 
     async def test_a_forked_child_has_tasks_of_its_own(self):
         lock = aio.Lock()
