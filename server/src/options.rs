@@ -160,6 +160,7 @@ pub fn run(options: Options) -> u8 {
     }
     std::panic::set_hook(Box::new(|panic| error!("{panic}")));
     let workers = options.workers;
+    #[cfg_attr(windows, allow(unused_mut, reason = "there is nothing to prepare"))]
     let mut config = match options.config() {
         Ok(config) => config,
         Err(error) => return usage(error),
