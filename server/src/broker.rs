@@ -353,6 +353,8 @@ impl Broker {
 
     /// Changes nothing any more, from when this returns: somebody else may own what is here.
     pub fn seal(&self) {
+        // First: who opens a session tries again as long as a namespace is over and the daemon isn't.
+        self.closing.store(true, Relaxed);
         self.sealed.store(true, Relaxed);
         for namespace in &self.registry.namespaces {
             // Whoever is within has read the flag before.
