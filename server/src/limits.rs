@@ -32,8 +32,9 @@ pub struct Limits {
     #[arg(default_value_t = DEFAULT.watches)]
     pub watches: usize,
 
-    /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters and
-    /// references. A shared namespace has as much of its own.
+    /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters,
+    /// references, and abandonments that nobody was told of. A shared namespace has as much of its
+    /// own.
     #[arg(long = "max-memory", env = "SYNCD_MAX_MEMORY", value_name = "BYTES")]
     #[arg(default_value = "2GiB", value_parser = bytes)]
     pub memory: usize,
@@ -190,6 +191,7 @@ pub(crate) fn weigh(totals: &Totals, references: usize) -> usize {
         + totals.holds * HOLD
         + totals.waiters * WAITER
         + references * REFERENCE
+        + totals.untold * ABANDONMENT
 }
 
 const SESSION: usize = 2048;
@@ -197,6 +199,7 @@ const OBJECT: usize = 768;
 const HOLD: usize = 256;
 const WAITER: usize = 320;
 const REFERENCE: usize = 192;
+const ABANDONMENT: usize = 192;
 const CONNECTION: usize = 2 << 20;
 const CALL: usize = 64 << 10;
 const NAMESPACE: usize = 64 << 10;

@@ -251,3 +251,38 @@ async fn status_tells_what_one_may_have_and_has() {
     assert!(quota("memory").0 > 0);
     assert!(status.user_bytes > quota("memory").1);
 }
+
+#[tokio::test]
+async fn what_dead_owners_left_counts_until_it_is_told() {
+    let daemon = Daemon::start();
+    let (mut holder, mut keeper) = (daemon.session().await, daemon.session().await);
+    let spec =
+        v1::SemLockSpec { class: v1::SemLockClass::Semaphore.into(), value: 1000, max: 1000 };
+    let spec = Some(v1::create::Spec::SemLock(spec));
+    let create = Request::Create(v1::Create { name: "s".into(), spec, ..Default::default() });
+    keeper.ask(create.clone()).await;
+    let memory = async || {
+        let status = daemon.inspect().await.status(v1::StatusRequest {}).await.unwrap();
+        let quotas = status.into_inner().quotas;
+        quotas.iter().find(|quota| quota.field == "memory").unwrap().used
+    };
+    let before = memory().await;
+    let Message::Attached(attached) = holder.ask(create).await else { panic!() };
+    for _ in 0..1000 {
+        let Message::Granted(_) = holder.ask(acquire(attached.handle)).await else { panic!() };
+    }
+    holder.ask(Request::Goodbye(v1::Goodbye {})).await;
+    // The end of a session with so many takes several calls.
+    within(async {
+        while daemon.inspect().await.status(v1::StatusRequest {}).await.unwrap().into_inner().holds
+            > 0
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(memory().await >= before + 1000 * 100);
+    keeper.ask(Request::Unlink(v1::Unlink { name: "s".into() })).await;
+    keeper.ask(Request::Detach(v1::Detach { handle: 0, quiet: false })).await;
+    assert!(memory().await <= before);
+}

@@ -3,6 +3,7 @@
 //! right; how long it took is printed beside the same without an attack, and never asserted.
 
 mod attacks;
+mod bytes;
 mod peer;
 
 use std::{

@@ -55,6 +55,9 @@ impl Space {
         assert_eq!(holds, self.holds.len(), "each hold is a session's");
         assert_eq!(waiters, self.waiters.len(), "each waiter is a session's");
         assert_eq!(weight, self.unacknowledged, "bytes of messages kept");
+        let troubles = self.objects.iter().filter_map(|(_, object)| object.trouble.as_ref());
+        let untold: usize = troubles.map(|trouble| trouble.untold.len()).sum();
+        assert_eq!(untold, self.untold, "abandonments that nobody was told of");
         for (&id, session) in &self.sessions {
             self.check_session(id, session);
         }

@@ -83,6 +83,7 @@ impl Space {
         let trouble = self.objects[object].trouble_mut();
         trouble.inconsistent = None;
         trouble.untold.push_back(Arc::new(left));
+        self.untold += 1;
         self.wake(now, object);
     }
 
@@ -200,6 +201,7 @@ impl Space {
                 trouble.inconsistent = None;
             }
             trouble.untold.push_front(untold);
+            self.untold += 1;
         }
         if let Some((condition, number)) = undo.notified {
             self.pass_on(now, condition, number);

@@ -88,6 +88,7 @@ impl Space {
             waiters: self.waiters.len(),
             last_number: self.next_number - 1,
             unacknowledged: self.unacknowledged,
+            untold: self.untold,
         }
     }
 

@@ -174,6 +174,7 @@ impl Space {
         }
         self.emit(now, RecordKind::Removed, Some(ix), None);
         let object = self.objects.remove(ix);
+        self.untold -= object.trouble.as_ref().map_or(0, |trouble| trouble.untold.len());
         self.ids.remove(&id);
         if let Some(name) = object.name {
             self.names.remove(&name);

@@ -205,6 +205,7 @@ impl Space {
             trouble.inconsistent = told.clone();
         }
         object.tidy_trouble();
+        self.untold -= usize::from(told.is_some());
         told
     }
 

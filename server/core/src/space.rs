@@ -46,6 +46,8 @@ pub struct Space {
     pub(crate) agenda: Agenda,
     /// Bytes of messages that wait for their acknowledgement, of all sessions.
     pub(crate) unacknowledged: usize,
+    /// Abandonments that nobody was told of yet, of all objects.
+    pub(crate) untold: usize,
 }
 
 impl Space {
@@ -69,6 +71,7 @@ impl Space {
             blocked: Blocked::new(),
             agenda: Agenda::default(),
             unacknowledged: 0,
+            untold: 0,
         }
     }
 

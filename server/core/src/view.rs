@@ -19,6 +19,8 @@ pub struct Totals {
     pub last_number: u64,
     /// Bytes of messages that wait for their acknowledgement.
     pub unacknowledged: usize,
+    /// Abandonments that no owner was told of yet.
+    pub untold: usize,
 }
 
 /// One object in a list.

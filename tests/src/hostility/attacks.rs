@@ -8,13 +8,13 @@ use fastrand::Rng;
 use syncd_proto::v1::{
     self, SemLockClass, client_message::Request, create::Spec, server_message::Message,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::sleep,
-};
+use tokio::time::sleep;
 use tonic::Status;
 
-use super::peer::{PREFACE, Peer, acquire, bare, channel, create, inspect, semlock};
+use super::{
+    bytes::{continuations, flood, half_message, large_headers, noise, resets, silence},
+    peer::{Peer, acquire, channel, create, inspect, semlock},
+};
 
 /// Where attackers meet, and one of the bystanders, who shares it with them.
 pub(super) const NAMESPACE: &str = "hostile";
@@ -94,124 +94,6 @@ async fn in_session(name: &str, socket: &Path, rng: &mut Rng) -> Result<(), Stat
             }
         }
     }
-}
-
-fn noise(rng: &mut Rng, bytes: usize) -> Vec<u8> {
-    std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect()
-}
-
-/// Writes the same kind of bytes until it is cut off, or has written 64 MiB; reads what comes.
-async fn flood(
-    socket: &Path,
-    mut more: impl FnMut(&mut Rng) -> Vec<u8>,
-    rng: &mut Rng,
-) -> Result<(), Status> {
-    let first: &[u8] = if rng.bool() { PREFACE } else { &[] };
-    let stream = bare(socket, first).await?;
-    let (mut reader, mut writer) = stream.into_split();
-    let read = async {
-        let mut sink = [0; 4096];
-        while reader.read(&mut sink).await.is_ok_and(|read| read > 0) {}
-    };
-    let write = async {
-        let mut written = 0;
-        while written < 64 << 20 {
-            let bytes = more(rng);
-            if writer.write_all(&bytes).await.is_err() {
-                return;
-            }
-            written += bytes.len();
-        }
-    };
-    tokio::select! { () = read => {}, () = write => {} }
-    Ok(())
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-/// The headers of a call of Session.
-fn headers() -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    for (name, value) in [
-        (":path", "/syncd.v1.Broker/Session"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
-        block.push(0);
-        for text in [name, value] {
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
-async fn silence(socket: &Path) -> Result<(), Status> {
-    let mut held = Vec::new();
-    for i in 0..2_000 {
-        let first = if i % 2 == 0 { PREFACE } else { &PREFACE[..i % PREFACE.len()] };
-        held.extend(bare(socket, first).await);
-    }
-    sleep(Duration::from_secs(5)).await;
-    Ok(())
-}
-
-async fn resets(socket: &Path, rng: &mut Rng) -> Result<(), Status> {
-    let mut id: u32 = 1;
-    let reset = |_: &mut Rng| {
-        let mut frames = if id == 1 { PREFACE.to_vec() } else { Vec::new() };
-        frames.extend(frame(HEADERS, END_HEADERS, id, &headers()));
-        frames.extend(frame(RST_STREAM, 0, id, &8u32.to_be_bytes()));
-        id += 2;
-        frames
-    };
-    flood(socket, reset, rng).await
-}
-
-async fn continuations(socket: &Path, rng: &mut Rng) -> Result<(), Status> {
-    let mut first = true;
-    let more = |_: &mut Rng| {
-        let begin = [PREFACE, &frame(HEADERS, 0, 1, &headers())].concat();
-        if std::mem::take(&mut first) { begin } else { frame(CONTINUATION, 0, 1, &[]) }
-    };
-    flood(socket, more, rng).await
-}
-
-async fn large_headers(socket: &Path, rng: &mut Rng) -> Result<(), Status> {
-    let mut first = true;
-    let more = |_: &mut Rng| {
-        let begin = [PREFACE, &frame(HEADERS, 0, 1, &headers())].concat();
-        let mut field = vec![0, 1, b'x', 0x7f, 0x81, 0x7f];
-        field.resize(16_384, b'y');
-        if std::mem::take(&mut first) { begin } else { frame(CONTINUATION, 0, 1, &field) }
-    };
-    flood(socket, more, rng).await
-}
-
-/// Says how long a message is, and begins it, on as many streams as there may be.
-async fn half_message(socket: &Path) -> Result<(), Status> {
-    let mut stream = bare(socket, PREFACE).await?;
-    for id in (1..512).step_by(2) {
-        let length = [0u8, 0, 0, 0xff, 0xff, 1, 2, 3];
-        stream.write_all(&frame(HEADERS, END_HEADERS, id, &headers())).await?;
-        stream.write_all(&frame(DATA, 0, id, &length)).await?;
-    }
-    sleep(Duration::from_secs(5)).await;
-    Ok(())
 }
 
 async fn huge_message(socket: &Path) -> Result<(), Status> {
