@@ -179,6 +179,8 @@ pub(crate) struct Session {
     /// While disconnected: the first message that it was never sent.
     pub unsent: Option<u64>,
     pub last_seq: u64,
+    /// The highest number that it ever acknowledged, of those that there were.
+    pub acknowledged: u64,
 }
 
 /// A message that isn't acknowledged yet.
@@ -283,7 +285,9 @@ impl Model {
         if self.sessions[s].over {
             return;
         }
-        self.sessions[s].sent.retain(|sent| sent.seq > ack);
+        let session = &mut self.sessions[s];
+        session.sent.retain(|sent| sent.seq > ack);
+        session.acknowledged = session.acknowledged.max(ack.min(session.last_seq));
         if id <= self.sessions[s].last_request {
             return self.say(s, Said::Reply(id, Word::Refused(None, No::Invalid("id"))), None);
         }

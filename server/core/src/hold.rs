@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Abandonment, Answer, Body, Cause, ErrorKind, Handle, Holder, Holders, Input, ObjectId, Owner,
-    RecordKind, SessionId, State, Time, Token,
+    Abandonment, Answer, Body, Cause, Class, ErrorKind, Handle, Holder, Holders, Input, ObjectId,
+    Owner, RecordKind, SessionId, State, Time, Token,
     arena::{Idx, Linked, Links},
     object::{Kind, Object},
     outgoing::Undo,
@@ -212,11 +212,15 @@ impl Space {
             }
             // It was released by somebody else, or taken by force.
             Some(None) => self.wake(now, ix),
-            None if self.semlock(ix).loose > 0 => {
-                self.release_loose(now, session, undo.owner, ix);
+            None => {
+                let sem = self.semlock(ix);
+                // Somebody else's release freed this very permit. Of a Semaphore it would have
+                // made one more, had this one never been out; all others are complete.
+                let makes_one = sem.class == Class::Semaphore && sem.value < sem.max;
+                if sem.loose > 0 || makes_one {
+                    self.release_loose(now, session, undo.owner, ix);
+                }
             }
-            // Somebody else has given the permit back already.
-            None => {}
         }
     }
 

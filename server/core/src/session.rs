@@ -173,8 +173,9 @@ impl Space {
     /// is the last message that the client has: the later ones come out again. Returns
     /// the last request handled.
     ///
-    /// Errors: no such session; or (and then it is lost) messages are gone that the
-    /// client did not get.
+    /// Errors: no such session; a later connection has acknowledged more, so this one is
+    /// an older attempt; or (and then it is lost) messages are gone that the client did not
+    /// get.
     pub fn handle_resume(
         &mut self,
         now: Time,
@@ -186,6 +187,10 @@ impl Space {
         let Some(s) = self.open_session(session) else {
             return Err(refuse(None, ErrorKind::NotFound { what: "session" }));
         };
+        if received < s.outgoing.acknowledged() {
+            let why = "less than was acknowledged: a later connection has the session";
+            return Err(refuse(None, ErrorKind::Invalid { field: "resume_seq", why }));
+        }
         if !s.outgoing.has_all_after(received) {
             self.lose(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
@@ -205,7 +210,9 @@ impl Space {
     pub(crate) fn go_on_resending(&mut self, now: Time, session: SessionId) -> Progress {
         while self.spend() {
             let Some(s) = self.open_session(session) else { return Progress::Over };
-            let Some(seq) = s.resend else { return Progress::Over };
+            let Some(from) = s.resend else { return Progress::Over };
+            // What it had all the same, it has acknowledged meanwhile.
+            let seq = from.max(s.outgoing.acknowledged() + 1);
             if seq == s.outgoing.next_seq() {
                 s.resend = None;
                 return Progress::Over;

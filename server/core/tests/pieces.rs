@@ -6,7 +6,8 @@ mod world;
 use std::time::Duration;
 
 use syncd_core::{
-    Answer, Cause, Class, Cycle, ErrorKind, Grant, Handle, Output, Owner, Request, RequestId, Spec,
+    Answer, Cause, Class, Cycle, ErrorKind, Grant, Handle, Output, Owner, Request, RequestId,
+    SessionId, Spec, Step,
 };
 use world::{World, acquire, create, granted, meet, release};
 
@@ -338,4 +339,58 @@ fn a_search_that_was_left_half_done_is_not_gone_on_with_later() {
             assert!(told == 2 || !has_action, "{late} came, {pieces} pieces: {told}");
         }
     }
+}
+
+/// A session that was told `messages` things and has acknowledged none.
+fn told(world: &mut World, messages: u64) -> SessionId {
+    let session = world.open();
+    let event = world.object(session, "event", Spec::Event);
+    for _ in 1..messages {
+        world.answer(session, Request::EventSet { handle: event }).unwrap();
+    }
+    session
+}
+
+// Rule R5: what the client had all the same, it acknowledges while it is being sent again.
+#[test]
+fn what_is_acknowledged_while_it_is_sent_again_is_left_out() {
+    let mut world = World::new(1);
+    let session = told(&mut world, 8);
+    world.space.handle_disconnect(world.now, session);
+    world.hear();
+    world.space.handle_resume(world.now, session, 0).unwrap();
+    world.hear();
+    let id = world.ids[&session];
+    let before = world.steps.len();
+    world.space.handle_request(world.now, session, RequestId(id), 6, Request::Ack);
+    world.hear();
+    world.finish();
+    let again: Vec<u64> =
+        world.steps[before..].iter().flat_map(|step| sent(step, session)).collect();
+    assert_eq!(again, [7, 8]);
+    assert!(world.space.session(world.now, session).is_some(), "it is lost");
+}
+
+fn sent(step: &Step, to: SessionId) -> Vec<u64> {
+    let seq = |output: &Output| match output {
+        Output::Send { session, message } if *session == to => Some(message.seq),
+        _ => None,
+    };
+    step.outputs.iter().filter_map(seq).collect()
+}
+
+// Rule R5: of two connections that resume, the older one's request may be read last.
+#[test]
+fn an_older_attempt_to_resume_is_refused_and_loses_nothing() {
+    let mut world = World::new(512);
+    let session = told(&mut world, 3);
+    world.space.handle_disconnect(world.now, session);
+    world.hear();
+    world.space.handle_resume(world.now, session, 3).unwrap();
+    world.hear();
+    let refused = world.space.handle_resume(world.now, session, 2).unwrap_err();
+    world.hear();
+    assert!(matches!(refused.kind, ErrorKind::Invalid { field: "resume_seq", .. }), "{refused}");
+    let view = world.space.session(world.now, session).expect("it goes on");
+    assert!(view.connected);
 }

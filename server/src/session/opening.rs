@@ -163,11 +163,11 @@ impl SessionStream {
         // Within the lock, so that nothing is pushed between: what comes again must come first.
         let resumed =
             self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {
-                let stream = session.attach(&self.connection);
                 let resumed = state.space.handle_resume(now, session.id, received);
                 let is_working = state.space.is_working(session.id);
+                // An attempt that is refused, since a later one came first, leaves that one be.
                 resumed
-                    .map(|last_id| (stream, last_id, is_working))
+                    .map(|last_id| (session.attach(&self.connection), last_id, is_working))
                     .map_err(|refused| Box::new(convert::error(now, &refused)))
             });
         let (stream, last_id, is_working) = resumed.map_err(|_| no_session())??;

@@ -283,7 +283,13 @@ impl Model {
             None if matches!(self.objects[o].kind, Kind::Sem { loose: 1.., .. }) => {
                 self.free_loose(o);
             }
-            None => {}
+            // Whoever released it would have made one more, had it never been out.
+            None => {
+                let Kind::Sem { class, max, .. } = self.objects[o].kind else { return };
+                if class == Class::Semaphore && self.free(o) < max {
+                    self.free_loose(o);
+                }
+            }
         }
     }
 

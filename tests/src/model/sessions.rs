@@ -19,6 +19,7 @@ impl Model {
             sent: vec![],
             unsent: None,
             last_seq: 0,
+            acknowledged: 0,
         });
         Some(self.sessions.len() - 1)
     }
@@ -42,6 +43,10 @@ impl Model {
             return Err(No::NotFound);
         }
         let first_kept = session.sent.first().map_or(session.last_seq + 1, |sent| sent.seq);
+        // An attempt from before a later one, by which more was acknowledged.
+        if received < session.acknowledged {
+            return Err(No::Broken);
+        }
         if received > session.last_seq || received < first_kept - 1 {
             self.lost(s, Cause::Misbehaved);
             return Err(No::Broken);
@@ -49,6 +54,7 @@ impl Model {
         session.grace_until = None;
         session.unsent = None;
         session.sent.retain(|sent| sent.seq > received);
+        session.acknowledged = received;
         Ok(session.last_request)
     }
 
