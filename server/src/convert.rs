@@ -5,10 +5,9 @@ mod message;
 mod request;
 mod view;
 
-pub(crate) use message::{
-    OUT_OF_MEMORY, cause_text, error, failed, holder, server_message, shutting_down,
-};
-pub(crate) use request::{Invalid, request};
+pub(crate) use message::{OUT_OF_MEMORY, cause_text, failed, holder, shutting_down};
+pub use message::{error, server_message};
+pub use request::{Invalid, request};
 pub(crate) use view::{describe, object, process, session, watch_event};
 
 use std::time::Duration;

@@ -27,7 +27,9 @@ mod accept;
 mod broker;
 mod clients;
 mod connection;
-mod convert;
+/// The wire's messages as the core's, for tests that have neither sockets nor tasks. Unstable.
+#[doc(hidden)]
+pub mod convert;
 mod error;
 mod inspect;
 mod instance;

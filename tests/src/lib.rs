@@ -12,3 +12,4 @@ pub mod model;
 pub mod process_driver;
 pub mod script;
 pub mod simulator;
+pub mod system;

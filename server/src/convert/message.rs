@@ -9,7 +9,7 @@ use syncd_proto::v1::{self, ErrorCode, attached, server_message::Message as Wire
 use super::micros;
 
 /// `now` dates what is told as "so long ago".
-pub(crate) fn server_message(now: Time, message: Message) -> v1::ServerMessage {
+pub fn server_message(now: Time, message: Message) -> v1::ServerMessage {
     let (id, body) = match message.body {
         Body::Reply(id, reply) => (id.0, answer(now, reply)),
         Body::HoldLost { handle, owner, token, cause } => (
@@ -110,7 +110,7 @@ fn spec(spec: Spec) -> attached::Spec {
     }
 }
 
-pub(crate) fn error(now: Time, error: &Error) -> v1::Error {
+pub fn error(now: Time, error: &Error) -> v1::Error {
     let code = match &error.kind {
         ErrorKind::Invalid { field, .. } if *field == OUT_OF_MEMORY.0 => ErrorCode::Quota,
         ErrorKind::Invalid { .. } => ErrorCode::InvalidArgument,

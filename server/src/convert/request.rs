@@ -12,7 +12,7 @@ use syncd_proto::v1::{
 
 /// A field that says nothing the core could understand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Invalid {
+pub struct Invalid {
     pub field: &'static str,
     pub why: &'static str,
 }
@@ -30,10 +30,7 @@ fn timeout(micros: Option<u64>) -> Option<Duration> {
 }
 
 /// What a message after Open asks for. `secret` is drawn for a Create alone.
-pub(crate) fn request(
-    wire: Option<Wire>,
-    secret: impl FnOnce() -> u64,
-) -> Result<Request, Invalid> {
+pub fn request(wire: Option<Wire>, secret: impl FnOnce() -> u64) -> Result<Request, Invalid> {
     let Some(wire) = wire else {
         return invalid("request", "it is missing, or of a kind that this version doesn't know");
     };
