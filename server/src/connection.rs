@@ -233,6 +233,45 @@ impl http_body::Body for Replies {
     }
 }
 
+/// How often a connection that is cut is read once more, while there is something to read.
+const ROUNDS: u32 = 64;
+
+/// And how often once there is nothing.
+const QUIET: u32 = 8;
+
+/// Whether a socket has anything that wasn't read.
+#[cfg(unix)]
+struct Unread(std::os::fd::RawFd);
+
+#[cfg(unix)]
+impl Unread {
+    fn of(socket: &Socket) -> Self {
+        use std::os::fd::{AsFd as _, AsRawFd as _};
+
+        Self(socket.as_fd().as_raw_fd())
+    }
+
+    fn is_some(&self) -> bool {
+        // SAFETY: the connection that has the socket is alive wherever this is asked.
+        let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0) };
+        rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
+    }
+}
+
+#[cfg(windows)]
+struct Unread;
+
+#[cfg(windows)]
+impl Unread {
+    fn of(_: &Socket) -> Self {
+        Self
+    }
+
+    fn is_some(&self) -> bool {
+        false
+    }
+}
+
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
     let Some(place) = Place::take(&broker, &socket) else { return };
@@ -259,8 +298,10 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         return;
     }
     let entrance = Entrance { routes, connection: connection.clone() };
+    let unread = Unread::of(&socket);
     let mut http = pin!(limits().serve_connection(TokioIo::new(socket), entrance));
     let (mut obeyed, mut lingering) = (None, None::<Pin<Box<Sleep>>>);
+    let mut rounds = ROUNDS;
     let mut serving = pin!(poll_fn(|cx| {
         let order = connection.poll_order(cx, obeyed);
         if order == DRAIN && obeyed != Some(DRAIN) {
@@ -275,6 +316,14 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         let drained = order == DRAIN && at_rest && connection.is_at_rest();
         let over = polled.is_pending()
             && match order {
+                // What a process wrote before it died, it said, though it takes several turns to
+                // read; but who lives and goes on writing is cut all the same.
+                CUT if rounds > 0 => {
+                    // Once it is read, a few turns more for what waits to be handed on.
+                    rounds = if unread.is_some() { rounds - 1 } else { rounds.min(QUIET) - 1 };
+                    cx.waker().wake_by_ref();
+                    false
+                }
                 CUT => true,
                 _ if !drained => false,
                 // Who does read has something to write, too, and might fail at that before it has

@@ -76,7 +76,7 @@ impl Space {
     }
 
     /// Handles one request. `id` must be higher than that of any request before; `ack` is
-    /// the highest [`Message::seq`] that the client has. A session that doesn't exist is
+    /// the highest [`Message::seq`](crate::Message::seq) that the client has. A session that doesn't exist is
     /// ignored: it was told of its end. One whose last request is still under way
     /// ([`Space::is_working`]) is refused another.
     pub fn handle_request(
