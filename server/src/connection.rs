@@ -29,7 +29,9 @@ use tonic::{Status, body::Body, codegen::Service as _, service::Routes};
 use tracing::{debug, warn};
 
 mod answer;
+mod last_words;
 use answer::answer;
+use last_words::LastWords;
 
 use crate::{
     broker::Broker,
@@ -93,6 +95,10 @@ impl Connection {
     /// Ends at once, when what has been written to it so far is read.
     pub fn cut(&self) {
         self.tell(CUT);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.order.load(Ordering::Relaxed) == CUT
     }
 
     fn tell(&self, order: u8) {
@@ -233,45 +239,6 @@ impl http_body::Body for Replies {
     }
 }
 
-/// How often a connection that is cut is read once more, while there is something to read.
-const ROUNDS: u32 = 64;
-
-/// And how often once there is nothing.
-const QUIET: u32 = 8;
-
-/// Whether a socket has anything that wasn't read.
-#[cfg(unix)]
-struct Unread(std::os::fd::RawFd);
-
-#[cfg(unix)]
-impl Unread {
-    fn of(socket: &Socket) -> Self {
-        use std::os::fd::{AsFd as _, AsRawFd as _};
-
-        Self(socket.as_fd().as_raw_fd())
-    }
-
-    fn is_some(&self) -> bool {
-        // SAFETY: the connection that has the socket is alive wherever this is asked.
-        let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0) };
-        rustix::io::ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0)
-    }
-}
-
-#[cfg(windows)]
-struct Unread;
-
-#[cfg(windows)]
-impl Unread {
-    fn of(_: &Socket) -> Self {
-        Self
-    }
-
-    fn is_some(&self) -> bool {
-        false
-    }
-}
-
 /// Serves a connection until it ends.
 pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
     let Some(place) = Place::take(&broker, &socket) else { return };
@@ -298,10 +265,9 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         return;
     }
     let entrance = Entrance { routes, connection: connection.clone() };
-    let unread = Unread::of(&socket);
+    let socket = LastWords::of(socket, connection.clone());
     let mut http = pin!(limits().serve_connection(TokioIo::new(socket), entrance));
     let (mut obeyed, mut lingering) = (None, None::<Pin<Box<Sleep>>>);
-    let mut rounds = ROUNDS;
     let mut serving = pin!(poll_fn(|cx| {
         let order = connection.poll_order(cx, obeyed);
         if order == DRAIN && obeyed != Some(DRAIN) {
@@ -315,25 +281,14 @@ pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
         // confirm that, which it can't while it is stopped or has nothing to read for.
         let drained = order == DRAIN && at_rest && connection.is_at_rest();
         let over = polled.is_pending()
-            && match order {
-                // What a process wrote before it died, it said, though it takes several turns to
-                // read; but who lives and goes on writing is cut all the same.
-                CUT if rounds > 0 => {
-                    // Once it is read, a few turns more for what waits to be handed on.
-                    rounds = if unread.is_some() { rounds - 1 } else { rounds.min(QUIET) - 1 };
-                    cx.waker().wake_by_ref();
-                    false
-                }
-                CUT => true,
-                _ if !drained => false,
-                // Who does read has something to write, too, and might fail at that before it has
-                // read the rest.
-                _ => lingering
-                    .get_or_insert_with(|| Box::pin(sleep(LINGER)))
-                    .as_mut()
-                    .poll(cx)
-                    .is_ready(),
-            };
+            && drained
+            // Who does read has something to write, too, and might fail at that before it has
+            // read the rest.
+            && lingering
+                .get_or_insert_with(|| Box::pin(sleep(LINGER)))
+                .as_mut()
+                .poll(cx)
+                .is_ready();
         if over { Poll::Ready(Ok(())) } else { polled }
     }));
     let first = timeout(FIRST_REQUEST, async {

@@ -7,7 +7,7 @@ use syncd_tests::system::{Bug, hunt, simulate, trace};
 /// R47, R48, R49, R50, R51, R52, R64, over links that are late, cut and resumed.
 #[test]
 fn no_promise_is_broken_whatever_is_late_cut_or_killed() {
-    let count = simulate(1, 10_000).unwrap_or_else(|counterexample| panic!("{counterexample}"));
+    let count = simulate(1, 20_000).unwrap_or_else(|counterexample| panic!("{counterexample}"));
     println!("{count:?}");
     let enough = [
         (count.granted, 20_000),

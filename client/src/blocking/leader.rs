@@ -79,7 +79,6 @@ impl Inner {
         let signals_matter = on_signal.matter();
         let mut interrupted = false;
         loop {
-            parker.reset();
             let now = Instant::now();
             self.turn(&mut state, now);
             if let Some(done) = until(&mut state, now) {
@@ -108,6 +107,9 @@ impl Inner {
             }
             let look = signals_matter.then(|| now + LOOK);
             let wake_at = earlier(wake_at, look);
+            // Whoever wakes it holds the state. What it was woken for so far, also by its own
+            // turn, it has seen.
+            parker.reset();
             drop(state);
             let watched = socket.as_ref().map(|(socket, full)| (&**socket, *full));
             let slept = parker.park(watched, wake_at);

@@ -38,6 +38,21 @@ impl Daemon {
     }
 }
 
+/// Rule R64: a release that was made counts, however many there are.
+pub fn a_producer_that_only_releases_is_never_stuck_and_loses_nothing() {
+    const ITEMS: u32 = 100_000;
+    let daemon = Daemon::start();
+    let items = daemon.client().semaphore("items", 0).unwrap();
+    fork(|| {
+        let client = daemon.client();
+        let items = client.semaphore("items", 0).unwrap();
+        (0..ITEMS).for_each(|_| items.release().unwrap());
+        drop((items, client));
+    })
+    .wait();
+    eventually(|| items.value().unwrap() == ITEMS);
+}
+
 pub fn a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost() {
     const ITEMS: u32 = 40_000;
     let daemon = Daemon::start();

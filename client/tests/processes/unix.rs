@@ -29,6 +29,10 @@ pub fn main() {
         ("a_daemon_that_cannot_start_says_why", a_daemon_that_cannot_start_says_why),
         ("nothing_is_started_where_that_is_forbidden", nothing_is_started_where_that_is_forbidden),
         (
+            "a_producer_that_only_releases_is_never_stuck_and_loses_nothing",
+            edges::a_producer_that_only_releases_is_never_stuck_and_loses_nothing,
+        ),
+        (
             "a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost",
             edges::a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost,
         ),

@@ -37,8 +37,8 @@ pub(crate) struct Session {
     /// The same by the objects that they concern.
     pub waits_at: BTreeSet<(Idx<Object>, RequestId)>,
     pub outgoing: Outgoing,
-    /// Set while disconnected: the first message that was never sent.
-    unsent: Option<u64>,
+    /// All messages up to this one have been put out at least once, or were acknowledged.
+    put_out: u64,
     /// Set while a resume is under way: the next message to send again.
     resend: Option<u64>,
     /// Its last request is on the agenda.
@@ -73,7 +73,7 @@ impl Session {
             waiters: BTreeMap::new(),
             waits_at: BTreeSet::new(),
             outgoing: Outgoing::default(),
-            unsent: None,
+            put_out: 0,
             resend: None,
             working: false,
             ended: false,
@@ -163,7 +163,7 @@ impl Space {
         let Some(s) = self.open_session(session) else { return };
         if s.grace_until.is_none() {
             s.grace_until = Some(until);
-            s.unsent = Some(s.resend.take().unwrap_or(s.outgoing.next_seq()));
+            s.resend = None;
             self.deadlines.insert(until, Reason::Grace { session });
             self.emit_session(now, RecordKind::SessionDisconnected, session);
         }
@@ -196,7 +196,7 @@ impl Space {
             return Err(refuse(None, ErrorKind::SessionLost));
         }
         let (last, grace) = (s.last_request, s.grace_until.take());
-        (s.resend, s.unsent) = (Some(received + 1), None);
+        s.resend = Some(received + 1);
         let forgotten = s.outgoing.acknowledge(received, most);
         self.unacknowledged -= forgotten;
         if let Some(at) = grace {
@@ -213,6 +213,7 @@ impl Space {
             let Some(from) = s.resend else { return Progress::Over };
             // What it had all the same, it has acknowledged meanwhile.
             let seq = from.max(s.outgoing.acknowledged() + 1);
+            s.put_out = s.put_out.max(seq - 1);
             if seq == s.outgoing.next_seq() {
                 s.resend = None;
                 return Progress::Over;
@@ -223,6 +224,7 @@ impl Space {
                 return Progress::Over;
             };
             s.resend = Some(seq + 1);
+            s.put_out = s.put_out.max(seq);
             self.outputs.push(Output::Send { session, message });
         }
         Progress::More
@@ -288,14 +290,14 @@ impl Space {
         Progress::More
     }
 
-    /// A loose permit that was granted to a session while it was disconnected, and of which it
-    /// never heard, is nobody's loss but everybody's: it returns.
+    /// A loose permit that was granted to a session while it was disconnected, and was never put
+    /// out, is nobody's loss but everybody's: it returns.
     fn give_back_unsent(&mut self, now: Time, session: SessionId, sent: Sent) {
         let Some(s) = self.sessions.get(&session) else { return };
-        let unsent = s.unsent.map(|unsent| unsent.max(s.outgoing.acknowledged() + 1));
+        let heard_of = s.put_out.max(s.outgoing.acknowledged());
         if let (Some(undo @ Undo { token: None, .. }), Body::Reply(_, reply)) =
             (sent.undo, sent.message.body)
-            && unsent.is_some_and(|unsent| sent.message.seq >= unsent)
+            && sent.message.seq > heard_of
         {
             let abandoned = match reply {
                 Ok(Answer::Granted(grant)) => grant.abandoned,
@@ -321,6 +323,9 @@ impl Space {
         let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
         let (message, weight) = s.outgoing.keep(body, undo);
         if s.resend.is_none() {
+            if s.grace_until.is_none() && s.put_out + 1 == message.seq {
+                s.put_out = message.seq;
+            }
             self.outputs.push(Output::Send { session, message });
         }
         self.unacknowledged += weight;

@@ -320,7 +320,9 @@ impl Witness {
     pub fn decided(&mut self, session: SessionId, message: &Message) -> Checked {
         let Some(sid) = self.sid(session) else { return Ok(()) };
         let seen = &mut self.sessions[sid.0];
-        seen.last_out = message.seq;
+        if seen.unheard.is_none() {
+            seen.last_out = seen.last_out.max(message.seq);
+        }
         seen.sent = seen.sent.max(message.seq);
         if !seen.out.insert(message.seq) {
             return Ok(());

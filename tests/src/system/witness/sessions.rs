@@ -39,8 +39,8 @@ pub(in crate::system) struct Seen {
     pub sent: u64,
     pub ack: u64,
     pub out: BTreeSet<u64>,
-    /// The last that left the core for the connection of the moment, and the first that left
-    /// when there was none.
+    /// The last that ever left the core for a connection, and the first that left when there was
+    /// none.
     pub last_out: u64,
     pub unheard: Option<u64>,
     /// The last that the client received, by any connection and by the last one.
@@ -96,7 +96,7 @@ impl Witness {
         let Some(sid) = self.sid(id) else { return };
         let seen = &mut self.sessions[sid.0];
         seen.ack = seen.ack.max(received);
-        (seen.last_out, seen.unheard) = (received, None);
+        (seen.last_out, seen.unheard) = (seen.last_out.max(received), None);
         self.count.resumed += 1;
     }
 
