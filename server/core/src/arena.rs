@@ -7,7 +7,7 @@ use std::{
     ops::{Index, IndexMut},
 };
 
-use slab::Slab;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The place of a `T` in its table. It is used again once the entry is removed.
 pub(crate) struct Idx<T> {
@@ -65,50 +65,101 @@ impl<T> hash::Hash for Idx<T> {
     }
 }
 
+impl<T> Serialize for Idx<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.number.serialize(to)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Idx<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        u32::deserialize(from).map(Self::new)
+    }
+}
+
 impl<T> fmt::Debug for Idx<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.number.fmt(f)
     }
 }
 
-/// A table.
-#[derive(Clone, Debug)]
-pub(crate) struct Arena<T>(Slab<T>);
+/// A table. Which place is used next is part of its state, and is saved with it: a table that was
+/// restored goes on as the first one would have.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Arena<T> {
+    places: Vec<Place<T>>,
+    /// The first of the places that are free; none if it is the end of the table.
+    free: u32,
+    len: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Place<T> {
+    Used(T),
+    /// And the next free one.
+    Free(u32),
+}
 
 impl<T> Arena<T> {
     pub const fn new() -> Self {
-        Arena(Slab::new())
+        Arena { places: Vec::new(), free: 0, len: 0 }
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.len as usize
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len == 0
     }
 
     pub fn insert(&mut self, entry: T) -> Idx<T> {
         count_visit();
-        let number = u32::try_from(self.0.insert(entry)).expect("fewer than 2^32 entries");
-        Idx::new(number)
+        let ix = Idx::new(self.free);
+        match self.places.get_mut(self.free as usize) {
+            None => {
+                self.places.push(Place::Used(entry));
+                self.free = u32::try_from(self.places.len()).expect("fewer than 2^32 entries");
+            }
+            Some(place) => match std::mem::replace(place, Place::Used(entry)) {
+                Place::Free(next) => self.free = next,
+                Place::Used(_) => unreachable!("{ix:?} is free"),
+            },
+        }
+        self.len += 1;
+        ix
     }
 
+    /// Panics if it isn't there.
     pub fn remove(&mut self, ix: Idx<T>) -> T {
         count_visit();
-        self.0.remove(ix.number as usize)
+        let place = &mut self.places[ix.number as usize];
+        match std::mem::replace(place, Place::Free(self.free)) {
+            Place::Used(entry) => {
+                self.free = ix.number;
+                self.len -= 1;
+                entry
+            }
+            Place::Free(_) => panic!("{ix:?} is free"),
+        }
     }
 
     pub fn get(&self, ix: Idx<T>) -> Option<&T> {
         count_visit();
-        self.0.get(ix.number as usize)
+        match self.places.get(ix.number as usize) {
+            Some(Place::Used(entry)) => Some(entry),
+            _ => None,
+        }
     }
 
     /// All of it: costs what there is.
     pub fn iter(&self) -> impl Iterator<Item = (Idx<T>, &T)> {
-        self.0.iter().map(|(number, entry)| {
-            count_visit();
-            (Idx::new(number as u32), entry)
+        self.places.iter().zip(0..).filter_map(|(place, number)| match place {
+            Place::Used(entry) => {
+                count_visit();
+                Some((Idx::new(number), entry))
+            }
+            Place::Free(_) => None,
         })
     }
 }
@@ -118,19 +169,26 @@ impl<T> Index<Idx<T>> for Arena<T> {
 
     fn index(&self, ix: Idx<T>) -> &T {
         count_visit();
-        &self.0[ix.number as usize]
+        match &self.places[ix.number as usize] {
+            Place::Used(entry) => entry,
+            Place::Free(_) => panic!("{ix:?} is free"),
+        }
     }
 }
 
 impl<T> IndexMut<Idx<T>> for Arena<T> {
     fn index_mut(&mut self, ix: Idx<T>) -> &mut T {
         count_visit();
-        &mut self.0[ix.number as usize]
+        match &mut self.places[ix.number as usize] {
+            Place::Used(entry) => entry,
+            Place::Free(_) => panic!("{ix:?} is free"),
+        }
     }
 }
 
 /// An entry's neighbours.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
 pub(crate) struct Links<T> {
     prev: Idx<T>,
     next: Idx<T>,
@@ -157,7 +215,8 @@ pub(crate) trait Linked: Sized {
 }
 
 /// First and last entry, and how many.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
 pub(crate) struct List<T> {
     first: Idx<T>,
     last: Idx<T>,

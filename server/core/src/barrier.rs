@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, SessionId, Time,
     arena::{Idx, after},
@@ -15,7 +17,7 @@ use crate::{
     waiter::{Claim, Wait, Waiter},
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Barrier {
     pub parties: u32,
     pub broken: bool,
@@ -32,14 +34,14 @@ pub(crate) struct Barrier {
 }
 
 /// What those who began to wait before a number are told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     before: u64,
     /// The number of the next to pass; `None`: the barrier broke.
     passes: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Action {
     pub session: SessionId,
     pub owner: Owner,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    SessionId, Space,
+    SessionId, Space, Time,
     arena::Idx,
     condition::Condition,
     deadline::{Deadline, Reason},
@@ -137,7 +137,8 @@ impl Space {
 
     fn check_deadlines(&self) {
         let grace = self.sessions.iter().filter(|(_, s)| !s.ended).filter_map(|(&session, s)| {
-            Some(Deadline { at: s.grace_until?, reason: Reason::Grace { session } })
+            let at = s.grace_until.filter(|&until| until != Time::NEVER)?;
+            Some(Deadline { at, reason: Reason::Grace { session } })
         });
         let linger = self.objects.iter().filter_map(|(_, object)| {
             let reason = Reason::Linger { object: object.id };

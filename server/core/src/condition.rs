@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
     arena::Idx,
@@ -14,7 +16,7 @@ use crate::{
     work::{Notify, Progress, Task},
 };
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Condition {
     /// A Lock or an RLock, to which this is a reference.
     pub lock: Idx<Object>,

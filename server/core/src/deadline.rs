@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{ObjectId, RequestId, SessionId, Time};
 
 /// When [`Space::handle_timeout`](crate::Space::handle_timeout) wants to be called, and
 /// what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Deadline {
     /// Not before.
     pub at: Time,
@@ -15,7 +17,7 @@ pub struct Deadline {
 }
 
 /// What becomes due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
     /// An earlier call has left something to do: due at once.
     Work,
@@ -38,7 +40,7 @@ pub enum Reason {
     },
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Deadlines(BTreeSet<Deadline>);
 
 impl Deadlines {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, RequestId, SessionId, Time,
     arena::Idx,
@@ -10,7 +12,7 @@ use crate::{
     waiter::{Claim, Wait},
 };
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub set: bool,
     /// Who began to wait before this number has been woken by a Set, though perhaps not been

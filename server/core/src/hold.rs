@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Abandonment, Answer, Body, Cause, Class, ErrorKind, Handle, Holder, Holders, Input, ObjectId,
     Owner, RecordKind, SessionId, State, Time, Token,
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// An owned permit that is out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hold {
     links: Links<Hold>,
     pub object: Idx<Object>,

@@ -21,6 +21,7 @@ mod event;
 
 mod hold;
 mod id;
+mod image;
 mod inspect;
 mod message;
 mod object;
@@ -39,6 +40,7 @@ mod work;
 pub use config::{Config, Limits};
 pub use deadline::{Deadline, Reason};
 pub use id::{Handle, ObjectId, Owner, RequestId, SessionId, Time, Token};
+pub use image::Constant;
 pub use inspect::ListQuery;
 pub use message::{
     Abandonment, Answer, Attachment, Body, Cause, Cycle, Edge, Error, ErrorKind, Grant, Holder,

@@ -2,10 +2,15 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Handle, ObjectId, ObjectKey, Owner, RequestId, SessionId, Spec, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Handle, ObjectId, ObjectKey, Owner, RequestId, SessionId, Spec, Token,
+    image::{Constant, constant},
+};
 
 /// One message to a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Numbers the messages of a session from 1 upwards, across resumes.
     pub seq: u64,
@@ -14,7 +19,7 @@ pub struct Message {
 }
 
 /// A reply or a push.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// The one answer to a request.
     Reply(RequestId, Reply),
@@ -37,7 +42,7 @@ pub enum Body {
 pub type Reply = Result<Answer, Box<Error>>;
 
 /// What a request yields.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Done; the number moved or woken, where there is one to tell.
     Done {
@@ -67,7 +72,7 @@ pub enum Answer {
 }
 
 /// A permit taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The fencing token.
     pub token: Token,
@@ -78,7 +83,7 @@ pub struct Grant {
 }
 
 /// A reference gained by Create or Attach.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// What this session calls it.
     pub handle: Handle,
@@ -93,7 +98,7 @@ pub struct Attachment {
 }
 
 /// An object's numbers at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// Free permits; 1 for an event that is set; parties that have come.
     pub value: u32,
@@ -111,7 +116,7 @@ impl State {
 }
 
 /// A client process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// As the daemon sees it.
     pub pid: u32,
@@ -122,7 +127,7 @@ pub struct Process {
 }
 
 /// A session and its process, kept in what is told of it after its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
     /// The session.
     pub session: SessionId,
@@ -133,7 +138,7 @@ pub struct Party {
 }
 
 /// Somebody who holds something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Who.
     pub party: Party,
@@ -146,7 +151,7 @@ pub struct Holder {
 }
 
 /// A hold that ended without a release by its owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandonment {
     /// Who left it.
     pub by: Party,
@@ -161,7 +166,7 @@ pub struct Abandonment {
 }
 
 /// Why a session or a hold ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Cause {
     Died,
@@ -175,7 +180,7 @@ pub enum Cause {
 }
 
 /// An object as people call it: its name, or its id.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
     /// Never used twice.
     pub id: ObjectId,
@@ -194,7 +199,7 @@ impl fmt::Display for Label {
 
 /// Why a request was refused. `Display` says what happened, to which object, and
 /// what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// The object concerned.
     pub object: Option<Label>,
@@ -203,28 +208,58 @@ pub struct Error {
 }
 
 /// What is wrong with a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum ErrorKind {
-    Invalid { field: &'static str, why: &'static str },
-    NotFound { what: &'static str },
+    Invalid {
+        #[serde(deserialize_with = "constant")]
+        field: Constant,
+        #[serde(deserialize_with = "constant")]
+        why: Constant,
+    },
+    NotFound {
+        #[serde(deserialize_with = "constant")]
+        what: Constant,
+    },
     Exists,
-    KindMismatch { wanted: &'static str, found: &'static str },
-    SpecMismatch { found: Spec, poison: bool },
-    NotOwner { holder: Option<Holder> },
-    OverReleased { max: u32 },
+    KindMismatch {
+        #[serde(deserialize_with = "constant")]
+        wanted: Constant,
+        #[serde(deserialize_with = "constant")]
+        found: Constant,
+    },
+    SpecMismatch {
+        found: Spec,
+        poison: bool,
+    },
+    NotOwner {
+        holder: Option<Holder>,
+    },
+    OverReleased {
+        max: u32,
+    },
     Stale,
-    TimedOut { holders: Vec<Holder> },
+    TimedOut {
+        holders: Vec<Holder>,
+    },
     Cancelled,
-    Deadlock { cycle: Cycle },
-    Poisoned { by: Arc<Abandonment> },
+    Deadlock {
+        cycle: Cycle,
+    },
+    Poisoned {
+        by: Arc<Abandonment>,
+    },
     BrokenBarrier,
-    Quota { field: &'static str, limit: u64 },
+    Quota {
+        #[serde(deserialize_with = "constant")]
+        field: Constant,
+        limit: u64,
+    },
     SessionLost,
 }
 
 /// A cycle of owners each of which waits for a Lock or RLock that the next one holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cycle {
     /// From the one that closed it, at most [`Cycle::SHOWN`].
     pub edges: Vec<Edge>,
@@ -241,7 +276,7 @@ impl Cycle {
 
 /// `waiter` waits for `object`, which the next edge's waiter holds; the last one's
 /// object is held by the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
     /// Who waits.
     pub waiter: Party,
@@ -251,6 +286,29 @@ pub struct Edge {
     pub waited: Duration,
     /// How long its holder has had it.
     pub held: Duration,
+}
+
+impl Body {
+    /// What a session would do by it, as a number: which kind of answer, and whose turn it is.
+    pub(crate) fn gist(&self) -> u64 {
+        match self {
+            Body::Reply(id, reply) => {
+                let (kind, number) = match reply {
+                    Ok(Answer::Done { count }) => (1, u64::from(*count)),
+                    Ok(Answer::Granted(grant)) => (2, grant.token.0),
+                    Ok(Answer::Woken { notified: true, grant }) => (3, grant.token.0),
+                    Ok(Answer::Woken { notified: false, grant }) => (4, grant.token.0),
+                    Ok(Answer::Attached(attachment)) => (5, attachment.key.id),
+                    Ok(Answer::BarrierPassed { index, .. }) => (6, u64::from(*index)),
+                    Ok(Answer::State(state)) => (7, u64::from(state.value)),
+                    Err(_) => (8, 0),
+                };
+                (id.0 ^ (kind << 56)).wrapping_add(number << 8)
+            }
+            Body::HoldLost { token, .. } => (9 << 56) ^ token.0,
+            Body::SessionEnd(_) => 10 << 56,
+        }
+    }
 }
 
 impl Message {

@@ -3,6 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Abandonment, Create, Error, ErrorKind, Handle, Label, ObjectId, ObjectKey, RecordKind,
     SEM_VALUE_MAX, SessionId, Spec, Time,
@@ -19,7 +21,7 @@ use crate::{
 pub const MAX_NAME: usize = 255;
 
 /// One object. A million idle ones are normal: what only busy ones need is boxed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Object {
     pub id: ObjectId,
     pub name: Option<Arc<str>>,
@@ -40,7 +42,7 @@ pub(crate) struct Object {
 }
 
 /// What owners left behind.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Trouble {
     /// Holds that were abandoned, and of which no owner was told yet.
     pub untold: VecDeque<Arc<Abandonment>>,
@@ -50,7 +52,7 @@ pub(crate) struct Trouble {
     pub poisoned: Option<Arc<Abandonment>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Kind {
     SemLock(SemLock),
     Condition(Condition),

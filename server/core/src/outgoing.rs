@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Body, Message, ObjectId, Owner, RequestId, Token, arena::Idx, object::Object};
 
 /// Messages by number, from 1 upwards, without a gap.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     last_seq: u64,
     /// The last that the client is known to have.
@@ -20,7 +22,7 @@ pub(crate) struct Outgoing {
     undoable: BTreeMap<RequestId, u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sent {
     pub message: Message,
     pub undo: Option<Undo>,
@@ -29,7 +31,7 @@ pub(crate) struct Sent {
 }
 
 /// What it takes to undo a grant that its client never learnt of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Undo {
     pub object: Idx<Object>,
     pub id: ObjectId,

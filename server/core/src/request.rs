@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Handle, Owner, RequestId, Token};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Handle, Owner, RequestId, Token,
+    image::{Constant, constant},
+};
 
 /// The most permits that a semaphore can have, as in POSIX: 2^31 - 1.
 pub const SEM_VALUE_MAX: u32 = i32::MAX as u32;
@@ -10,7 +15,7 @@ pub const SEM_VALUE_MAX: u32 = i32::MAX as u32;
 /// One request of a session, for [`Space::handle_request`](crate::Space::handle_request).
 /// What each one does, answers and refuses is said beside the message of the same
 /// name in `session.proto`, and as rules in `docs/SEMANTICS.md`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Request {
     Create(Create),
@@ -92,8 +97,10 @@ pub enum Request {
     Ack,
     /// What the caller could not read: refused in its turn, and numbered as any other.
     Invalid {
-        field: &'static str,
-        why: &'static str,
+        #[serde(deserialize_with = "constant")]
+        field: Constant,
+        #[serde(deserialize_with = "constant")]
+        why: Constant,
     },
 }
 
@@ -110,7 +117,7 @@ impl Request {
 }
 
 /// Takes a permit of a SemLock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acquire {
     /// Of a SemLock.
     pub handle: Handle,
@@ -125,7 +132,7 @@ pub struct Acquire {
 }
 
 /// Gets or creates an object, and attaches to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Create {
     /// `None`: anonymous.
     pub name: Option<Arc<str>>,
@@ -143,7 +150,7 @@ pub struct Create {
 }
 
 /// An object's kind and numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spec {
     /// Lock, RLock, Semaphore, BoundedSemaphore.
     SemLock {
@@ -170,7 +177,7 @@ pub enum Spec {
 
 /// The four faces of a SemLock. RLock is POSIX's recursive mutex, the others are
 /// semaphores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Class {
     Lock,
@@ -198,7 +205,7 @@ impl Class {
 
 /// What another process attaches by. Printable (`Display`, `FromStr`), and not to be
 /// guessed, since it holds the object's secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
     pub(crate) index: u32,
     pub(crate) id: u64,

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, Grant, Handle, Owner,
     RecordKind, RequestId, SessionId, Time, Token,
@@ -16,7 +18,7 @@ use crate::{
 
 /// Permits: free, owned and loose ones add up to the capacity, which nothing changes but a
 /// release of a Semaphore while no permit is out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SemLock {
     pub class: Class,
     pub initial: u32,

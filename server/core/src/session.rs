@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Answer, Body, Cause, Error, ErrorKind, Handle, Input, Output, Owner, Party, Process,
     RecordKind, RequestId, SessionId, Time, Token,
@@ -19,11 +21,11 @@ use crate::{
     work::{Progress, Task},
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub process: Arc<Process>,
     pub opened: Time,
-    /// Set while disconnected: the end of its grace.
+    /// Set while disconnected: the end of its grace, if that has one.
     pub grace_until: Option<Time>,
     pub last_request: RequestId,
     /// By handle.
@@ -47,7 +49,7 @@ pub(crate) struct Session {
     pub ended: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Reference {
     pub object: Idx<Object>,
     count: u32,
@@ -166,6 +168,21 @@ impl Space {
             s.resend = None;
             self.deadlines.insert(until, Reason::Grace { session });
             self.emit_session(now, RecordKind::SessionDisconnected, session);
+        }
+    }
+
+    /// The daemon that had its connection is gone, and this one goes on in its place: what the
+    /// session holds stays its own, and its places in queues too, until it resumes or ends. To be
+    /// called for each session of a namespace that was restored and whose process lives; whoever
+    /// can't know that calls [`handle_disconnect`](Self::handle_disconnect), and a session whose
+    /// process is dead is [lost](Self::handle_lost).
+    pub fn handle_restored(&mut self, now: Time, session: SessionId) {
+        self.call(now, Input::Restored(session));
+        let Some(s) = self.open_session(session) else { return };
+        s.resend = None;
+        match s.grace_until.replace(Time::NEVER) {
+            Some(until) => self.deadlines.remove(until, Reason::Grace { session }),
+            None => self.emit_session(now, RecordKind::SessionDisconnected, session),
         }
     }
 

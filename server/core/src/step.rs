@@ -1,6 +1,8 @@
 //! A step: one call of a [`Space`], and all that came of it, as values that can be kept, stored
 //! and handed out later.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Cause, Message, ObjectId, Process, Record, Request, RequestId, SessionId, Space, Time,
 };
@@ -17,11 +19,12 @@ pub struct Step {
 }
 
 /// One call of a [`Space`]: the method of the same name, and its arguments but the time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Input {
     Open(Process),
     Disconnect(SessionId),
+    Restored(SessionId),
     Resume { session: SessionId, received: u64 },
     Lost { session: SessionId, cause: Cause },
     Request { session: SessionId, id: RequestId, ack: u64, request: Request },
@@ -50,6 +53,29 @@ pub enum Output {
     },
 }
 
+impl Step {
+    /// A number that tells two steps of different outcome apart: whoever makes the same calls
+    /// again learns by it whether what was decided then is what is decided now.
+    pub fn digest(&self) -> u32 {
+        let mut digest = 0_u64;
+        let mut mix = |number: u64| {
+            digest = (digest.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        };
+        for output in &self.outputs {
+            match output {
+                Output::Send { session, message } => {
+                    mix(session.0);
+                    mix(message.seq);
+                    mix(message.body.gist());
+                }
+                Output::Record(record) => mix(record.number),
+                Output::Ready { session } => mix(!session.0),
+            }
+        }
+        (digest >> 32) as u32
+    }
+}
+
 impl Space {
     /// Makes a call again that was made before, on this `Space` or another: the same calls at
     /// the same times have the same outputs.
@@ -57,6 +83,7 @@ impl Space {
         match input {
             Input::Open(process) => drop(self.handle_open(at, process)),
             Input::Disconnect(session) => self.handle_disconnect(at, session),
+            Input::Restored(session) => self.handle_restored(at, session),
             Input::Resume { session, received } => drop(self.handle_resume(at, session, received)),
             Input::Lost { session, cause } => drop(self.handle_lost(at, session, cause)),
             Input::Request { session, id, ack, request } => {

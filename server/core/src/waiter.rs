@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     ErrorKind, Owner, RecordKind, RequestId, SessionId, Time,
     arena::{Idx, Linked, Links},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// A request in an object's queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Waiter {
     links: Links<Waiter>,
     pub session: SessionId,
@@ -28,7 +30,7 @@ pub(crate) struct Waiter {
 }
 
 /// What a waiter waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Wait {
     /// A permit.
     Acquire { loose: bool },

@@ -11,6 +11,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Cause, Input, ObjectId, Output, RequestId, SessionId, Time, Token,
     arena::Idx,
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// What is left to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
     /// An object's queue: permits that are free, refusals or answers that were decided.
     Serve(At),
@@ -36,7 +38,7 @@ pub(crate) enum Task {
 }
 
 /// An object that may be gone by the time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct At {
     pub ix: Idx<Object>,
     pub id: ObjectId,
@@ -44,7 +46,7 @@ pub(crate) struct At {
 
 /// A notify under way. `answer`: to which request its count goes; a notify that is passed on
 /// has none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Notify {
     pub condition: At,
     pub before: u64,
@@ -72,7 +74,7 @@ impl Task {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Agenda(VecDeque<Task>);
 
 impl Agenda {

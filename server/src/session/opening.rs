@@ -206,6 +206,7 @@ impl SessionStream {
             server_version: env!("CARGO_PKG_VERSION").into(),
             namespace: session.namespace.address.to_string(),
             similar: Vec::new(),
+            outlives_daemon: false,
         }
     }
 }

@@ -1,0 +1,96 @@
+//! A namespace's state as a value that outlives its daemon: what is in it, as the tables have it,
+//! so that whoever restores it goes on exactly as the first one would have. What can be had from
+//! the rest isn't kept twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    Config, Input, ObjectId, Output, SessionId, Space, Time,
+    arena::{Arena, Idx},
+    deadline::Deadlines,
+    deadlock::Blocked,
+    hold::Hold,
+    object::Object,
+    session::Session,
+    waiter::Waiter,
+    work::Agenda,
+};
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Space")]
+struct Image {
+    #[serde(skip)]
+    config: Config,
+    next_number: u64,
+    #[serde(skip)]
+    call: Option<(Time, Input)>,
+    #[serde(skip)]
+    budget: u32,
+    #[serde(skip)]
+    outputs: Vec<Output>,
+    sessions: BTreeMap<SessionId, Session>,
+    objects: Arena<Object>,
+    #[serde(skip)]
+    ids: BTreeMap<ObjectId, Idx<Object>>,
+    #[serde(skip)]
+    names: BTreeMap<std::sync::Arc<str>, Idx<Object>>,
+    holds: Arena<Hold>,
+    waiters: Arena<Waiter>,
+    deadlines: Deadlines,
+    blocked: Blocked,
+    agenda: Agenda,
+    unacknowledged: usize,
+    untold: usize,
+}
+
+impl Space {
+    /// Writes the state, all steps taken. What the daemon was configured to isn't part of it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn save<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        debug_assert!(self.call.is_none(), "a step that was taken is part of it, and no other");
+        Image::serialize(self, to)
+    }
+
+    /// Reads what [`save`](Self::save) wrote. From here on the same calls at the same times have
+    /// the same outputs, if `config` is the same.
+    ///
+    /// # Errors
+    /// Those of the deserializer. It isn't checked that the state makes sense: that it is as it
+    /// was written is for a checksum to tell.
+    pub fn restore<'de, D: Deserializer<'de>>(config: Config, from: D) -> Result<Self, D::Error> {
+        let mut space = Image::deserialize(from)?;
+        space.config = config;
+        let there = || space.objects.iter();
+        space.ids = there().map(|(ix, object)| (object.id, ix)).collect();
+        space.names = there().filter_map(|(ix, object)| Some((object.name.clone()?, ix))).collect();
+        Ok(space)
+    }
+}
+
+/// A text that is a constant of the program. By its own name, as a deserializer would borrow a
+/// reference.
+pub type Constant = &'static str;
+
+/// Reads a text that was a constant of the program that wrote it.
+pub(crate) fn constant<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    /// All that were ever read: there are no more than the programs have.
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+    let text = String::deserialize(from)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(match known.get(&*text) {
+        Some(constant) => constant,
+        None => {
+            let constant: &'static str = text.leak();
+            known.insert(constant);
+            constant
+        }
+    })
+}
