@@ -200,6 +200,7 @@ pub(crate) fn open(namespace: &str, label: &str) -> Open {
         label: label.to_owned(),
         resume_key: Vec::new(),
         resume_seq: 0,
+        attempt: 0,
     }
 }
 

@@ -244,6 +244,7 @@ fn request(rng: &mut Rng) -> Request {
             label: text(rng),
             resume_key: text(rng).into_bytes(),
             resume_seq: extreme(rng),
+            attempt: extreme(rng),
         }),
         1..4 => Request::Acquire(v1::Acquire {
             handle,
