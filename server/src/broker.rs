@@ -142,7 +142,7 @@ impl Broker {
     pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, QuotaError> {
         let limits = &self.settings.limits;
         let make = || {
-            let space = Space::new(self.core_config(), self.numbers.begin());
+            let space = Space::new(self.core_config(address), self.numbers.begin());
             let number = self.last_number.fetch_add(1, Relaxed);
             let memory = match address.owner {
                 Some(owner) => self.registry.user(owner, limits).memory.clone(),
@@ -161,12 +161,12 @@ impl Broker {
         Ok(namespace)
     }
 
-    fn core_config(&self) -> syncd_core::Config {
+    fn core_config(&self, address: &Address) -> syncd_core::Config {
         let Settings { grace, linger, limits, .. } = &self.settings;
         syncd_core::Config {
             grace: (*grace).max(SHORTEST_GRACE),
             linger: *linger,
-            limits: limits.core(),
+            limits: limits.core(address.owner.is_none()),
         }
     }
 
@@ -328,7 +328,7 @@ impl Broker {
                 after.ended.push((session, None));
             }
         }
-        std::mem::replace(&mut state.space, Space::new(self.core_config(), 1))
+        std::mem::replace(&mut state.space, Space::new(self.core_config(&namespace.address), 1))
     }
 
     /// True once the daemon is about to leave.

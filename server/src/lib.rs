@@ -138,9 +138,9 @@ pub struct Server {
     endpoint: Endpoint,
     idle_exit: Option<Duration>,
     broker: Arc<Broker>,
-    listener: Listener,
-    /// None of a socket that somebody else has bound.
+    /// None of a socket that somebody else has bound. It is dropped before the listener.
     instance: Option<Instance>,
+    listener: Listener,
 }
 
 impl Server {
@@ -202,6 +202,8 @@ impl Server {
         let _abort = AbortOnDrop(broker.clone());
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);
+        // Dropped before the listener, should this future be.
+        let mut instance = instance;
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         let idle = || async {
@@ -248,7 +250,8 @@ impl Server {
             error!(%endpoint, "this place isn't the daemon's any more: {why}: leaving");
             // Whoever has it now waits until this one doesn't listen: nothing is granted by then.
             broker.seal();
-        } else if let Some(instance) = &instance {
+        }
+        if let Some(instance) = &mut instance {
             instance.withdraw();
         }
         drop(acceptor);

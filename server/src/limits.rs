@@ -1,7 +1,7 @@
 //! Quotas: how much each user may have of everything that a client can make grow, and what that
 //! comes to in bytes. Never here: what is used.
 
-use syncd_core::Totals;
+use syncd_core::{Share, Totals};
 use syncd_proto::v1;
 
 use crate::{broker::Broker, connection::MAX_SEND_BUFFER, outbox};
@@ -34,7 +34,7 @@ pub struct Limits {
 
     /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters,
     /// references, and abandonments that nobody was told of. A shared namespace has as much of its
-    /// own.
+    /// own, and a user there at most half of what the others leave; so with the quotas below.
     #[arg(long = "max-memory", env = "SYNCD_MAX_MEMORY", value_name = "BYTES")]
     #[arg(default_value = "2GiB", value_parser = bytes)]
     pub memory: usize,
@@ -168,7 +168,7 @@ impl Limits {
             + self.namespaces * (NAMESPACE + self.watch_bytes + 3 * self.unacknowledged_bytes)
     }
 
-    pub(crate) fn core(&self) -> syncd_core::Limits {
+    pub(crate) fn core(&self, shared: bool) -> syncd_core::Limits {
         syncd_core::Limits {
             sessions: self.sessions,
             objects: self.objects,
@@ -179,6 +179,7 @@ impl Limits {
             references_per_session: self.references_per_session,
             unacknowledged: self.unacknowledged_bytes,
             unacknowledged_per_session: self.unacknowledged_bytes,
+            shared,
             ..syncd_core::Limits::default()
         }
     }
@@ -192,6 +193,12 @@ pub(crate) fn weigh(totals: &Totals, references: usize) -> usize {
         + totals.waiters * WAITER
         + references * REFERENCE
         + totals.untold * ABANDONMENT
+}
+
+/// The same of what one user has in a shared namespace.
+pub(crate) fn weigh_share(share: &Share, references: usize) -> usize {
+    let Share { sessions, objects, holds, waiters, untold } = *share;
+    weigh(&Totals { sessions, objects, holds, waiters, untold, ..Totals::default() }, references)
 }
 
 const SESSION: usize = 2048;

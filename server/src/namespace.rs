@@ -2,17 +2,24 @@
 //! the registries across namespaces, or the wire.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
-use syncd_core::{RecordKind, Space, Time};
+use syncd_core::{RecordKind, Space, Time, fair_limit};
 use tokio::sync::Notify;
 
 mod similar;
 pub(crate) use similar::similar;
 
-use crate::{limits::weigh, outbox::Session, panic, registry::Gauge, watch::Watches};
+use crate::{
+    limits::{weigh, weigh_share},
+    outbox::Session,
+    panic,
+    registry::{Gauge, QuotaError},
+    watch::Watches,
+};
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
@@ -64,7 +71,9 @@ impl Address {
             return Err(AddressError::NotShared(name.to_owned()));
         }
         let (first, rest) = text.split_once('/').unwrap_or((text, ""));
-        let (owner, name) = if let Ok(uid) = first.parse::<u32>() {
+        // As it is shown: "+5" and "007" are names like any other.
+        let number = first.parse::<u32>().ok().filter(|uid| uid.to_string() == first);
+        let (owner, name) = if let Some(uid) = number {
             if uid != caller && caller != 0 {
                 return Err(AddressError::Denied(text.to_owned()));
             }
@@ -153,6 +162,8 @@ pub(crate) struct State {
     pub latest: Time,
     /// How many objects its sessions are attached to, each counted by itself.
     pub references: usize,
+    /// The same by users, if it is shared.
+    references_of: BTreeMap<u32, usize>,
     /// What it has been counted as in its owner's memory, in bytes.
     pub counted: usize,
 }
@@ -168,11 +179,39 @@ impl State {
         let references = view.map_or(0, |view| view.references);
         let before = session.references.swap(references, Relaxed);
         self.references = self.references + references - before;
+        self.count_references_of(session, references, before);
+    }
+
+    fn count_references_of(&mut self, session: &Session, now: usize, before: usize) {
+        if session.namespace.address.owner.is_none() {
+            let user = session.client.peer.user;
+            let counted = self.references_of.entry(user).or_default();
+            *counted = *counted + now - before;
+            if *counted == 0 {
+                self.references_of.remove(&user);
+            }
+        }
     }
 
     /// A session is over, and with it all that it was attached to.
     pub fn drop_references(&mut self, session: &Session) {
-        self.references -= session.references.swap(0, Relaxed);
+        let before = session.references.swap(0, Relaxed);
+        self.references -= before;
+        self.count_references_of(session, 0, before);
+    }
+
+    /// Refuses a user more of the memory of whoever the namespace belongs to: of a shared one,
+    /// each may have half of what the others leave.
+    pub fn check_memory(&self, namespace: &Namespace, user: u32) -> Result<(), QuotaError> {
+        let memory = &namespace.memory;
+        let (mut used, mut limit) = (memory.used(), memory.limit());
+        if namespace.address.owner.is_none() {
+            let references = self.references_of.get(&user).copied().unwrap_or_default();
+            let own = weigh_share(&self.space.share(user), references);
+            limit = fair_limit(limit, used.max(own), own);
+            used = own;
+        }
+        if used < limit { Ok(()) } else { Err(QuotaError { field: memory.field(), limit }) }
     }
 
     /// Counts what it keeps in its owner's memory.
@@ -212,6 +251,7 @@ impl Namespace {
             standing: Standing::Good,
             latest: Time::default(),
             references: 0,
+            references_of: BTreeMap::new(),
             counted: 0,
         };
         Self {
@@ -253,6 +293,9 @@ mod tests {
         assert_eq!(resolve("shared/job", 7), Err(AddressError::NotShared("job".into())));
         assert_eq!(resolve("shared/", 7), Err(AddressError::NotShared(String::new())));
         assert_eq!(resolve("shared", 7).unwrap(), "7/shared");
+        for no_number in ["+5/x", "007", "007/x", "-1", "4294967296", " 5"] {
+            assert_eq!(resolve(no_number, 5).unwrap(), format!("5/{no_number}"));
+        }
     }
 
     #[test]

@@ -102,10 +102,6 @@ impl Gauge {
         self.used.fetch_add(n, Relaxed);
     }
 
-    pub fn is_full(&self) -> bool {
-        self.used() >= self.limit
-    }
-
     pub fn give_back(&self, n: usize) {
         self.used.fetch_sub(n, Relaxed);
     }

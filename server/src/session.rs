@@ -25,6 +25,7 @@ use crate::{
     connection::Connection,
     convert,
     outbox::{End, Session, Standing},
+    registry::QuotaError,
 };
 use rest::Rest;
 
@@ -234,10 +235,6 @@ impl Open {
         let Open { session, stream, queue, .. } = self;
         let namespace = &session.namespace;
         let asked = match convert::request(message.request, draw_secret) {
-            Ok(asked) if namespace.memory.is_full() && is_growth(&asked) => {
-                let (field, why) = convert::OUT_OF_MEMORY;
-                Asked::Invalid { field, why }
-            }
             Ok(asked) => asked,
             Err(convert::Invalid { field, why }) => Asked::Invalid { field, why },
         };
@@ -247,6 +244,16 @@ impl Open {
             if session.outbox.is_current(*stream) {
                 state.counters.requests += 1;
                 let id = RequestId(message.id);
+                let refused = match is_growth(&asked) {
+                    true => state.check_memory(namespace, session.client.peer.user).err(),
+                    false => None,
+                };
+                let asked = match refused {
+                    Some(QuotaError { field, limit }) => {
+                        Asked::OverQuota { field, limit: limit as u64 }
+                    }
+                    None => asked,
+                };
                 state.space.handle_request(now, session.id, id, message.ack, asked);
                 if attaches {
                     state.count_references(session, now);

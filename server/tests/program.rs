@@ -94,6 +94,22 @@ fn a_killed_daemons_socket_is_taken_over() {
 }
 
 #[test]
+fn where_no_file_can_be_written_it_serves_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each write to a file fails, as on a full disk.
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().env("SYNCD_SOCKET", socket(dir.path())).stderr(Stdio::piped());
+    command.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\"", env!("CARGO_BIN_EXE_syncd")]);
+    let running = Running::start(command, dir.path());
+    let second = syncd(dir.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(3), "it has the lock");
+    let output = running.stop(libc::SIGTERM);
+    assert_eq!(output.status.code(), Some(0));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("its file can't name the holder"), "{log}");
+}
+
+#[test]
 fn wrong_flags_and_a_hopeless_start_have_codes_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in [["--grace", "soon"], ["--log", "a=b=c"], ["--workers", "0"]] {

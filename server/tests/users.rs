@@ -69,6 +69,47 @@ async fn a_namespace_is_its_users_own_unless_it_is_shared() {
     assert!(seen.starts_with(&["shared/jobs", "0"]), "{seen:?}");
 }
 
+#[tokio::test]
+async fn nobody_can_use_a_shared_namespace_up_for_the_others() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::with(|config| {
+        for_all(config);
+        config.limits.memory = 1 << 20;
+    });
+    as_nobody(&daemon, "nobodys_greed").await;
+    let mut shared = Session::open(daemon.channel().await, in_namespace("jobs")).await.unwrap();
+    let (created, refused) = create_until_refused(&mut shared).await;
+    assert!(created > 100, "{created}: {refused:?}");
+}
+
+/// Not a test but another user's part in one.
+#[tokio::test]
+async fn nobodys_greed() {
+    let Ok(socket) = std::env::var(SOCKET) else { return };
+    let connection = channel(socket.parse().unwrap()).await;
+    let mut shared = Session::open(connection, in_namespace("jobs")).await.unwrap();
+    let (created, refused) = create_until_refused(&mut shared).await;
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::Quota, "memory"));
+    assert!(created > 400, "{created}");
+}
+
+/// Makes objects that stay.
+async fn create_until_refused(session: &mut Session) -> (usize, v1::Error) {
+    for created in 0.. {
+        let spec = Some(v1::create::Spec::Event(v1::EventSpec {}));
+        let name = format!("{}: {created}", std::process::id());
+        let create = v1::Create { name, spec, keep: true, ..Default::default() };
+        match session.ask(Request::Create(create)).await {
+            Message::Attached(_) => {}
+            Message::Error(refused) => return (created, refused),
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!()
+}
+
 /// Not a test but another user's part in one.
 #[tokio::test]
 async fn nobodys_part() {

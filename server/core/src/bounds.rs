@@ -43,6 +43,7 @@ impl World {
     fn new(n: u64) -> Self {
         let limits = Limits {
             step: STEP,
+            shared: true,
             waiters: 1 << 22,
             waiters_per_session: 1 << 21,
             unacknowledged_per_session: usize::MAX,

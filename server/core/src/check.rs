@@ -22,12 +22,14 @@ impl Space {
     pub fn check(&self) {
         let mut references: BTreeMap<Idx<Object>, u64> = BTreeMap::new();
         let mut served = BTreeSet::new();
+        let mut discarded = 0;
         for task in self.agenda.iter() {
             match task {
                 Task::LetGo { object, .. } => *references.entry(*object).or_default() += 1,
                 Task::Serve(at) if self.is_there(*at) => {
                     assert!(served.insert(at.ix), "an object is served once");
                 }
+                Task::Discard { untold } => discarded += untold.len(),
                 _ => {}
             }
         }
@@ -57,7 +59,10 @@ impl Space {
         assert_eq!(weight, self.unacknowledged, "bytes of messages kept");
         let troubles = self.objects.iter().filter_map(|(_, object)| object.trouble.as_ref());
         let untold: usize = troubles.map(|trouble| trouble.untold.len()).sum();
-        assert_eq!(untold, self.untold, "abandonments that nobody was told of");
+        assert_eq!(untold + discarded, self.untold, "abandonments that nobody was told of");
+        if let Some(shares) = &self.shares {
+            assert_eq!(&self.counted_shares(), shares, "what each user has");
+        }
         for (&id, session) in &self.sessions {
             self.check_session(id, session);
         }

@@ -36,6 +36,9 @@ pub struct Limits {
     /// Bytes of messages kept for all sessions together; beyond, a session that is told
     /// something forgets its oldest.
     pub unacknowledged: usize,
+    /// Several users have it: a user may have half of what the others leave of its sessions,
+    /// objects, holds and waiters.
+    pub shared: bool,
     /// How much one call does before it leaves the rest to the calls after it: waiters woken
     /// or moved, holds and references ended, messages sent again, edges of the wait-for graph
     /// followed.
@@ -64,6 +67,7 @@ impl Default for Limits {
             references_per_session: 1 << 20,
             unacknowledged_per_session: 32 << 20,
             unacknowledged: 256 << 20,
+            shared: false,
             step: 512,
         }
     }

@@ -86,6 +86,7 @@ impl Space {
         trouble.inconsistent = None;
         trouble.untold.push_back(Arc::new(left));
         self.untold += 1;
+        self.count(session, |share| share.untold += 1);
         self.wake(now, object);
     }
 
@@ -98,6 +99,7 @@ impl Space {
         let s = self.sessions.get_mut(&session).expect("a hold's session is open");
         s.holds.remove(&(object, token));
         s.permits.remove(&(object, owner, token));
+        self.count(session, |share| share.holds -= 1);
     }
 
     pub(crate) fn tell_lost(&mut self, hold: Idx<Hold>, cause: Cause) {
@@ -197,6 +199,7 @@ impl Space {
         }
         let hold = undo.token.map(|token| self.sessions[&session].holds.get(&(ix, token)).copied());
         if let Some(untold) = untold {
+            self.count_of(untold.by.process.uid, |share| share.untold += 1);
             let trouble = self.objects[ix].trouble_mut();
             // Of another owner's abandonment, if this hold is gone.
             if hold != Some(None) {

@@ -17,6 +17,7 @@ use crate::{
     hold::Hold,
     object::Object,
     session::Session,
+    share::Shares,
     waiter::Waiter,
     work::Agenda,
 };
@@ -46,6 +47,8 @@ struct Image {
     agenda: Agenda,
     unacknowledged: usize,
     untold: usize,
+    #[serde(skip)]
+    shares: Shares,
 }
 
 impl Space {
@@ -67,6 +70,7 @@ impl Space {
     pub fn restore<'de, D: Deserializer<'de>>(config: Config, from: D) -> Result<Self, D::Error> {
         let mut space = Image::deserialize(from)?;
         space.config = config;
+        space.shares = space.config.limits.shared.then(|| space.counted_shares());
         let there = || space.objects.iter();
         space.ids = there().map(|(ix, object)| (object.id, ix)).collect();
         space.names = there().filter_map(|(ix, object)| Some((object.name.clone()?, ix))).collect();

@@ -92,9 +92,9 @@ impl Space {
         }
     }
 
-    /// Nothing that would be missed: no session, no object.
+    /// Nothing that would be missed, or that is still to be cleared away: no session, no object.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.objects.is_empty()
+        self.sessions.is_empty() && self.objects.is_empty() && self.untold == 0
     }
 
     /// An object by its name, by "#id", or by its key.

@@ -31,6 +31,7 @@ mod reference;
 mod request;
 mod semlock;
 mod session;
+mod share;
 mod space;
 mod step;
 mod view;
@@ -49,6 +50,7 @@ pub use message::{
 pub use object::MAX_NAME;
 pub use record::{Record, RecordKind};
 pub use request::{Acquire, Class, Create, KeyError, ObjectKey, Request, SEM_VALUE_MAX, Spec};
+pub use share::{Share, fair_limit};
 pub use space::Space;
 pub use step::{Input, Output, Step};
 pub use view::{Holders, ObjectDetail, ObjectView, SessionView, Totals, WaiterView};

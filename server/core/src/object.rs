@@ -26,6 +26,8 @@ pub(crate) struct Object {
     pub id: ObjectId,
     pub name: Option<Arc<str>>,
     secret: u64,
+    /// The user who made it.
+    pub creator: u32,
     /// By sessions, counted as often as they attached, and by conditions.
     pub references: u32,
     /// Set while the object lingers without references.
@@ -145,11 +147,10 @@ impl Space {
             self.objects[ix].keep |= create.keep;
             return Ok(attached);
         }
-        let limit = self.config.limits.objects;
-        if self.objects.len() >= limit {
-            let kind = ErrorKind::Quota { field: "objects", limit: limit as u64 };
-            return Err(refuse(None, kind));
-        }
+        let creator = self.sessions[&session].process.uid;
+        let all = (self.config.limits.objects, self.objects.len());
+        let checked = self.check_share(creator, "objects", all, |share| share.objects);
+        checked.map_err(|kind| refuse(None, kind))?;
         self.check_references(session, 1)?;
         if let Kind::Condition(Condition { lock }) = kind {
             self.add_reference(lock)?;
@@ -159,6 +160,7 @@ impl Space {
             id,
             name: create.name.clone(),
             secret: create.secret,
+            creator,
             references: 0,
             lingers_until: None,
             keep: create.keep,
@@ -169,12 +171,13 @@ impl Space {
             trouble: None,
             kind,
         });
+        self.count_of(creator, |share| share.objects += 1);
         self.ids.insert(id, ix);
         if let Some(name) = create.name {
             self.names.insert(name, ix);
         }
-        let creator = self.party(session, crate::Owner(0));
-        self.emit(now, RecordKind::Created, Some(ix), creator);
+        let who = self.party(session, crate::Owner(0));
+        self.emit(now, RecordKind::Created, Some(ix), who);
         self.attach(session, ix, true)
     }
 

@@ -1,9 +1,11 @@
 //! References: attaching to an object, detaching from it, and what becomes of one that nobody
 //! is attached to any more.
 
+use std::{collections::VecDeque, sync::Arc};
+
 use crate::{
-    Answer, Attachment, Cause, Error, ErrorKind, Handle, ObjectKey, RecordKind, RequestId,
-    SessionId, Time,
+    Abandonment, Answer, Attachment, Cause, Error, ErrorKind, Handle, ObjectKey, RecordKind,
+    RequestId, SessionId, Time,
     arena::Idx,
     condition::Condition,
     deadline::Reason,
@@ -174,14 +176,30 @@ impl Space {
         }
         self.emit(now, RecordKind::Removed, Some(ix), None);
         let object = self.objects.remove(ix);
-        self.untold -= object.trouble.as_ref().map_or(0, |trouble| trouble.untold.len());
+        self.count_of(object.creator, |share| share.objects -= 1);
         self.ids.remove(&id);
         if let Some(name) = object.name {
             self.names.remove(&name);
         }
+        if let Some(trouble) = object.trouble {
+            self.begin(now, Task::Discard { untold: trouble.untold });
+        }
         if let Kind::Condition(Condition { lock }) = object.kind {
             self.dereference(now, lock, 1);
         }
+    }
+
+    pub(crate) fn go_on_discarding(&mut self, untold: &mut VecDeque<Arc<Abandonment>>) -> Progress {
+        while !untold.is_empty() {
+            if !self.spend() {
+                return Progress::More;
+            }
+            self.untold -= 1;
+            if let Some(left) = untold.pop_front() {
+                self.count_of(left.by.process.uid, |share| share.untold -= 1);
+            }
+        }
+        Progress::Over
     }
 
     pub(crate) fn unlink(&mut self, now: Time, session: SessionId, name: &str) -> Outcome {

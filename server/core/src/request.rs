@@ -102,6 +102,12 @@ pub enum Request {
         #[serde(deserialize_with = "constant")]
         why: Constant,
     },
+    /// What the caller may not make the namespace keep, by a quota of its own: refused likewise.
+    OverQuota {
+        #[serde(deserialize_with = "constant")]
+        field: Constant,
+        limit: u64,
+    },
 }
 
 impl Request {

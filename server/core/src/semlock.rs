@@ -126,10 +126,11 @@ impl Space {
         let quota = |field, limit: usize| {
             Err(self.refuse(ix, ErrorKind::Quota { field, limit: limit as u64 }))
         };
-        if self.holds.len() >= limits.holds {
-            return quota("holds", limits.holds);
-        }
-        if self.sessions[&session].holds.len() >= limits.holds_per_session {
+        let s = &self.sessions[&session];
+        let all = (limits.holds, self.holds.len());
+        let checked = self.check_share(s.process.uid, "holds", all, |share| share.holds);
+        checked.map_err(|kind| self.refuse(ix, kind))?;
+        if s.holds.len() >= limits.holds_per_session {
             return quota("holds_per_session", limits.holds_per_session);
         }
         Ok(())
@@ -194,6 +195,7 @@ impl Space {
             if !exclusive {
                 s.permits.insert((ix, owner, token));
             }
+            self.count(session, |share| share.holds += 1);
         }
         Grant { token, depth, abandoned: self.tell(ix) }
     }
@@ -207,7 +209,10 @@ impl Space {
             trouble.inconsistent = told.clone();
         }
         object.tidy_trouble();
-        self.untold -= usize::from(told.is_some());
+        if let Some(told) = &told {
+            self.untold -= 1;
+            self.count_of(told.by.process.uid, |share| share.untold -= 1);
+        }
         told
     }
 

@@ -136,13 +136,13 @@ impl Space {
     /// Opens a session for a process. Errors: its quota is used up.
     pub fn handle_open(&mut self, now: Time, process: Process) -> Result<SessionId, Box<Error>> {
         self.call(now, Input::Open(process.clone()));
-        let limit = self.config.limits.sessions;
-        if self.sessions.len() >= limit {
-            let kind = ErrorKind::Quota { field: "sessions", limit: limit as u64 };
-            return Err(refuse(None, kind));
-        }
+        let all = (self.config.limits.sessions, self.sessions.len());
+        let user = process.uid;
+        let checked = self.check_share(user, "sessions", all, |share| share.sessions);
+        checked.map_err(|kind| refuse(None, kind))?;
         let id = SessionId(self.next_number);
         self.sessions.insert(id, Session::new(now, process));
+        self.count_of(user, |share| share.sessions += 1);
         self.emit_session(now, RecordKind::SessionOpened, id);
         Ok(id)
     }
@@ -300,6 +300,7 @@ impl Space {
                 self.leave_barrier(now, session, ix);
                 self.dereference(now, ix, count);
             } else {
+                self.count(session, |share| share.sessions -= 1);
                 self.sessions.remove(&session);
                 return Progress::Over;
             }
@@ -350,8 +351,13 @@ impl Space {
         for _ in 0..2 {
             self.unacknowledged -= s.outgoing.forget_acknowledged().unwrap_or(0);
         }
+        // What others have, of several users, is no reason to forget what little one has.
+        let floor = match self.shares {
+            Some(_) => limits.unacknowledged / limits.sessions.max(1),
+            None => 0,
+        };
         while (s.outgoing.weight() > limits.unacknowledged_per_session
-            || self.unacknowledged > limits.unacknowledged)
+            || self.unacknowledged > limits.unacknowledged && s.outgoing.weight() > floor)
             && let Some(weight) = s.outgoing.forget_oldest()
         {
             self.unacknowledged -= weight;

@@ -12,6 +12,7 @@ use crate::{
     hold::Hold,
     object::Object,
     session::Session,
+    share::Shares,
     waiter::{Claim, Waiter},
     work::Agenda,
 };
@@ -48,6 +49,7 @@ pub struct Space {
     pub(crate) unacknowledged: usize,
     /// Abandonments that nobody was told of yet, of all objects.
     pub(crate) untold: usize,
+    pub(crate) shares: Shares,
 }
 
 impl Space {
@@ -56,6 +58,7 @@ impl Space {
     /// every number that was ever used, say at the wall clock in microseconds.
     pub fn new(config: Config, first_number: u64) -> Space {
         Space {
+            shares: config.limits.shared.then(BTreeMap::new),
             config,
             next_number: first_number.max(1),
             call: None,
@@ -162,6 +165,9 @@ impl Space {
             }
             Request::Ack => Ok(None),
             Request::Invalid { field, why } => Err(refuse(None, ErrorKind::Invalid { field, why })),
+            Request::OverQuota { field, limit } => {
+                Err(refuse(None, ErrorKind::Quota { field, limit }))
+            }
         }
     }
 

@@ -113,10 +113,11 @@ impl Space {
         let quota = |field, limit: usize| {
             Err(self.refuse(ix, ErrorKind::Quota { field, limit: limit as u64 }))
         };
-        if self.waiters.len() >= limits.waiters {
-            return quota("waiters", limits.waiters);
-        }
-        if self.sessions[&session].waiters.len() >= limits.waiters_per_session {
+        let s = &self.sessions[&session];
+        let all = (limits.waiters, self.waiters.len());
+        let checked = self.check_share(s.process.uid, "waiters", all, |share| share.waiters);
+        checked.map_err(|kind| self.refuse(ix, kind))?;
+        if s.waiters.len() >= limits.waiters_per_session {
             return quota("waiters_per_session", limits.waiters_per_session);
         }
         Ok(())
@@ -165,6 +166,7 @@ impl Space {
         if let Some(at) = deadline {
             self.deadlines.insert(at, Reason::Timeout { session, request });
         }
+        self.count(session, |share| share.waiters += 1);
         self.block(waiter);
         waiter
     }
@@ -195,6 +197,7 @@ impl Space {
         for object in concerned.into_iter().flatten() {
             s.waits_at.remove(&(object, request));
         }
+        self.count(session, |share| share.waiters -= 1);
         waiter
     }
 

@@ -9,12 +9,12 @@
 //! What the rest is about was decided by the first call: who waits behind the number of a
 //! decision is no part of it. So nobody can make it longer, and nobody meanwhile overtakes.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, Input, ObjectId, Output, RequestId, SessionId, Time, Token,
+    Abandonment, Cause, Input, ObjectId, Output, RequestId, SessionId, Time, Token,
     arena::Idx,
     object::{Kind, Object},
     space::Space,
@@ -35,6 +35,8 @@ pub(crate) enum Task {
     Force { at: At, last: Token },
     /// A resumed session is sent what it has missed.
     Resend { session: SessionId },
+    /// Abandonments at an object that is gone: nobody will be told of them.
+    Discard { untold: VecDeque<Arc<Abandonment>> },
 }
 
 /// An object that may be gone by the time.
@@ -69,7 +71,11 @@ impl Task {
         match self {
             Task::Notify(notify) => notify.answer.map(|(session, _)| session),
             Task::LetGo { session, .. } => Some(*session),
-            Task::Serve(_) | Task::End { .. } | Task::Force { .. } | Task::Resend { .. } => None,
+            Task::Serve(_)
+            | Task::End { .. }
+            | Task::Force { .. }
+            | Task::Resend { .. }
+            | Task::Discard { .. } => None,
         }
     }
 }
@@ -189,6 +195,7 @@ impl Space {
             Task::End { session, cause } => self.go_on_ending(now, *session, *cause),
             Task::Force { at, last } => self.go_on_forcing(now, *at, *last),
             Task::Resend { session } => self.go_on_resending(now, *session),
+            Task::Discard { untold } => self.go_on_discarding(untold),
         }
     }
 }

@@ -53,11 +53,6 @@ pub(crate) fn failed(seq: u64) -> v1::ServerMessage {
     v1::ServerMessage { seq, id: 0, message: Some(Wire::SessionEnd(end)) }
 }
 
-/// The field and the reason of a request that would make a namespace keep more than its owner
-/// may have: to the core it is one that can't be understood, to the client a quota.
-pub(crate) const OUT_OF_MEMORY: (&str, &str) =
-    ("memory", "the quota of bytes per user is used up: free some objects, or raise it");
-
 fn answer(now: Time, reply: Reply) -> Wire {
     match reply {
         Ok(Answer::Done { count }) => Wire::Done(v1::Done { count }),
@@ -112,7 +107,6 @@ fn spec(spec: Spec) -> attached::Spec {
 
 pub fn error(now: Time, error: &Error) -> v1::Error {
     let code = match &error.kind {
-        ErrorKind::Invalid { field, .. } if *field == OUT_OF_MEMORY.0 => ErrorCode::Quota,
         ErrorKind::Invalid { .. } => ErrorCode::InvalidArgument,
         ErrorKind::NotFound { .. } => ErrorCode::NotFound,
         ErrorKind::Exists => ErrorCode::Exists,

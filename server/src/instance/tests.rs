@@ -90,6 +90,29 @@ async fn a_place_that_was_taken_over_is_lost_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_number_used_again_does_not_mislead_who_has_left() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    // Not every filesystem gives a number out again; those that do, do it soon.
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = endpoint(&dir).as_path().to_owned();
+        let (mut instance, listener) = take(&dir).unwrap();
+        let number = fs::metadata(&path).unwrap().ino();
+        instance.withdraw();
+        assert!(!path.exists());
+        drop(listener);
+        let _other = UnixListener::bind(&path).unwrap();
+        let is_used_again = fs::metadata(&path).unwrap().ino() == number;
+        drop(instance);
+        assert!(path.exists(), "it is another's");
+        if is_used_again {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_directory_made_anew_is_another_place() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("syncd");

@@ -53,6 +53,7 @@ pub(crate) struct Instance {
     lock_is: Identity,
     socket_name: OsString,
     socket_is: Identity,
+    is_withdrawn: bool,
 }
 
 impl Instance {
@@ -101,6 +102,7 @@ impl Instance {
             lock_is,
             socket_name,
             socket_is,
+            is_withdrawn: false,
         };
         Ok((instance, listener))
     }
@@ -191,8 +193,12 @@ impl Instance {
         name
     }
 
-    /// Takes the socket away, so that nobody comes any more; another's in its place is left.
-    pub fn withdraw(&self) {
+    /// Takes the socket away, so that nobody comes any more; another's in its place is left. To
+    /// be called before the listener is closed: the inode's number may be another's after that.
+    pub fn withdraw(&mut self) {
+        if std::mem::replace(&mut self.is_withdrawn, true) {
+            return;
+        }
         let found = statat(&self.directory, &self.socket_name, AtFlags::SYMLINK_NOFOLLOW);
         if found.is_ok_and(|found| Identity::of(&found) == self.socket_is)
             && let Err(error) = unlinkat(&self.directory, &self.socket_name, AtFlags::empty())
@@ -264,7 +270,7 @@ fn foreign(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
-/// Locks `<socket>.pid`, and writes the process's number into it.
+/// Locks `<socket>.pid`, and writes the process's number into it, for whoever wonders.
 fn take_lock(
     endpoint: &Endpoint,
     directory: &OwnedFd,
@@ -298,7 +304,9 @@ fn take_lock(
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(failed)?;
+        if let Err(error) = written {
+            warn!(%error, path = %path.display(), "the lock is taken, but its file can't name the holder");
+        }
         return Ok((file, identity));
     }
 }

@@ -74,7 +74,7 @@ impl Instance {
     }
 
     /// Takes the socket away, so that nobody comes any more.
-    pub fn withdraw(&self) {}
+    pub fn withdraw(&mut self) {}
 }
 
 /// The file that keeps the highest fencing token, beside a socket that somebody else has bound.

@@ -89,14 +89,14 @@ impl SessionStream {
             let namespace = broker
                 .namespace(address)
                 .map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
-            if namespace.memory.is_full() {
-                let (field, why) = convert::OUT_OF_MEMORY;
-                return Err(refusal(ErrorCode::Quota, field, why));
-            }
             let opened = broker.enter(&namespace, broker.now(), None, |state, now| {
                 let is_new = state.space.is_empty();
                 let process = Process { pid, uid, command: label.clone() };
-                let opened = state.space.handle_open(now, process).map(|id| {
+                let room = state.check_memory(&namespace, uid);
+                room.map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
+                let opened = state.space.handle_open(now, process);
+                let opened = opened.map_err(|refused| Box::new(convert::error(now, &refused)));
+                opened.map(|id| {
                     // Known before the lock is let go: who sends to it now must find it.
                     let limit = broker.settings.limits.unsent_bytes_per_session;
                     let (connection, label) = (&self.connection, label.clone());
@@ -106,14 +106,11 @@ impl SessionStream {
                     let stream = session.attach(connection);
                     let sessions = &broker.registry.sessions;
                     sessions.insert((namespace.number, id), session.clone());
-                    (session, stream)
-                });
-                (now, opened, is_new)
+                    (now, session, stream, is_new)
+                })
             });
-            let Ok((now, opened, is_new)) = opened else { continue };
-            let (session, stream) =
-                opened.map_err(|refused| Box::new(convert::error(now, &refused)))?;
-            break (now, session, stream, is_new);
+            let Ok(opened) = opened else { continue };
+            break opened?;
         };
         self.join(now, &session)?;
         info!(

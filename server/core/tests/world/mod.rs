@@ -1,10 +1,13 @@
 //! A `Space` by hand: sessions ask, and hear what comes of it. Never here: what is tested.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use syncd_core::{
-    Acquire, Answer, Body, Config, Create, Cycle, Grant, Handle, Limits, Output, Owner, Process,
-    Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec, Step, Time, Token,
+    Acquire, Answer, Body, Config, Create, Cycle, Error, Grant, Handle, Limits, Output, Owner,
+    Process, Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec, Step, Time,
+    Token,
 };
 
 pub struct World {
@@ -18,7 +21,10 @@ pub struct World {
 
 impl World {
     pub fn new(step: u32) -> Self {
-        let limits = Limits { step, ..Limits::default() };
+        World::with(Limits { step, shared: true, ..Limits::default() })
+    }
+
+    pub fn with(limits: Limits) -> Self {
         World {
             space: Space::new(Config { limits, ..Config::default() }, 1),
             now: Time(0),
@@ -30,10 +36,16 @@ impl World {
     }
 
     pub fn open(&mut self) -> SessionId {
+        self.open_as(1).unwrap()
+    }
+
+    pub fn open_as(&mut self, uid: u32) -> Result<SessionId, Box<Error>> {
         let pid = self.ids.len() as u32 + 1;
-        let process = Process { pid, uid: 1, command: Arc::from("test") };
-        let session = self.space.handle_open(self.now, process).unwrap();
-        self.ids.insert(session, 0);
+        let process = Process { pid, uid, command: Arc::from("test") };
+        let session = self.space.handle_open(self.now, process);
+        if let Ok(session) = session {
+            self.ids.insert(session, 0);
+        }
         self.hear();
         session
     }
@@ -68,6 +80,12 @@ impl World {
         self.space.handle_request(self.now, session, RequestId(id), 0, request);
         self.hear();
         id
+    }
+
+    /// Asks: whether it was granted, if it is answered at once.
+    pub fn outcome(&mut self, session: SessionId, request: Request) -> Option<bool> {
+        let id = self.ask(session, request);
+        self.reply(session, id).map(|reply| reply.is_ok())
     }
 
     /// Asks, and returns the answer, which comes in the same step.
