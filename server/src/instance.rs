@@ -13,9 +13,9 @@ mod place;
 #[cfg(target_os = "linux")]
 mod rivals;
 
-#[cfg(unix)]
-pub(crate) use place::activated;
 pub(crate) use place::{Instance, tokens_of_activated};
+#[cfg(unix)]
+pub(crate) use place::{activated, open_own};
 
 use std::path::PathBuf;
 

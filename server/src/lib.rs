@@ -7,6 +7,7 @@
 //! - `registry`: who and what is here, as data; `limits`: how much of it there may be.
 //! - `broker`: the one way into a `namespace`, which wraps a core `Space`. `numbers`: where its
 //!   fencing tokens begin.
+//! - `journal`: what a namespace decided, kept so that it outlives the daemon.
 //! - `session`, `outbox`: the traffic of one client. `inspect`, `watch`: looking in from outside.
 //! - `convert`: the only place where the wire and the core meet.
 //! - `options`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
@@ -33,6 +34,9 @@ pub mod convert;
 mod error;
 mod inspect;
 mod instance;
+/// What keeps a namespace's state, for benchmarks and for tests that kill it. Unstable.
+#[doc(hidden)]
+pub mod journal;
 mod limits;
 mod log;
 mod namespace;

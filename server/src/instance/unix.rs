@@ -2,7 +2,7 @@
 //! nothing is changed or unlinked before it is known to be this daemon's.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
@@ -29,7 +29,7 @@ use crate::ServeError;
 
 /// What tells one file from all others for as long as somebody has it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
 }
@@ -109,7 +109,7 @@ impl Instance {
 
     /// The file that keeps the highest fencing token.
     pub fn tokens(&self) -> io::Result<File> {
-        open_own(&self.directory, &self.tokens_name()).map(|(file, _)| file)
+        open_own(&self.directory, &self.tokens_name(), OFlags::CREATE).map(|(file, _)| file)
     }
 
     /// Waits until no other daemon serves at this place, which one could whose directory was
@@ -244,11 +244,15 @@ fn open_directory(endpoint: &Endpoint, mode: u32) -> Result<(OwnedFd, Identity),
     open().map_err(|error| ServeError::Directory { path: path.clone(), error })
 }
 
-/// Opens or makes a file that must be this user's own: where others may write too, a link of
-/// theirs must not lead elsewhere.
-fn open_own(directory: &OwnedFd, name: &OsString) -> io::Result<(File, Identity)> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match openat(directory, name, flags | OFlags::NONBLOCK, Mode::from_raw_mode(0o600)) {
+/// Opens a file that must be this user's own: where others may write too, a link of theirs must
+/// not lead elsewhere. `making` says whether it is made.
+pub(crate) fn open_own(
+    directory: &OwnedFd,
+    name: &OsStr,
+    making: OFlags,
+) -> io::Result<(File, Identity)> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | making;
+    let file = match openat(directory, name, flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => File::from(file),
         Err(Errno::LOOP) => return Err(foreign("it is a symbolic link")),
         Err(error) => return Err(error.into()),
@@ -279,7 +283,7 @@ fn take_lock(
     let path = endpoint.directory().join(name);
     let failed = |error: io::Error| ServeError::Lock { path: path.clone(), error };
     loop {
-        let (mut file, identity) = open_own(directory, name).map_err(failed)?;
+        let (mut file, identity) = open_own(directory, name, OFlags::CREATE).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -348,7 +352,7 @@ pub(crate) fn tokens_of_activated(endpoint: &Endpoint) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, endpoint.directory(), flags, Mode::empty())?;
     let name = beside(endpoint, ".tokens").file_name().unwrap_or_default().to_owned();
-    open_own(&directory, &name).map(|(file, _)| file)
+    open_own(&directory, &name, OFlags::CREATE).map(|(file, _)| file)
 }
 
 /// The listening socket that systemd started this process for, if it did; its variables are

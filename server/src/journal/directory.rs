@@ -1,0 +1,216 @@
+//! Where the journals of a daemon lie: a directory of its user's own, and the files in it, which
+//! have room before they are written to. Never here: what is written.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+#[cfg_attr(unix, path = "directory/unix.rs")]
+#[cfg_attr(windows, path = "directory/windows.rs")]
+mod place;
+
+use super::{StoreError, format::BootId};
+use crate::{numbers::write_at, panic};
+
+/// Zeros are written in pieces of this size.
+const PIECE: usize = 256 << 10;
+static ZEROS: [u8; PIECE] = [0; PIECE];
+
+/// A directory with journals, for one daemon at a time.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    place: place::Place,
+    pub(super) user: u32,
+    pub(super) boot: Option<BootId>,
+    next: AtomicU64,
+    /// How many more bytes may be reserved.
+    #[cfg(test)]
+    pub(super) quota: AtomicU64,
+}
+
+impl Directory {
+    /// Opens the directory, made with mode 0700 if it is missing.
+    ///
+    /// # Errors
+    /// If it isn't the user's alone, or a symbolic link leads to it.
+    pub fn open(path: &Path) -> io::Result<Arc<Self>> {
+        Self::open_as(path, BootId::current())
+    }
+
+    /// As a daemon of that run of the machine; `None`: whose run nobody knows.
+    pub fn open_as(path: &Path, boot: Option<BootId>) -> io::Result<Arc<Self>> {
+        let (place, user) = place::Place::open(path)?;
+        let directory = Self {
+            path: path.to_owned(),
+            place,
+            user,
+            boot,
+            next: AtomicU64::new(1),
+            #[cfg(test)]
+            quota: AtomicU64::new(u64::MAX),
+        };
+        let last = directory.names()?.iter().filter_map(|name| number_and_slot(name)).max();
+        directory.next.store(last.map_or(1, |(number, _)| number + 1), Relaxed);
+        Ok(Arc::new(directory))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
+        self.place.names()
+    }
+
+    /// A number that no journal here has had.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    pub(super) fn read(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        let file = self.place.open_file(name)?;
+        let length = file.metadata()?.len();
+        let mut bytes = Vec::new();
+        let wanted = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        bytes.try_reserve_exact(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        io::Read::read_to_end(&mut io::Read::take(file, length), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn discard(&self, file: &Path) -> io::Result<()> {
+        self.place.remove(file.file_name().unwrap_or_default())
+    }
+
+    /// Renames a file to `NAME.aside-K`, of which there was none: no daemon looks at it again.
+    ///
+    /// # Errors
+    /// As rename(2).
+    pub fn keep_aside(&self, file: &Path) -> io::Result<PathBuf> {
+        let name = file.file_name().unwrap_or_default();
+        let taken = self.names()?;
+        let mut asides = (1..).map(|n| {
+            let mut aside = name.to_owned();
+            aside.push(format!(".aside-{n}"));
+            aside
+        });
+        // Nobody else makes files here.
+        let aside = asides.find(|aside| !taken.contains(aside)).expect("numbers go on");
+        self.place.rename(name, &aside)?;
+        Ok(self.path_of(&aside))
+    }
+}
+
+pub(super) fn file_name(number: u64, slot: usize) -> OsString {
+    format!("{number}.{slot}").into()
+}
+
+/// What a journal's file is called: `17.0`.
+pub(super) fn number_and_slot(name: &OsStr) -> Option<(u64, usize)> {
+    let (number, slot) = name.to_str()?.split_once('.')?;
+    let found = (number.parse().ok()?, slot.parse().ok()?);
+    (found.1 < 2 && file_name(found.0, found.1) == name).then_some(found)
+}
+
+/// One of the two files of a journal. All of its bytes are its own: no write to it, be it by a
+/// mapping, needs room that a full disk doesn't have.
+#[derive(Debug)]
+pub(super) struct Slot {
+    directory: Arc<Directory>,
+    name: OsString,
+    file: File,
+    size: Mutex<u64>,
+}
+
+impl Slot {
+    /// Makes a file, or opens one that is there.
+    pub fn open(
+        directory: &Arc<Directory>,
+        number: u64,
+        slot: usize,
+        is_new: bool,
+    ) -> io::Result<Self> {
+        let name = file_name(number, slot);
+        let file = match is_new {
+            true => directory.place.create_file(&name)?,
+            false => directory.place.open_file(&name)?,
+        };
+        let size = Mutex::new(file.metadata()?.len());
+        Ok(Self { directory: directory.clone(), name, file, size })
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.directory.path_of(&self.name)
+    }
+
+    pub fn size(&self) -> u64 {
+        *panic::lock(&self.size)
+    }
+
+    /// Has it so large, of zeros at its end. What others do to the file meanwhile, within its
+    /// size, isn't disturbed.
+    pub fn reserve(&self, to: u64) -> Result<(), StoreError> {
+        loop {
+            let mut size = panic::lock(&self.size);
+            if *size >= to {
+                return Ok(());
+            }
+            let piece = (to - *size).min(PIECE as u64);
+            if let Err(error) = self.lengthen(*size, piece) {
+                // What there was room for is given back.
+                let _ = self.file.set_len(*size);
+                return Err(StoreError::no_room(self.path(), error));
+            }
+            *size += piece;
+        }
+    }
+
+    fn lengthen(&self, from: u64, by: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.directory
+            .quota
+            .fetch_update(Relaxed, Relaxed, |quota| quota.checked_sub(by))
+            .map_err(|_| io::ErrorKind::StorageFull)?;
+        write_at(&self.file, &ZEROS[..by as usize], from)
+    }
+
+    /// Makes it smaller. Nobody may have it mapped.
+    pub fn shrink(&self, to: u64) {
+        let mut size = panic::lock(&self.size);
+        if *size > to && self.file.set_len(to).is_ok() {
+            #[cfg(test)]
+            self.directory.quota.fetch_add(*size - to, Relaxed);
+            *size = to;
+        }
+    }
+
+    /// Writes to what was reserved.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        debug_assert!(at + bytes.len() as u64 <= self.size(), "no room was reserved");
+        write_at(&self.file, bytes, at).map_err(|error| StoreError::io(self.path(), error))
+    }
+
+    pub fn remove(&self) -> io::Result<()> {
+        self.directory.place.remove(&self.name)
+    }
+}
