@@ -10,10 +10,11 @@ use std::sync::{
 use super::{
     Entry, StoreError,
     area::Area,
+    current::{Current, END, header_after, make_room, map, wanted_size, write_generation},
     directory::Slot,
     failpoint::failpoint,
     format::{HEADER, Header, record_size},
-    log::{Current, END, Shared, header_after, make_room, map, wanted_size, write_generation},
+    log::Shared,
     parse::Entries,
 };
 
