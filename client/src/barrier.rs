@@ -1,4 +1,4 @@
-//! Barrier. Never here: who runs the action of those who have one; the daemon chooses.
+//! Barrier.
 
 use std::{sync::Arc, time::Duration};
 

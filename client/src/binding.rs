@@ -1,5 +1,5 @@
 //! The handle that an object has in the session of the moment: how it is got, and got again in
-//! another session; and requests by it. Never here: how one waits for the answers.
+//! another session; and requests by it.
 
 use std::{
     collections::HashMap,

@@ -91,6 +91,10 @@ fn wait<C: Call>(call: C) -> C::Done {
 
 /// Blocking methods of the async ones' names, each by the call that it is.
 macro_rules! forward {
+    ($First:ident, $($Rest:ident),+: $($methods:tt)+) => {
+        forward! { $First: $($methods)+ }
+        forward! { $($Rest),+: $($methods)+ }
+    };
     ($Type:ident: $(
         fn $method:ident(&$self:ident $(, $arg:ident: $ty:ty)*) -> $done:ty { $made:expr }
     )+) => {

@@ -1,6 +1,6 @@
 //! What a call does, step by step, whoever waits for its steps: it asks for a session or for the
-//! answer to a request, and is told. The two shells make these steps, each in its own way, so
-//! that no object is written twice. Never here: how one waits.
+//! answer to a request, and is told. The two shells make these steps, each in its own way, so that
+//! no object is written twice.
 
 use std::{
     future::Future,

@@ -1,5 +1,4 @@
 //! The client: which daemon, which namespace, and the session that is current in this process.
-//! Never here: what the objects do.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,5 +1,5 @@
-//! What can go wrong: one enum for each kind of call. The sentences are mostly the daemon's,
-//! which knows who holds what. Never here: deciding that something went wrong.
+//! What can go wrong: one enum for each kind of call. The sentences are mostly the daemon's, which
+//! knows who holds what.
 
 mod lost;
 

@@ -1,4 +1,4 @@
-//! Event. Never here: the wire's other waits.
+//! Event.
 
 use std::{sync::Arc, time::Duration};
 

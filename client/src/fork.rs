@@ -1,5 +1,5 @@
 //! Which process this is: a child of `fork` must not touch what it inherited of its parent's
-//! session, and keeps none of its descriptors. Never here: what to do instead.
+//! session, and keeps none of its descriptors.
 
 use std::{
     mem::ManuallyDrop,

@@ -1,5 +1,4 @@
-//! Looking into a daemon: the connection for the generated `Inspect` client. Never here: what
-//! is shown of it.
+//! Looking into a daemon: the connection for the generated `Inspect` client.
 
 use std::{
     future::Future,

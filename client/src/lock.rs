@@ -1,4 +1,4 @@
-//! Lock and RLock. Never here: the wire.
+//! Lock and RLock.
 
 use std::{ops::Deref, time::Duration};
 

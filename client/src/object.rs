@@ -1,5 +1,5 @@
-//! An object as a client knows it. The handle that it has in the session
-//! of the moment is in [`binding`](crate::binding). Never here: what one can do with it.
+//! An object as a client knows it. The handle that it has in the session of the moment is in
+//! [`binding`](crate::binding).
 
 use std::{
     fmt,

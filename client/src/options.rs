@@ -1,4 +1,4 @@
-//! How an object is to be made, and the calls that make it. Never here: what one can do with it.
+//! How an object is to be made, and the calls that make it.
 
 use std::sync::Arc;
 

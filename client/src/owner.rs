@@ -1,5 +1,5 @@
 //! The numbers by which the daemon tells the owners of one session apart: threads, tasks, and
-//! guards that may travel. Never here: what an owner holds.
+//! guards that may travel.
 
 use std::{
     cell::Cell,

@@ -1,5 +1,4 @@
-//! Who holds, who waits, who died: the daemon's words about processes, as types. Never here:
-//! asking for them.
+//! Who holds, who waits, who died: the daemon's words about processes, as types.
 
 use std::{fmt, time::Duration};
 

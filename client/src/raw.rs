@@ -1,6 +1,5 @@
 //! Objects as a binding to another language wants them: of one type, with owners by number, and
-//! calls that a thread or a task can make. Never here: anything that a Rust program would rather
-//! use.
+//! calls that a thread or a task can make.
 
 use std::{
     future::Future,

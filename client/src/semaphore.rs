@@ -1,4 +1,4 @@
-//! Semaphore and BoundedSemaphore. Never here: the wire.
+//! Semaphore and BoundedSemaphore.
 
 use std::{ops::Deref, time::Duration};
 

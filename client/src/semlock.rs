@@ -1,5 +1,5 @@
 //! What Lock, RLock and the semaphores have in common: taking, giving back, and the hold in
-//! between. Never here: which of these a kind of lock lets its users do.
+//! between.
 
 use std::{
     borrow::BorrowMut,
@@ -143,7 +143,7 @@ impl SemLock {
         let (timeout_us, fail_on_deadlock) = (micros(timeout), self.fail_on_deadlock);
         self.object.request(true, move |handle| {
             let undo = Undo::Grant { handle, owner, unowned };
-            let acquire = Acquire { handle, owner, loose: unowned, timeout_us, fail_on_deadlock };
+            let acquire = Acquire { handle, owner, unowned, timeout_us, fail_on_deadlock };
             (Request::Acquire(acquire), Some(undo))
         })
     }

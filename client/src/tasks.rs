@@ -1,5 +1,5 @@
 //! The shell for tasks: futures that wait at a session, and what they do while they are polled.
-//! Beside it stands [`blocking`](crate::blocking), for threads. Never here: what a message means.
+//! Beside it stands [`blocking`](crate::blocking), for threads.
 
 mod connect;
 mod driver;

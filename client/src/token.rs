@@ -1,5 +1,5 @@
-//! An object's address in print: hand it to another process by argv, environment or file, and
-//! it can attach. Never here: attaching.
+//! An object's address in print: hand it to another process by argv, environment or file, and it
+//! can attach.
 
 use std::{fmt, str::FromStr};
 

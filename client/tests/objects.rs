@@ -129,7 +129,7 @@ async fn a_poisoned_lock_is_refused_until_it_is_marked() {
 }
 
 #[tokio::test]
-async fn a_permit_is_owned_or_loose_as_its_taker_says() {
+async fn a_permit_is_owned_or_unowned_as_its_taker_says() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let sem = b.semaphore("s", 3).await.unwrap();

@@ -1,5 +1,5 @@
-//! What takes a process of its own: forking with a session open, and starting a daemon. Run
-//! with `--socket` it is that daemon. Never here: what one process can test.
+//! What takes a process of its own: forking with a session open, and starting a daemon. Run with
+//! `--socket` it is that daemon.
 
 #[cfg(unix)]
 #[path = "processes/edges.rs"]

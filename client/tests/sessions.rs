@@ -4,7 +4,7 @@ mod support;
 
 use std::{sync::mpsc, time::Duration};
 
-use support::{Daemon, Relay, WATCHDOG, within};
+use support::{Daemon, Link, WATCHDOG, within};
 use syncd_client::{
     Cause, Client, ConnectError, Inspector,
     proto::v1::{KickRequest, StatusRequest},
@@ -18,12 +18,12 @@ async fn kick(daemon: &Daemon, session: u64) {
 #[tokio::test]
 async fn a_broken_connection_loses_nothing() {
     let daemon = Daemon::start();
-    let relay = Relay::to(&daemon);
-    let (client, other) = (relay.client().await, daemon.client().await);
+    let link = Link::to(&daemon);
+    let (client, other) = (link.client().await, daemon.client().await);
     let id = client.session_id().await.unwrap();
     let lock = client.lock("l").await.unwrap();
     let guard = lock.acquire().await.unwrap();
-    relay.cut();
+    link.cut();
     let second = within(client.lock("m")).await.unwrap();
     assert!(guard.is_valid());
     assert_eq!(client.session_id().await.unwrap(), id);
@@ -32,7 +32,7 @@ async fn a_broken_connection_loses_nothing() {
     let theirs = other.lock("m").await.unwrap().acquire().await.unwrap();
     let waiter = tokio::spawn(async move { second.acquire().await.unwrap() });
     tokio::task::yield_now().await;
-    relay.cut();
+    link.cut();
     drop(theirs);
     assert!(within(waiter).await.unwrap().is_valid());
 }
@@ -40,8 +40,8 @@ async fn a_broken_connection_loses_nothing() {
 #[tokio::test]
 async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
     let daemon = Daemon::start();
-    let relay = Relay::to(&daemon);
-    let (client, other) = (relay.client().await, daemon.client().await);
+    let link = Link::to(&daemon);
+    let (client, other) = (link.client().await, daemon.client().await);
     let lock = client.lock("l").await.unwrap();
     let guard = lock.acquire().await.unwrap();
     let theirs = other.lock("m").await.unwrap();
@@ -49,13 +49,13 @@ async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
     let mine = client.lock("m").await.unwrap();
     let waiter = tokio::spawn(async move { drop(mine.acquire().await) });
     tokio::task::yield_now().await;
-    relay.close(true);
+    link.close(true);
     tokio::time::sleep(Duration::from_millis(50)).await;
     // The one is released and the other withdrawn where nobody hears of it.
     drop(guard);
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
-    relay.close(false);
+    link.close(false);
     within(other.lock("l").await.unwrap().acquire()).await.unwrap().release().await.unwrap();
     drop(held);
     within(theirs.acquire()).await.unwrap().release().await.unwrap();
@@ -64,8 +64,8 @@ async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
 #[tokio::test]
 async fn many_requests_survive_many_cuts_in_order() {
     let daemon = Daemon::start();
-    let relay = Relay::to(&daemon);
-    let client = relay.client().await;
+    let link = Link::to(&daemon);
+    let client = link.client().await;
     let sem = client.semaphore("s", 1).await.unwrap();
     let tasks: Vec<_> = (0..20)
         .map(|_| {
@@ -81,7 +81,7 @@ async fn many_requests_survive_many_cuts_in_order() {
     let cutting = async {
         loop {
             tokio::time::sleep(Duration::from_millis(3)).await;
-            relay.cut();
+            link.cut();
         }
     };
     let work = async {
@@ -236,13 +236,13 @@ async fn async_clients_that_are_dropped_leave_no_session() {
 #[tokio::test]
 async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
     let daemon = Daemon::start();
-    let relay = Relay::to(&daemon);
-    let (client, other) = (relay.client().await, daemon.client().await);
+    let link = Link::to(&daemon);
+    let (client, other) = (link.client().await, daemon.client().await);
     let (lock, theirs) = (client.lock("l").await.unwrap(), other.lock("l").await.unwrap());
     let condition = client.condition("c", &lock).await.unwrap();
     let items = client.semaphore("items", 0).await.unwrap();
     let mut guard = lock.acquire().await.unwrap();
-    relay.close(true);
+    link.close(true);
     tokio::time::sleep(Duration::from_millis(50)).await;
     // More than is queued for a connection that isn't there: the next call waits for room.
     let mut crowd = Vec::new();
@@ -253,7 +253,7 @@ async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let waited = tokio::time::timeout(Duration::from_millis(20), condition.wait(&mut guard)).await;
     assert!(waited.is_err());
-    relay.close(false);
+    link.close(false);
     for release in crowd {
         within(release).await.unwrap().unwrap();
     }

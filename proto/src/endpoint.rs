@@ -1,5 +1,5 @@
-//! Where a daemon listens: the socket's path (a named pipe's on Windows), how it is found, and
-//! the check that nobody else could have put it there. Never here: connecting.
+//! Where a daemon listens: the socket's path (a named pipe's on Windows), how it is found, and the
+//! check that nobody else could have put it there.
 
 use std::{env, fmt, fs, io, path::Path, str::FromStr};
 

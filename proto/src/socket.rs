@@ -1,5 +1,5 @@
-//! The byte stream between client and daemon: one listener and one connector for Unix sockets
-//! and named pipes, and who is at the other end. Never here: frames, messages, retries.
+//! The byte stream between client and daemon: one listener and one connector for Unix sockets and
+//! named pipes, and who is at the other end.
 
 use std::{
     io,

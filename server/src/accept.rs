@@ -1,5 +1,4 @@
-//! Accepting connections: what becomes of an error depends on whose it is. Never here: who
-//! connects.
+//! Accepting connections: what becomes of an error depends on whose it is.
 
 use std::{
     sync::Mutex,

@@ -1,5 +1,4 @@
-//! What each client process has at this daemon, and that its death takes it all. Never here:
-//! how a process is known, or what a death does to a lock.
+//! What each client process has at this daemon, and that its death takes it all.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,4 @@
-//! One connection: who it is, how many a user may have, and HTTP/2 with its limits. Never here:
-//! what a request says.
+//! One connection: who it is, how many a user may have, and HTTP/2 with its limits.
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,5 @@
 //! One place, one daemon: the socket, its directory, the lock file beside it, and a socket that
-//! systemd hands over. Never here: who connects.
+//! systemd hands over.
 //!
 //! A place is a path on a filesystem. Whoever serves there holds the lock on `<socket>.pid`, in
 //! the directory that the path leads to, has bound the socket in that very directory, and finds all

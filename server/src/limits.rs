@@ -1,5 +1,5 @@
 //! Quotas: how much each user may have of everything that a client can make grow, and what that
-//! comes to in bytes. Never here: what is used.
+//! comes to in bytes.
 
 use syncd_core::{Share, Totals};
 use syncd_proto::v1;

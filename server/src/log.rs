@@ -1,6 +1,6 @@
 //! The log's way out: one thread writes it, so that neither a full disk, a reader that doesn't
 //! read, nor one that has left can stop or end anybody else. What couldn't be written is counted,
-//! and told with the next line that can. Never here: what is logged.
+//! and told with the next line that can.
 
 use std::{
     borrow::Cow,

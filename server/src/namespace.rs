@@ -1,5 +1,4 @@
-//! One namespace: its name, its [`Space`] behind a lock, and what is counted of it. Never here:
-//! the registries across namespaces, or the wire.
+//! One namespace: its name, its [`Space`] behind a lock, and what is counted of it.
 
 use std::{
     collections::BTreeMap,

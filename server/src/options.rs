@@ -1,5 +1,5 @@
 //! Flags and their twins in the environment, the log, signals and exit codes: what a daemon has
-//! from being a program. Never here: serving.
+//! from being a program.
 
 use std::{
     io::{IsTerminal as _, Write as _},

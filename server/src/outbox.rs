@@ -1,6 +1,5 @@
 //! What others have for a session until its stream fetches it, bounded in bytes; and the session's
-//! entry in the registry. Never here: what a session has said, what becomes of a session whose
-//! outbox is full, or the stream itself.
+//! entry in the registry.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! A panic ends what it happened in (a call, a session, a namespace) and nothing else: it is
-//! caught here, reported and counted. Never here: what is then told to whom.
+//! A panic ends what it happened in (a call, a session, a namespace) and nothing else: it is caught
+//! here, reported and counted.
 
 use std::{
     any::Any,

@@ -1,5 +1,4 @@
-//! A client's process: who it is, and when it has exited. Never here: what it has at this
-//! daemon, or what its death does to that.
+//! A client's process: who it is, and when it has exited.
 
 #[cfg_attr(target_os = "linux", path = "peer/linux.rs")]
 #[cfg_attr(windows, path = "peer/windows.rs")]

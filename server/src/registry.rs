@@ -1,5 +1,5 @@
-//! Who and what is at this daemon, as data: users, their processes, sessions, namespaces, and
-//! how much each user has. Never here: a change of a namespace (the broker's).
+//! Who and what is at this daemon, as data: users, their processes, sessions, namespaces, and how
+//! much each user has.
 
 use std::sync::{
     Arc,

@@ -1,6 +1,6 @@
 //! Who watches a namespace's log records: one ring of the latest ones, bounded in bytes, which all
 //! watches read at their own pace. A watch that isn't read costs nothing while others publish, and
-//! one that the ring has overtaken ends. Never here: what an event looks like on the wire.
+//! one that the ring has overtaken ends.
 
 use std::{
     collections::VecDeque,

@@ -2,10 +2,13 @@
 //! its memory is its own: it must grow by at most 64 MiB, and serve others as before.
 #![cfg(target_os = "linux")]
 
+#[path = "../../tests/src/hostility/frames.rs"]
+mod frames;
 mod support;
 
 use std::{process::Stdio, time::Duration};
 
+use frames::{CONTINUATION, END_HEADERS, HEADERS, PREFACE, RST_STREAM, frame, headers};
 use support::{Session, WATCHDOG, acquire, channel, open, within};
 use syncd_proto::{
     Endpoint,
@@ -87,40 +90,6 @@ impl Target {
 fn memory(child: &Child) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id().unwrap())).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap();
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-/// A request's headers: POST, http, the path of Session, all without Huffman or indexing.
-fn headers() -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    for (name, value) in [
-        (":path", "/syncd.v1.Broker/Session"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend(text.as_bytes());
-        }
-    }
-    block
 }
 
 /// Writes `attack` again and again, up to `limit` bytes, reading what comes and throwing it
@@ -340,7 +309,7 @@ async fn every_field_at_its_extremes_is_an_answer_and_never_a_panic() {
                 Request::Acquire(v1::Acquire {
                     handle,
                     owner,
-                    loose: true,
+                    unowned: true,
                     timeout_us: Some(0),
                     fail_on_deadlock: true,
                 }),

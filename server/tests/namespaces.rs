@@ -1,5 +1,4 @@
-//! Namespaces at a session's opening: shared or private, refused or hinted at. Never here: what
-//! other users may do.
+//! Namespaces at a session's opening: shared or private, refused or hinted at.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The core as a [`Driver`]: a `Space` whose time moves by hand, and for each session what a
-//! client would know of it. Never here: a socket or a clock.
+//! The core as a [`Driver`]: a `Space` whose time moves by hand, and for each session what a client
+//! would know of it.
 
 mod words;
 
@@ -9,8 +9,9 @@ use std::{
 };
 
 use syncd_core::{
-    Acquire, Answer, Body, Cause, Class, Config, Create, Grant, Handle, ObjectId, ObjectKey,
-    Output, Owner, Process, Reason, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec, Time, Token,
+    Acquire, Answer, Body, Cause, Class, Config, Create, FencingToken, Grant, Handle, ObjectId,
+    ObjectKey, Output, Owner, Process, Reason, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec,
+    Time,
 };
 use words::{FIRST_PID, granted, lock_of, parties, refusal};
 
@@ -41,9 +42,9 @@ struct Session {
     /// What each request was about.
     asked: HashMap<RequestId, (Actor, Op)>,
     latest: HashMap<u64, RequestId>,
-    /// Held permits, latest last; `None`: a loose one.
-    holds: HashMap<(u64, String), Vec<Option<Token>>>,
-    lost: HashSet<Token>,
+    /// Held permits, latest last; `None`: an unowned one.
+    holds: HashMap<(u64, String), Vec<Option<FencingToken>>>,
+    lost: HashSet<FencingToken>,
 }
 
 impl Default for CoreDriver {
@@ -140,8 +141,8 @@ impl CoreDriver {
         };
         let owner = Owner(actor.owner);
         Ok(match op.clone() {
-            Op::Acquire { loose, timeout, unless_deadlock: fail_on_deadlock, .. } => {
-                Request::Acquire(Acquire { handle, owner, loose, timeout, fail_on_deadlock })
+            Op::Acquire { unowned, timeout, unless_deadlock: fail_on_deadlock, .. } => {
+                Request::Acquire(Acquire { handle, owner, unowned, timeout, fail_on_deadlock })
             }
             Op::Release { object, bare } => {
                 let holds = self.session(actor.session)?.holds.entry((actor.owner, object));
@@ -152,7 +153,7 @@ impl CoreDriver {
             Op::Forget { object } => {
                 let holds = self.session(actor.session)?.holds.entry((actor.owner, object));
                 let hold = holds.or_default().last_mut().ok_or("it holds nothing")?;
-                let token = hold.take().ok_or("its latest permit is loose")?;
+                let token = hold.take().ok_or("its latest permit is unowned")?;
                 Request::Forget { handle, owner, token, quiet: false }
             }
             Op::Mark { .. } => Request::MarkConsistent { handle, owner },
@@ -201,13 +202,8 @@ impl CoreDriver {
 
     /// Hands every output to whom it concerns.
     fn drain(&mut self) {
-        while let Some(step) = self.space.take_step() {
-            self.hear(step.outputs);
-            self.space.check();
-            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
-                self.space.handle_work(self.now);
-            }
-        }
+        let outputs = outputs(&mut self.space, self.now);
+        self.hear(outputs);
     }
 
     fn hear(&mut self, outputs: Vec<Output>) {
@@ -258,8 +254,8 @@ impl Session {
         objects: &[Object],
         keys: &mut HashMap<String, ObjectKey>,
     ) -> String {
-        let mut hold = |object: &str, grant: &Grant, loose: bool| {
-            let token = (!loose).then_some(grant.token);
+        let mut hold = |object: &str, grant: &Grant, unowned: bool| {
+            let token = (!unowned).then_some(grant.token);
             self.holds.entry((actor.owner, object.to_owned())).or_default().push(token);
         };
         match answer {
@@ -268,8 +264,8 @@ impl Session {
             }
             Answer::Done { count } => format!("ok {count}"),
             Answer::Granted(grant) => {
-                if let Op::Acquire { object, loose, .. } = op {
-                    hold(object, &grant, *loose);
+                if let Op::Acquire { object, unowned, .. } = op {
+                    hold(object, &grant, *unowned);
                 }
                 granted("granted", &grant)
             }
@@ -391,8 +387,22 @@ impl Driver for CoreDriver {
         let object = &detail.object;
         let is_sem = matches!(object.kind, "Lock" | "RLock" | "Semaphore" | "BoundedSemaphore");
         let (what, broken) = if is_sem { ("free", " poisoned") } else { ("value", " broken") };
-        let loose = if object.loose > 0 { format!(" loose {}", object.loose) } else { "".into() };
+        let unowned =
+            if object.unowned > 0 { format!(" unowned {}", object.unowned) } else { "".into() };
         let broken = if object.broken { broken } else { "" };
-        format!("{what} {}{loose}{held}{waits}{broken}", object.value)
+        format!("{what} {}{unowned}{held}{waits}{broken}", object.value)
     }
+}
+
+/// What came of the last call, and of the work that it left to later ones.
+pub(crate) fn outputs(space: &mut Space, now: Time) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    while let Some(step) = space.take_step() {
+        outputs.extend(step.outputs);
+        space.check();
+        if space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
+            space.handle_work(now);
+        }
+    }
+    outputs
 }

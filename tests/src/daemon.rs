@@ -1,4 +1,4 @@
-//! A real daemon in a directory of its own, and a look into it. Never here: a client.
+//! A real daemon in a directory of its own, and a look into it.
 
 use std::{
     fs,

@@ -249,7 +249,7 @@ fn request(rng: &mut Rng) -> Request {
         1..4 => Request::Acquire(v1::Acquire {
             handle,
             owner,
-            loose: ok,
+            unowned: ok,
             timeout_us,
             fail_on_deadlock: quiet,
         }),

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod bytes;
+mod frames;
 mod peer;
 
 use std::{

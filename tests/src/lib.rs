@@ -1,6 +1,5 @@
-//! What crosses the crates of syncd: the conformance suite and its drivers, a naive model of
-//! the core and the simulator that compares the two, faults of real processes. Never here:
-//! anything that a user of syncd would link.
+//! What crosses the crates of syncd: the conformance suite and its drivers, a naive model of the
+//! core and the simulator that compares the two, faults of real processes.
 
 pub mod conformance;
 pub mod core_driver;

@@ -45,7 +45,7 @@ pub enum Ask {
     AttachKey(Option<Oid>),
     Detach(Option<Oid>),
     Unlink(String),
-    Acquire { o: Option<Oid>, owner: u64, loose: bool, timeout: Option<Duration>, careful: bool },
+    Acquire { o: Option<Oid>, owner: u64, unowned: bool, timeout: Option<Duration>, careful: bool },
     Release { o: Option<Oid>, owner: u64, ticket: Option<Ticket>, quiet: bool },
     Forget { o: Option<Oid>, ticket: Ticket },
     Mark { o: Option<Oid>, owner: u64 },
@@ -197,7 +197,7 @@ pub(crate) struct Sent {
 pub(crate) struct Undo {
     who: Who,
     object: Oid,
-    /// `None`: a loose permit.
+    /// `None`: an unowned permit.
     ticket: Option<Ticket>,
     /// Of a Condition's wait, which takes all levels: the Condition, and the notify.
     woken: Option<(Oid, Option<u64>)>,
@@ -220,7 +220,7 @@ pub(crate) struct Object {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Sem { class: Class, value: u32, max: u32, capacity: u32, loose: u32 },
+    Sem { class: Class, value: u32, max: u32, capacity: u32, unowned: u32 },
     Condition { lock: Oid },
     Event { set: bool },
     Barrier { parties: u32, broken: bool, action: Option<(Who, u64)> },
@@ -247,7 +247,7 @@ pub(crate) struct Wait {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    Acquire { loose: bool },
+    Acquire { unowned: bool },
     Notify { depth: u32 },
     Back { condition: Oid, depth: u32, notified: Option<u64> },
     Event,
@@ -316,9 +316,9 @@ impl Model {
             }
             Ask::Detach(o) => self.detach(session, self.have(session, o)?),
             Ask::Unlink(name) => self.unlink(&name),
-            Ask::Acquire { o, owner, loose, timeout, careful } => {
+            Ask::Acquire { o, owner, unowned, timeout, careful } => {
                 let o = self.have(session, o)?;
-                self.acquire(o, who(owner), id, loose, timeout, careful)
+                self.acquire(o, who(owner), id, unowned, timeout, careful)
             }
             Ask::Release { o, owner, ticket, .. } => {
                 self.release(self.have(session, o)?, who(owner), ticket)

@@ -241,10 +241,11 @@ impl ProcessDriver {
             detail.waiters.iter().map(|w| self.letter(w.process.as_ref())).collect();
         let is_sem = matches!(&*object.kind, "Lock" | "RLock" | "Semaphore" | "BoundedSemaphore");
         let (what, broken) = if is_sem { ("free", " poisoned") } else { ("value", " broken") };
-        let loose = if detail.loose > 0 { format!(" loose {}", detail.loose) } else { "".into() };
+        let unowned =
+            if detail.unowned > 0 { format!(" unowned {}", detail.unowned) } else { "".into() };
         let broken = if object.broken { broken } else { "" };
         let (held, waits) = (list("held", held), list("waits", waits));
-        format!("{what} {}{loose}{held}{waits}{broken}", object.value)
+        format!("{what} {}{unowned}{held}{waits}{broken}", object.value)
     }
 
     fn kick(&self, name: char) {

@@ -1,5 +1,5 @@
-//! The language of `tests/conformance/*.script`, described in the README beside them: its
-//! values. Reading it is in `parse`. Never here: playing a script.
+//! The language of `tests/conformance/*.script`, described in the README beside them: its values.
+//! Reading it is in `parse`.
 
 mod parse;
 
@@ -107,7 +107,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Op {
-    Acquire { object: String, loose: bool, timeout: Option<Duration>, unless_deadlock: bool },
+    Acquire { object: String, unowned: bool, timeout: Option<Duration>, unless_deadlock: bool },
     Release { object: String, bare: bool },
     Forget { object: String },
     Mark { object: String },

@@ -1,6 +1,6 @@
-//! Random lives of a small namespace, played on the core and on the naive model side by side:
-//! each message and the whole state must agree after every call. A failing life is shrunk to
-//! a short one. Never here: the rules themselves.
+//! Random lives of a small namespace, played on the core and on the naive model side by side: each
+//! message and the whole state must agree after every call. A failing life is shrunk to a short
+//! one.
 
 mod ask;
 mod circles;

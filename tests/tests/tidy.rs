@@ -1,4 +1,4 @@
-//! The house rules that a machine can check: of files, of names, of layers, of rules and the
+//! The house rules that a machine can check: of files, names and words, of layers, of rules and the
 //! tests that cite them. Never here: format and lints, which have tools of their own.
 
 use std::{
@@ -9,9 +9,7 @@ use std::{
 };
 
 /// Files that may be long, and why.
-const LONG: [(&str, &str); 4] = [
-    ("server/src/lib.rs", "the daemon's whole face: what it is told, and why it can't start"),
-    ("client/python/src/aio.rs", "one Python type, whose methods can't be told apart in Rust"),
+const LONG: [(&str, &str); 2] = [
     ("client/python/src/semlock.rs", "one Python type, whose methods can't be told apart in Rust"),
     ("tests/src/bin/actor/face.rs", "one macro, whose text is both faces of the client"),
 ];
@@ -133,6 +131,43 @@ fn every_rule_is_cited_by_a_test_and_no_other_is() {
     }
     let uncited: Vec<_> = stated.difference(&cited).map(|rule| format!("R{rule}")).collect();
     assert_none("rules that no test cites", uncited);
+}
+
+/// The cells in backquotes of a column of the glossary.
+fn glossary(column: usize) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the page");
+    let (_, glossary) = text.split_once("## Glossary").expect("a glossary");
+    let rows = glossary.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
+    let mut found = BTreeSet::new();
+    for row in rows {
+        let cell = row.split('|').nth(column).expect("a cell");
+        found.extend(cell.split('`').skip(1).step_by(2).map(str::to_owned));
+    }
+    assert!(found.len() > 5, "{found:?}");
+    found
+}
+
+#[test]
+fn each_type_of_the_glossary_exists_and_no_other_word_for_it() {
+    let (mut types, banned) = (glossary(3), glossary(4));
+    let mut found = Vec::new();
+    for (file, text) in ["rs", "proto", "py", "pyi"].into_iter().flat_map(with_extension) {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        for (line, number) in text.lines().zip(1..) {
+            let words: Vec<&str> =
+                line.split(|c| !is_word(c)).filter(|word| !word.is_empty()).collect();
+            for pair in words.windows(2) {
+                if ["struct", "enum", "trait", "type", "message"].contains(&pair[0]) {
+                    types.remove(pair[1]);
+                }
+            }
+            let banned = words.iter().filter(|word| banned.contains(**word));
+            found.extend(banned.map(|word| format!("{}:{number}: {word}", file.display())));
+        }
+    }
+    assert_none("types of the glossary that the sources don't have", types.into_iter().collect());
+    assert_none("words that the glossary has others for", found);
 }
 
 #[test]

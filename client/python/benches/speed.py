@@ -3,8 +3,6 @@
     speed.py [--rounds N]      pinned to one CPU, then not; prints a Markdown table
 
 redis-py is measured where it can be imported and redis-server is on the path.
-
-Never here: a goal that fails anything; a timing is a row in a table.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-//! What one process knows of its dealings with one SemLock. Never here: the daemon's view.
+//! What one process knows of its dealings with one SemLock.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,4 @@
-//! Condition, Event and Barrier. Never here: predicates, and the other things that the daemon
-//! has no part in; they are the classes' made of these.
+//! Condition, Event and Barrier.
 
 use pyo3::{exceptions::PyValueError, prelude::*};
 use syncd_client::{

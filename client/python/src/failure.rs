@@ -1,5 +1,5 @@
 //! What went wrong, as Python's exceptions, and what the daemon reports of processes, as the
-//! package's values. Never here: deciding that something went wrong.
+//! package's values.
 
 use std::fmt::Display;
 

@@ -1,5 +1,4 @@
-//! The package's own objects by the names of their classes: what each is to the daemon. Never here:
-//! what is made of them.
+//! The package's own objects by the names of their classes: what each is to the daemon.
 
 use pyo3::{exceptions::PyValueError, prelude::*};
 use syncd_client::proto::v1::{

@@ -1,5 +1,5 @@
 //! SemLock: what multiprocessing's locks and semaphores are made of, with the face of
-//! `_multiprocessing.SemLock` and some more. Never here: the classes made of it.
+//! `_multiprocessing.SemLock` and some more.
 //!
 //! Its [`Books`] are changed only with the GIL held, and before a release is sent: whoever learns
 //! of the release finds them in order.

@@ -1,5 +1,5 @@
-//! The clients of this process, and waiting for a call of theirs with the GIL released and
-//! signals served. Never here: what is waited for.
+//! The clients of this process, and waiting for a call of theirs with the GIL released and signals
+//! served.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,4 @@
 """`python -m syncd`: the daemon. `python -m syncd run SCRIPT`: a script with syncd's semaphores.
-
-Never here: what either does.
 """
 
 import os

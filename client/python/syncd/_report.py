@@ -1,6 +1,4 @@
 """What the daemon reports: of processes, and of what went wrong.
-
-Never here: the locks, or anything that asks the daemon.
 """
 
 import os

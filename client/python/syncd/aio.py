@@ -6,8 +6,6 @@ asyncio task is an owner of its own; one that is cancelled in a wait has taken n
 Nothing in here blocks the event loop, but `token` and pickling of an object that nobody has used
 yet. So a question to the daemon, as `locked()`, is awaited; and so may be what only tells it
 something, as `Event.set()`: it is sent in any case, and awaiting it gives its error.
-
-Never here: what an object does, or a thread.
 """
 
 import asyncio
@@ -238,7 +236,7 @@ class _SemLock(_Proxy):
         return False
 
     def locked_by(self) -> _Answer[List[Holder]]:
-        """Who holds it, oldest first. Loose permits are nobody's."""
+        """Who holds it, oldest first. Unowned permits are nobody's."""
         return self._ask(lambda state: list(state[3]))
 
     def locked(self) -> _Answer[bool]:

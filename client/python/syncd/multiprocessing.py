@@ -3,8 +3,6 @@
 Process, Value, Manager, Pipe and the rest are the standard ones; Lock, RLock, Semaphore,
 BoundedSemaphore, Condition, Event and Barrier are syncd's, and so is what Queue, Pool and Value
 are guarded by.
-
-Never here: the locks themselves, or a change to the standard module.
 """
 
 import multiprocessing as _standard

@@ -95,7 +95,7 @@ class _SemLock(_Proxy):
             self._semlock.__exit__()
 
     def locked_by(self) -> List[Holder]:
-        """Who holds it, oldest first. Loose permits are nobody's."""
+        """Who holds it, oldest first. Unowned permits are nobody's."""
         return self._semlock.locked_by()
 
     @property

@@ -1,6 +1,6 @@
 """One session that does what lines on stdin say, in the language of the conformance scripts
 (tests/conformance/README.md): `actor.py SITE NAMESPACE`, with the package in SITE. Each owner is a
-thread. Never here: what should come of it.
+thread.
 """
 
 import os
@@ -109,19 +109,19 @@ class Owner(threading.Thread):
         return "ok"
 
     def _try(self, name, lock, words):
-        return self._take(name, lock, 0, "loose" in words)
+        return self._take(name, lock, 0, "unowned" in words)
 
     def _acquire(self, name, lock, words):
         if "unless" in words:
             raise Refused("beyond this face: unless deadlock")
-        return self._take(name, lock, seconds(words), "loose" in words)
+        return self._take(name, lock, seconds(words), "unowned" in words)
 
-    def _take(self, name, lock, timeout, loose):
+    def _take(self, name, lock, timeout, unowned):
         ends = self._ends.setdefault(name, [])
-        if loose:
+        if unowned:
             # What a bare acquire of a semaphore takes is nobody's.
             if not isinstance(lock, syncd.Semaphore):
-                raise Refused("only semaphores have loose permits")
+                raise Refused("only semaphores have unowned permits")
             if not lock.acquire(timeout=timeout):
                 raise Refused("timed out")
             ends.append(lock.release)

@@ -1,5 +1,5 @@
 """The classes within one process: multiprocessing's signatures, values, exceptions and messages,
-and what they have beyond. Never here: other processes.
+and what they have beyond.
 """
 
 import pickle

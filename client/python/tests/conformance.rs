@@ -14,7 +14,7 @@ use syncd_tests::{
 };
 
 const NO_DEADLOCK: &str = "a circle waits, as in multiprocessing: no acquire asks to fail instead";
-const NO_FORGET: &str = "a permit is taken loose or owned, and stays what it is";
+const NO_FORGET: &str = "a permit is taken unowned or owned, and stays what it is";
 const NO_GOODBYE: &str = "a process's session ends with the process";
 const NO_OPTIONS: &str = "no constructor has `keep` or `poison`";
 const NO_STALE: &str = "as multiprocessing's, a release has no token: one too many is a bare one";

@@ -1,7 +1,5 @@
 """What happens at the edges: forks within a block, holds that are taken away, daemons that are
 stopped, signals in the wrong moment. Each program is a process of its own.
-
-Never here: what processes do to each other as long as nothing goes wrong.
 """
 
 import asyncio
@@ -11,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -488,6 +487,67 @@ asyncio.run(main())
         self.assertEqual(self.talk(code, again), ["failed", "ok"])
 
 
+    def test_a_fork_while_an_object_is_created_leaves_the_child_without_it(self):
+        code = """
+import asyncio, os, signal, sys, syncd
+from syncd import aio
+
+async def main():
+    await aio.Lock().open()
+    os.kill(int(sys.argv[1]), signal.SIGSTOP)
+    lock = aio.Lock()
+    opening = asyncio.ensure_future(lock.open())
+    await asyncio.sleep(0)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            asyncio.events._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(lock.acquire(60))
+        except syncd.Error:
+            code = 7
+        finally:
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    sys.stdin.readline()
+    await opening
+    async with lock:
+        print("ok")
+
+asyncio.run(main())
+"""
+        words = self.talk(code, lambda daemon: daemon.send(signal.SIGCONT))
+        self.assertEqual(words, ["7", "ok"])
+
+
+class Execs(unittest.TestCase):
+    def test_the_new_program_has_neither_the_session_nor_its_socket(self):
+        code = """
+import os, sys, syncd
+for take in syncd.Lock.attach(sys.argv[1]), syncd.RLock.attach(sys.argv[2]):
+    assert take.acquire(False)
+os.execv(sys.executable, [sys.executable, "-c", '''
+import os, stat, sys
+sockets = 0
+for fd in range(256):
+    try:
+        sockets += stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        pass
+import syncd
+lock, rlock = syncd.Lock.attach(sys.argv[1]), syncd.RLock.attach(sys.argv[2])
+print(sockets, lock.acquire(False), rlock.acquire(False))
+''', *sys.argv[1:]])
+"""
+        lock, rlock = syncd.Lock(), syncd.RLock()
+        self.assertEqual(say(code, lock.token, rlock.token), ["0", "False", "False"])
+        for left in (lock, rlock):
+            with self.assertWarns(syncd.AbandonedLockWarning):
+                self.assertIs(left.acquire(True, LIMIT), True)
+            self.assertEqual(left.abandoned.cause, "died")
+            left.release()
+
+
 class Namespaces(unittest.TestCase):
     def test_names_are_of_a_namespace(self):
         name, namespace = uuid.uuid4().hex, uuid.uuid4().hex
@@ -523,6 +583,18 @@ class Faces(unittest.TestCase):
             context = multiprocessing.get_context(method)
             self.assertEqual(type(context).__name__, name)
             self.assertIsInstance(context.get_context("spawn").Lock(), syncd.Lock)
+
+    @unittest.skipUnless(sysconfig.get_config_var("Py_GIL_DISABLED"), "this Python has its GIL")
+    def test_a_free_threaded_python_gets_its_gil_back_and_says_so(self):
+        code = """
+import sys, warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    import syncd
+assert any("GIL" in str(warning.message) for warning in told), told
+print(sys._is_gil_enabled())
+"""
+        self.assertEqual(say(code), ["True"])
 
     def test_a_with_statement_runs_no_python_of_the_packages(self):
         frames = []

@@ -1,5 +1,5 @@
 //! The Python package, driven by the python3 at hand: each test is a script beside this file, run
-//! with the extension that cargo built and a daemon of its own. Never here: what is tested.
+//! with the extension that cargo built and a daemon of its own.
 
 mod site;
 
@@ -11,6 +11,7 @@ use std::{
 };
 
 use site::{here, python, site};
+use syncd_client::{Inspector, proto::v1::DescribeRequest};
 use tempfile::TempDir;
 
 /// Against hangs alone: a script takes a small part of this.
@@ -96,6 +97,57 @@ fn nothing_is_released_that_is_not_held_and_nothing_waits_that_need_not() {
 #[test]
 fn tasks_are_owners_too() {
     run("tasks.py", &[]);
+}
+
+#[test]
+fn a_deadlock_among_tasks_is_reported() {
+    const PROGRAM: &str = r#"
+import asyncio
+from syncd import aio
+
+async def main():
+    first, second = aio.Lock(name="first"), aio.Lock(name="second")
+    taken = []
+
+    async def take(one, other):
+        async with one:
+            taken.append(one)
+            while len(taken) < 2:
+                await asyncio.sleep(0.001)
+            async with other:
+                pass
+
+    await asyncio.gather(take(first, second), take(second, first))
+
+asyncio.run(main())
+"#;
+    let daemon = Daemon::start();
+    let mut program = python(&daemon.socket()).args(["-c", PROGRAM]).spawn().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let pid = program.id();
+    let look = async {
+        let endpoint = daemon.socket().to_str().unwrap().parse().unwrap();
+        let mut inspect = Inspector::connect(&endpoint, false).await.unwrap();
+        loop {
+            let describe = DescribeRequest { object: "first".into(), ..Default::default() };
+            // Until it is made, it isn't found.
+            if let Ok(detail) = inspect.describe(describe).await
+                && let Some(deadlock) = detail.into_inner().deadlocks.into_iter().next()
+            {
+                break deadlock.cycle;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let seen = runtime.block_on(async { tokio::time::timeout(WATCHDOG, look).await });
+    let seen = seen.expect("it is seen");
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let mut objects: Vec<&str> = seen.iter().map(|edge| &*edge.object).collect();
+    objects.sort_unstable();
+    assert_eq!(objects, ["first", "second"]);
+    assert!(seen.iter().all(|edge| edge.process.as_ref().is_some_and(|p| p.pid == pid)));
+    assert_ne!(seen[0].owner, seen[1].owner, "each task is an owner");
 }
 
 #[test]

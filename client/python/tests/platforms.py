@@ -1,8 +1,6 @@
 """install() on three platforms without working semaphores, each simulated in parent and children:
 SemLock compiled out; no `_multiprocessing` and no `_posixshmem` at all; a SemLock that always
 fails with ENOSYS. And what install() supplies, against the C type's contract.
-
-Never here: the standard library's own tests.
 """
 
 import os

@@ -1,6 +1,4 @@
 """Several processes: deaths, forks, signals, and every way for an object to get to another.
-
-Never here: what one process alone can show.
 """
 
 import os

@@ -1,6 +1,4 @@
 """The article's three programs, their import line alone changed, and what they print.
-
-Never here: programs of our own.
 """
 
 import os

@@ -2,7 +2,7 @@
 
     standard_suite.py (drop-in | install) (fork | spawn | forkserver) [TEST ...]
 
-What can't apply is left out by name, with the reason. Never here: a test of our own.
+What can't apply is left out by name, with the reason.
 """
 
 import signal

@@ -1,6 +1,4 @@
 """syncd.aio: tasks as owners, and what becomes of them when they are cancelled.
-
-Never here: processes, but for one that shares a lock with a task.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-//! The blocking client, and the one thread that it may start. Never here: the objects.
+//! The blocking client, and the one thread that it may start.
 
 use std::{
     sync::{Arc, Weak},

@@ -1,5 +1,4 @@
-//! Blocking Condition, Event and Barrier. Never here: what they do, which is the async ones'
-//! matter; but predicates and actions run here.
+//! Blocking Condition, Event and Barrier.
 
 use std::time::{Duration, Instant};
 

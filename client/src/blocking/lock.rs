@@ -1,4 +1,4 @@
-//! Blocking locks and semaphores. Never here: what they do, which is the async ones' matter.
+//! Blocking locks and semaphores.
 
 use std::{marker::PhantomData, ops::Deref, time::Duration};
 
@@ -70,7 +70,7 @@ macro_rules! sem_lock {
 
 sem_lock!(Lock, RLock, Semaphore, BoundedSemaphore);
 
-forward! { Lock:
+forward! { Lock, RLock:
     fn acquire(&self) -> Result<LockGuard, AcquireError> {
         wait(self.sem_lock().take(thread(), None)).map(LockGuard::new)
     }
@@ -80,42 +80,24 @@ forward! { Lock:
     fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
         wait(self.sem_lock().take(thread(), Some(timeout))).map(LockGuard::new)
     }
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release(thread()))
+    }
+    fn mark_consistent(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().mark_consistent(thread()))
+    }
+    fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
+        Ok(wait(self.sem_lock().holders())?.into_iter().next())
+    }
+}
+
+forward! { Lock:
     fn acquire_owned(&self) -> Result<OwnedLockGuard, AcquireError> {
         wait(self.sem_lock().take(fresh(), None)).map(crate::LockGuard).map(OwnedLockGuard)
     }
-    fn release(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().release(thread()))
-    }
-    fn mark_consistent(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().mark_consistent(thread()))
-    }
-    fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
-        Ok(wait(self.sem_lock().holders())?.into_iter().next())
-    }
 }
 
-forward! { RLock:
-    fn acquire(&self) -> Result<LockGuard, AcquireError> {
-        wait(self.sem_lock().take(thread(), None)).map(LockGuard::new)
-    }
-    fn try_acquire(&self) -> Result<Option<LockGuard>, AcquireError> {
-        none_if_busy(self.acquire_timeout(Duration::ZERO))
-    }
-    fn acquire_timeout(&self, timeout: Duration) -> Result<LockGuard, AcquireError> {
-        wait(self.sem_lock().take(thread(), Some(timeout))).map(LockGuard::new)
-    }
-    fn release(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().release(thread()))
-    }
-    fn mark_consistent(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().mark_consistent(thread()))
-    }
-    fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
-        Ok(wait(self.sem_lock().holders())?.into_iter().next())
-    }
-}
-
-forward! { Semaphore:
+forward! { Semaphore, BoundedSemaphore:
     fn acquire(&self) -> Result<Permit, AcquireError> {
         wait(self.sem_lock().take(thread(), None)).map(Permit::new)
     }
@@ -136,9 +118,6 @@ forward! { Semaphore:
     }
     fn acquire_unowned_timeout(&self, timeout: Duration) -> Result<(), AcquireError> {
         wait(self.sem_lock().take_unowned(thread(), Some(timeout)))
-    }
-    fn release(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().release_unasked(thread()))
     }
     fn value(&self) -> Result<u32, SessionError> {
         Ok(wait(self.sem_lock().object.query())?.value)
@@ -149,39 +128,15 @@ forward! { Semaphore:
 }
 
 forward! { BoundedSemaphore:
-    fn acquire(&self) -> Result<Permit, AcquireError> {
-        wait(self.sem_lock().take(thread(), None)).map(Permit::new)
-    }
-    fn try_acquire(&self) -> Result<Option<Permit>, AcquireError> {
-        none_if_busy(self.acquire_timeout(Duration::ZERO))
-    }
-    fn acquire_timeout(&self, timeout: Duration) -> Result<Permit, AcquireError> {
-        wait(self.sem_lock().take(thread(), Some(timeout))).map(Permit::new)
-    }
-    fn acquire_owned(&self) -> Result<Permit, AcquireError> {
-        wait(self.sem_lock().take(fresh(), None)).map(Permit::new)
-    }
-    fn acquire_unowned(&self) -> Result<(), AcquireError> {
-        wait(self.sem_lock().take_unowned(thread(), None))
-    }
-    fn try_acquire_unowned(&self) -> Result<bool, AcquireError> {
-        none_if_busy(self.acquire_unowned_timeout(Duration::ZERO)).map(|taken| taken.is_some())
-    }
-    fn acquire_unowned_timeout(&self, timeout: Duration) -> Result<(), AcquireError> {
-        wait(self.sem_lock().take_unowned(thread(), Some(timeout)))
-    }
     fn release(&self) -> Result<(), ReleaseError> {
         wait(self.sem_lock().release(thread()))
-    }
-    fn value(&self) -> Result<u32, SessionError> {
-        Ok(wait(self.sem_lock().object.query())?.value)
-    }
-    fn held_by(&self) -> Result<Vec<Holder>, SessionError> {
-        wait(self.sem_lock().holders())
     }
 }
 
 forward! { Semaphore:
+    fn release(&self) -> Result<(), ReleaseError> {
+        wait(self.sem_lock().release_unasked(thread()))
+    }
     fn add_permits(&self, n: u32) -> Result<(), ReleaseError> {
         (0..n).try_for_each(|_| self.release())
     }

@@ -1,4 +1,4 @@
-//! The end of a session. Never here: deciding that it has come.
+//! The end of a session.
 
 use syncd_proto::v1;
 

@@ -1,5 +1,5 @@
-//! What is run to start a daemon: which program, with which arguments and environment, and in
-//! which place among systemd's units. Never here: running it.
+//! What is run to start a daemon: which program, with which arguments and environment, and in which
+//! place among systemd's units.
 
 use std::{
     env,

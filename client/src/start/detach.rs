@@ -1,5 +1,5 @@
-//! A process that has nothing of its starter's: no descriptor, no directory, no session, no
-//! parent, no signal's fate, no umask. Never here: what it is.
+//! A process that has nothing of its starter's: no descriptor, no directory, no session, no parent,
+//! no signal's fate, no umask.
 //!
 //! Not by `std::process::Command`, which must reap the child that it forks: where SIGCHLD is
 //! ignored the system does that, and `Command` panics.

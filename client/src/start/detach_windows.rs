@@ -1,4 +1,4 @@
-//! A process that outlives its starter, on Windows. Never here: what it is.
+//! A process that outlives its starter, on Windows.
 
 use std::{
     fs::File,

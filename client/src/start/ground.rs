@@ -1,5 +1,4 @@
 //! Whether it is for this process to start a daemon at a place, and the files beside its socket.
-//! Never here: whether one listens there.
 
 #[cfg(unix)]
 use std::fs;

@@ -1,4 +1,4 @@
-//! The one waker that a session's connection ever sees. Never here: who leads.
+//! The one waker that a session's connection ever sees.
 
 use std::{
     mem,

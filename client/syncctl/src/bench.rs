@@ -1,5 +1,5 @@
 //! `bench`: this machine's figures in a few seconds, each beside what a raw socket takes in the
-//! same run. Never here: goals; those are the project's benchmarks'.
+//! same run.
 
 use std::{
     io,

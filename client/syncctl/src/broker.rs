@@ -1,5 +1,5 @@
 //! The way to a daemon: for inspection, which never starts one, and for work under a lock, which
-//! does. No call hangs. Never here: what is asked.
+//! does. No call hangs.
 
 use std::{env, future::Future, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The arguments: subcommands, flags, their help with its examples. Never here: doing anything.
+//! The arguments: subcommands, flags, their help with its examples.
 
 use std::{ffi::OsString, time::Duration};
 

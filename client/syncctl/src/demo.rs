@@ -1,5 +1,5 @@
-//! `demo`: a daemon on a private socket, programs as processes of their own, and between them
-//! what the daemon says of who holds and who waits. Never here: what the processes do.
+//! `demo`: a daemon on a private socket, programs as processes of their own, and between them what
+//! the daemon says of who holds and who waits.
 
 use std::{
     fs, io,

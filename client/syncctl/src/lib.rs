@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - `cli`: the arguments. `failure`: how it ends badly. `text`: how it looks. `view`: JSON.
-//! - `broker`: the way to a daemon. `look`, `watch`, `overrule`: one inspection each.
+//! - `broker`: the way to a daemon. `show`, `watch`, `overrule`: one inspection each.
 //! - `run`: a command under a lock. `bench`: this machine's figures.
 //! - `demo`: the show. `worker`: the processes that demo and bench are made of.
 //!
@@ -14,9 +14,9 @@ mod broker;
 mod cli;
 mod demo;
 mod failure;
-mod look;
 mod overrule;
 mod run;
+mod show;
 mod text;
 mod view;
 mod watch;
@@ -78,15 +78,15 @@ async fn act(command: Command, global: Global) -> Result<u8, Failure> {
     let inspect = async || broker::inspect(&global.endpoint()?).await;
     let namespace = global.namespace.clone();
     match command {
-        Command::Status => look::status(inspect().await?, screen).await,
+        Command::Status => show::status(inspect().await?, screen).await,
         Command::Ls { prefix, busy } => {
             let request = v1::ListRequest { namespace, prefix, busy, ..Default::default() };
-            look::ls(inspect().await?, screen, request).await
+            show::ls(inspect().await?, screen, request).await
         }
         Command::Show { name: object } => {
-            look::show(inspect().await?, screen, v1::DescribeRequest { namespace, object }).await
+            show::show(inspect().await?, screen, v1::DescribeRequest { namespace, object }).await
         }
-        Command::Sessions => look::sessions(inspect().await?, screen, namespace).await,
+        Command::Sessions => show::sessions(inspect().await?, screen, namespace).await,
         Command::Watch { prefix } => {
             watch::watch(inspect().await?, screen, v1::WatchRequest { namespace, prefix }).await
         }

@@ -1,5 +1,4 @@
 //! `release --force` and `kick`: taking from somebody what they hold, and saying from whom.
-//! Never here: who may; that is the daemon's.
 
 use serde_json::json;
 use syncd_client::Inspector;
@@ -9,7 +8,7 @@ use tonic::Response;
 use crate::{
     broker::reply,
     failure::Failure,
-    look::{holders, who},
+    show::{holders, who},
     text::{Ink, Screen, count, plain},
     view::{Holder, Process},
 };

@@ -1,5 +1,5 @@
-//! `run`: a command under a lock or a permit, as flock(1) but with an owner, a fencing token and
-//! an end when the lock is lost. Never here: processes and signals; those are the job's.
+//! `run`: a command under a lock or a permit, as flock(1) but with an owner, a fencing token and an
+//! end when the lock is lost.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -190,7 +190,7 @@ async fn acquire(object: &Object, run: &Run) -> Result<Held, Failure> {
 fn holders(list: &[Holder]) -> String {
     let one = |h: &Holder| format!("{} for {}", plain(&h.process.to_string()), span(h.held));
     match list {
-        [] => "taken by nobody in particular: it is loose, or others are before us".into(),
+        [] => "taken by nobody in particular: it is unowned, or others are before us".into(),
         list => format!("held by {}", list.iter().map(one).collect::<Vec<_>>().join(", ")),
     }
 }

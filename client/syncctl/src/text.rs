@@ -1,5 +1,4 @@
 //! How things look on a terminal: colour, tables that fit, durations, names made harmless.
-//! Never here: what is shown.
 
 use std::{
     fmt::{self, Write as _},

@@ -1,6 +1,5 @@
 //! What inspection shows, as `--json` prints it: the wire's messages with durations in seconds,
-//! units in the names, and nothing that is merely empty. The names are stable. Never here: how
-//! it looks on a terminal.
+//! units in the names, and nothing that is merely empty. The names are stable.
 
 use std::time::Duration;
 
@@ -84,7 +83,7 @@ pub struct Description {
     pub holders: Vec<Holder>,
     pub waiters: Vec<Waiter>,
     pub abandonments: Vec<Abandonment>,
-    pub loose: u32,
+    pub unowned: u32,
     /// A condition's lock.
     pub lock: Option<String>,
     pub deadlocks: Vec<Vec<Edge>>,
@@ -157,7 +156,7 @@ pub struct Namespace {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Event {
+pub struct WatchEvent {
     pub number: u64,
     /// Since the Unix epoch, by the daemon's clock.
     pub time_us: u64,
@@ -291,7 +290,7 @@ impl From<v1::DescribeReply> for Description {
             holders: all(d.holders),
             waiters: all(d.waiters),
             abandonments: all(d.abandonments),
-            loose: d.loose,
+            unowned: d.unowned,
             lock: known(d.lock),
             deadlocks: d.deadlocks.into_iter().map(|d| all(d.cycle)).collect(),
         }
@@ -367,7 +366,7 @@ impl From<v1::NamespaceStatus> for Namespace {
     }
 }
 
-impl From<v1::WatchEvent> for Event {
+impl From<v1::WatchEvent> for WatchEvent {
     fn from(e: v1::WatchEvent) -> Self {
         Self {
             cause: cause(e.cause()),

@@ -1,4 +1,4 @@
-//! `watch`: the daemon's events, a line each. Never here: waiting for anything but the next one.
+//! `watch`: the daemon's events, a line each.
 
 use syncd_client::Inspector;
 use syncd_proto::v1;
@@ -6,9 +6,9 @@ use syncd_proto::v1;
 use crate::{
     broker::reply,
     failure::Failure,
-    look::{seconds, who},
+    show::{seconds, who},
     text::{Ink, Screen, plain, time_of_day},
-    view::Event,
+    view::WatchEvent,
 };
 
 /// `watch`: until the daemon leaves or the reader falls behind.
@@ -19,7 +19,7 @@ pub async fn watch(
 ) -> Result<(), Failure> {
     let mut events = reply(inspect.watch(request)).await?;
     while let Some(event) = events.message().await? {
-        let event = Event::from(event);
+        let event = WatchEvent::from(event);
         match screen.json {
             // Never indented: a line is an event.
             true => screen.line(serde_json::to_string(&event).map_err(std::io::Error::from)?)?,
@@ -29,7 +29,7 @@ pub async fn watch(
     Err(Failure::Unreachable("the daemon has left".into()))
 }
 
-fn line(screen: &Screen, event: &Event) -> String {
+fn line(screen: &Screen, event: &WatchEvent) -> String {
     let ink = match event.kind.as_str() {
         "granted" | "set" | "barrier_passed" => Ink::Green,
         "queued" | "waiting" => Ink::Yellow,

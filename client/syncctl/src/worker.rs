@@ -1,6 +1,5 @@
-//! The processes that demo and bench are made of: small programs on the blocking client, as
-//! anybody would write them. Each leaves evidence in files, which the demo checks. Never here:
-//! who starts them, and what it makes of the evidence.
+//! The processes that demo and bench are made of: small programs on the blocking client, as anybody
+//! would write them. Each leaves evidence in files, which the demo checks.
 
 use std::{
     fmt::Display,

@@ -1,5 +1,5 @@
 //! `syncctl run` where something around it is missing, frozen, killed or interrupted: whatever
-//! happens, the exit code tells, and nobody goes on without the lock. Never here: ordinary use.
+//! happens, the exit code tells, and nobody goes on without the lock.
 #![cfg(unix)]
 
 mod support;

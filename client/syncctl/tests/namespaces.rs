@@ -1,5 +1,5 @@
 //! Which namespace a command is in: shared or private, by flag or environment, and no doubt about
-//! it. Never here: several users.
+//! it.
 #![cfg(unix)]
 
 mod support;

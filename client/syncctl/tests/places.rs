@@ -1,6 +1,6 @@
 //! Where a user's programs meet when nobody says: the rows of `docs/PLACES.md`, with real users and
 //! their environments. Only root can be several users; elsewhere it is this user alone, whose
-//! daemon is looked for and never started. Never here: places that somebody chose.
+//! daemon is looked for and never started.
 #![cfg(target_os = "linux")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! The daemon that is started because somebody missed it: what it has of them (nothing), when none
-//! is started, and how long is waited for one. Never here: where its socket is by default.
+//! is started, and how long is waited for one.
 #![cfg(unix)]
 
 mod support;

@@ -91,20 +91,20 @@ pub fn endpoint_in(dir: &Path, name: &str) -> Endpoint {
 
 /// Stands between a daemon and its clients. The daemon sees this process in either case, so
 /// that a session can be resumed through it.
-pub struct Relay {
+pub struct Link {
     pub endpoint: Endpoint,
     cut: Arc<Notify>,
     closed: Arc<AtomicBool>,
     _dir: tempfile::TempDir,
 }
 
-impl Relay {
+impl Link {
     pub fn to(daemon: &Daemon) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let endpoint = endpoint_in(dir.path(), "relay.sock");
+        let endpoint = endpoint_in(dir.path(), "link.sock");
         let listener = UnixListener::bind(endpoint.as_path()).unwrap();
         let (cut, closed) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let relay = Self { endpoint, cut: cut.clone(), closed: closed.clone(), _dir: dir };
+        let link = Self { endpoint, cut: cut.clone(), closed: closed.clone(), _dir: dir };
         let target = daemon.endpoint.clone();
         tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -123,7 +123,7 @@ impl Relay {
                 }
             }
         });
-        relay
+        link
     }
 
     /// Breaks all connections; new ones are let through.

@@ -1,5 +1,5 @@
 //! The place of a user's own socket on Unix, which depends on the user id alone, and the check of
-//! whose hands a directory is in. Never here: what was chosen by `SYNCD_SOCKET`, or connecting.
+//! whose hands a directory is in.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! Whose fault it is that a connection was not accepted, by which an accepting loop decides what
-//! to do next. Never here: accepting.
+//! Whose fault it is that a connection was not accepted, by which an accepting loop decides what to
+//! do next.
 
 use std::io;
 

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    Acquire, Answer, Body, Cause, Class, Create, Cycle, Handle, Limits, ListQuery, ObjectId,
-    Output, Owner, Process, Reason, Request, RequestId, SessionId, Space, Spec, Time, Token,
+    Acquire, Answer, Body, Cause, Class, Create, Cycle, FencingToken, Handle, Limits, ListQuery,
+    ObjectId, Output, Owner, Process, Reason, Request, RequestId, SessionId, Space, Spec, Time,
     arena::take_visits,
 };
 
@@ -31,7 +31,7 @@ struct World {
     handles: BTreeMap<&'static str, Handle>,
     ids: BTreeMap<&'static str, ObjectId>,
     /// The last grant of each object to a session.
-    tokens: BTreeMap<(SessionId, Handle), Token>,
+    tokens: BTreeMap<(SessionId, Handle), FencingToken>,
     /// A wait of the crowd's for a notify, and the first grant that it hasn't acknowledged.
     wait: u64,
     grant: u64,
@@ -245,8 +245,8 @@ fn create(name: Option<&str>, spec: Spec) -> Request {
 }
 
 fn acquire(handle: Handle, owner: Owner, timeout: Option<Duration>) -> Request {
-    let (loose, fail_on_deadlock) = (false, false);
-    Request::Acquire(Acquire { handle, owner, loose, timeout, fail_on_deadlock })
+    let (unowned, fail_on_deadlock) = (false, false);
+    Request::Acquire(Acquire { handle, owner, unowned, timeout, fail_on_deadlock })
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn requests(world: &World) {
     let careful = Acquire {
         handle: handle("chain for the other"),
         owner: OWNER,
-        loose: false,
+        unowned: false,
         timeout: None,
         fail_on_deadlock: true,
     };

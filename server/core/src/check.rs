@@ -92,7 +92,8 @@ impl Space {
                 assert!(holds.iter().all(|(_, hold)| hold.object == ix && hold.depth > 0));
                 assert!(holds.is_sorted_by(|(_, a), (_, b)| a.token < b.token), "oldest first");
                 // R31
-                let sum = u64::from(sem.value) + u64::from(sem.holds.len()) + u64::from(sem.loose);
+                let sum =
+                    u64::from(sem.value) + u64::from(sem.holds.len()) + u64::from(sem.unowned);
                 assert_eq!(sum, u64::from(sem.capacity), "the permits of {label}");
                 // R30, R42
                 let served = sem.value == 0 && object.poisoned().is_none() || waiters.is_empty();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Abandonment, Answer, Body, Cause, Class, ErrorKind, Handle, Holder, Holders, Input, ObjectId,
-    Owner, RecordKind, SessionId, State, Time, Token,
+    Abandonment, Answer, Body, Cause, Class, ErrorKind, FencingToken, Handle, Holder, Holders,
+    Input, ObjectId, Owner, RecordKind, SessionId, State, Time,
     arena::{Idx, Linked, Links},
     object::{Kind, Object},
     outgoing::Undo,
@@ -22,7 +22,7 @@ pub(crate) struct Hold {
     pub object: Idx<Object>,
     pub session: SessionId,
     pub owner: Owner,
-    pub token: Token,
+    pub token: FencingToken,
     pub since: Time,
     /// Above 1 for an RLock alone.
     pub depth: u32,
@@ -33,7 +33,7 @@ impl Hold {
         object: Idx<Object>,
         session: SessionId,
         owner: Owner,
-        token: Token,
+        token: FencingToken,
         since: Time,
         depth: u32,
     ) -> Self {
@@ -123,7 +123,7 @@ impl Space {
         Some(holders)
     }
 
-    pub(crate) fn go_on_forcing(&mut self, now: Time, at: At, last: Token) -> Progress {
+    pub(crate) fn go_on_forcing(&mut self, now: Time, at: At, last: FencingToken) -> Progress {
         while self.spend() {
             let sem = self.objects.get(at.ix).filter(|o| o.id == at.id).and_then(Object::semlock);
             let hold = sem.and_then(|sem| sem.holds.first());
@@ -141,7 +141,7 @@ impl Space {
         now: Time,
         session: SessionId,
         handle: Handle,
-        token: Token,
+        token: FencingToken,
     ) -> Outcome {
         let (ix, sem) = self.resolve_semlock(session, handle)?;
         if sem.class.is_exclusive() {
@@ -153,7 +153,7 @@ impl Space {
         self.end_hold(hold);
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
-        sem.loose += 1;
+        sem.unowned += 1;
         self.emit(now, RecordKind::Forgotten { token }, Some(ix), who);
         Ok(Some(Answer::Done { count: 0 }))
     }
@@ -222,8 +222,8 @@ impl Space {
                 // Somebody else's release freed this very permit. Of a Semaphore it would have
                 // made one more, had this one never been out; all others are complete.
                 let makes_one = sem.class == Class::Semaphore && sem.value < sem.max;
-                if sem.loose > 0 || makes_one {
-                    self.release_loose(now, session, undo.owner, ix);
+                if sem.unowned > 0 || makes_one {
+                    self.release_unowned(now, session, undo.owner, ix);
                 }
             }
         }

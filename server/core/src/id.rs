@@ -54,4 +54,4 @@ pub struct Handle(pub u32);
 /// A fencing token: the number of the event that granted, so it rises strictly
 /// with every grant of a namespace, across objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Token(pub u64);
+pub struct FencingToken(pub u64);

@@ -147,10 +147,10 @@ impl Space {
 
     pub(crate) fn view(&self, now: Time, ix: Idx<Object>) -> ObjectView {
         let object = &self.objects[ix];
-        let (value, max, loose, holders, broken) = match &object.kind {
+        let (value, max, unowned, holders, broken) = match &object.kind {
             Kind::SemLock(sem) => {
                 let poisoned = object.poisoned().is_some();
-                (sem.value, sem.max, sem.loose, sem.holds.len(), poisoned)
+                (sem.value, sem.max, sem.unowned, sem.holds.len(), poisoned)
             }
             Kind::Condition(_) => (0, 0, 0, 0, false),
             Kind::Event(event) => (u32::from(event.set), 1, 0, 0, false),
@@ -162,7 +162,7 @@ impl Space {
             value,
             max,
             holders,
-            loose,
+            unowned,
             waiters: object.waiters.len(),
             references: object.references,
             keep: object.keep,
@@ -242,7 +242,7 @@ impl Space {
 
 fn is_busy(object: &Object) -> bool {
     let held = match &object.kind {
-        Kind::SemLock(sem) => sem.holds.len() + sem.loose > 0,
+        Kind::SemLock(sem) => sem.holds.len() + sem.unowned > 0,
         Kind::Barrier(barrier) => barrier.action.is_some(),
         Kind::Condition(_) | Kind::Event(_) => false,
     };

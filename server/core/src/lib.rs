@@ -17,6 +17,7 @@ mod condition;
 mod config;
 mod deadline;
 mod deadlock;
+mod error;
 mod event;
 
 mod hold;
@@ -40,12 +41,13 @@ mod work;
 
 pub use config::{Config, Limits};
 pub use deadline::{Deadline, Reason};
-pub use id::{Handle, ObjectId, Owner, RequestId, SessionId, Time, Token};
+pub use error::{Cycle, Edge, Error, ErrorKind};
+pub use id::{FencingToken, Handle, ObjectId, Owner, RequestId, SessionId, Time};
 pub use image::Constant;
 pub use inspect::ListQuery;
 pub use message::{
-    Abandonment, Answer, Attachment, Body, Cause, Cycle, Edge, Error, ErrorKind, Grant, Holder,
-    Label, Message, Party, Process, Reply, State,
+    Abandonment, Answer, Attachment, Body, Cause, Grant, Holder, Label, Message, Party, Process,
+    Reply, State,
 };
 pub use object::MAX_NAME;
 pub use record::{Record, RecordKind};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Body, Message, ObjectId, Owner, RequestId, Token, arena::Idx, object::Object};
+use crate::{Body, FencingToken, Message, ObjectId, Owner, RequestId, arena::Idx, object::Object};
 
 /// Messages by number, from 1 upwards, without a gap.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -36,8 +36,8 @@ pub(crate) struct Undo {
     pub object: Idx<Object>,
     pub id: ObjectId,
     pub owner: Owner,
-    /// `None`: a loose permit.
-    pub token: Option<Token>,
+    /// `None`: an unowned permit.
+    pub token: Option<FencingToken>,
     /// Of a wait that ended: the condition, and the number of the notify.
     pub notified: Option<(Idx<Object>, u64)>,
     /// All levels of a recursive lock, as a wait takes them.

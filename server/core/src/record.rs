@@ -1,6 +1,6 @@
 //! Records: all that happens, in one ordered, numbered stream. Values only.
 
-use crate::{Cause, Cycle, Label, Party, Time, Token};
+use crate::{Cause, Cycle, FencingToken, Label, Party, Time};
 
 /// One thing that happened. Numbers rise strictly; a grant's is its fencing token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,18 +30,18 @@ pub enum RecordKind {
     /// `number` is the token, but for a recursive grant (`depth` > 1), which keeps
     /// the first one's.
     Granted {
-        token: Token,
+        token: FencingToken,
         depth: u32,
     },
-    /// `token`: the hold, `None` for a loose permit. `depth`: what is left of an RLock's
+    /// `token`: the hold, `None` for an unowned permit. `depth`: what is left of an RLock's
     /// recursion; 0 is free.
     Released {
-        token: Option<Token>,
+        token: Option<FencingToken>,
         depth: u32,
     },
-    /// An owned permit became loose.
+    /// An owned permit became unowned.
     Forgotten {
-        token: Token,
+        token: FencingToken,
     },
     /// Waits for a notify, an event or a barrier.
     Waiting,
@@ -49,7 +49,7 @@ pub enum RecordKind {
     TimedOut,
     Cancelled,
     Abandoned {
-        token: Token,
+        token: FencingToken,
         cause: Cause,
     },
     Poisoned,

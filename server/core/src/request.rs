@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Handle, Owner, RequestId, Token,
+    FencingToken, Handle, Owner, RequestId,
     image::{Constant, constant},
 };
 
@@ -33,13 +33,13 @@ pub enum Request {
     Release {
         handle: Handle,
         owner: Owner,
-        token: Option<Token>,
+        token: Option<FencingToken>,
         quiet: bool,
     },
     Forget {
         handle: Handle,
         owner: Owner,
-        token: Token,
+        token: FencingToken,
         quiet: bool,
     },
     MarkConsistent {
@@ -130,7 +130,7 @@ pub struct Acquire {
     /// Who will hold it.
     pub owner: Owner,
     /// A semaphore's permit that is nobody's. Ignored for Lock and RLock.
-    pub loose: bool,
+    pub unowned: bool,
     /// `None` waits for ever, zero tries.
     pub timeout: Option<Duration>,
     /// Refuse, rather than wait, when waiting would close a cycle.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, Grant, Handle, Owner,
-    RecordKind, RequestId, SessionId, Time, Token,
+    Abandonment, Acquire, Answer, Body, Cause, Class, Error, ErrorKind, FencingToken, Grant,
+    Handle, Owner, RecordKind, RequestId, SessionId, Time,
     arena::{Idx, List},
     hold::Hold,
     object::{Kind, Object},
@@ -16,7 +16,7 @@ use crate::{
     waiter::{Claim, Wait},
 };
 
-/// Permits: free, owned and loose ones add up to the capacity, which nothing changes but a
+/// Permits: free, owned and unowned ones add up to the capacity, which nothing changes but a
 /// release of a Semaphore while no permit is out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SemLock {
@@ -27,7 +27,7 @@ pub(crate) struct SemLock {
     /// Free permits. Above 0 only while nobody waits, or the queue is on the agenda.
     pub value: u32,
     /// Permits that are out and nobody's.
-    pub loose: u32,
+    pub unowned: u32,
     /// Permits that are out and owned, oldest first.
     pub holds: List<Hold>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct SemLock {
 impl SemLock {
     pub fn new(class: Class, value: u32, max: u32) -> Self {
         let holds = List::default();
-        SemLock { class, initial: value, max, capacity: value, value, loose: 0, holds }
+        SemLock { class, initial: value, max, capacity: value, value, unowned: 0, holds }
     }
 }
 
@@ -85,7 +85,7 @@ impl Space {
         request: RequestId,
         acquire: Acquire,
     ) -> Outcome {
-        let Acquire { handle, owner, loose, timeout, fail_on_deadlock } = acquire;
+        let Acquire { handle, owner, unowned, timeout, fail_on_deadlock } = acquire;
         let (ix, sem) = self.resolve_semlock(session, handle)?;
         let (class, free) = (sem.class, sem.value > 0 && self.objects[ix].waiters.is_empty());
         if class == Class::RLock
@@ -98,12 +98,12 @@ impl Space {
             return Err(self.refuse(ix, ErrorKind::Poisoned { by: by.clone() }));
         }
         let claim = Claim { session, request, owner, timeout };
-        let loose = loose && !class.is_exclusive();
-        if !loose {
+        let unowned = unowned && !class.is_exclusive();
+        if !unowned {
             self.check_holds(session, ix)?;
         }
         if free {
-            self.grant(now, ix, claim, loose);
+            self.grant(now, ix, claim, unowned);
             return Ok(None);
         }
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -115,7 +115,7 @@ impl Space {
             self.emit_deadlock(now, ix, session, owner, cycle.clone());
             return Err(self.refuse(ix, ErrorKind::Deadlock { cycle }));
         }
-        let waiter = self.enqueue(now, ix, claim, Wait::Acquire { loose });
+        let waiter = self.enqueue(now, ix, claim, Wait::Acquire { unowned });
         self.report_deadlock(now, waiter);
         Ok(None)
     }
@@ -165,9 +165,9 @@ impl Space {
     }
 
     /// Takes a free permit for an Acquire, and answers it.
-    fn grant(&mut self, now: Time, ix: Idx<Object>, claim: Claim, loose: bool) {
-        let grant = self.take(now, ix, claim, loose, 1);
-        let token = (!loose).then_some(grant.token);
+    fn grant(&mut self, now: Time, ix: Idx<Object>, claim: Claim, unowned: bool) {
+        let grant = self.take(now, ix, claim, unowned, 1);
+        let token = (!unowned).then_some(grant.token);
         let id = self.objects[ix].id;
         let undo = Undo { object: ix, id, owner: claim.owner, token, notified: None, whole: false };
         let reply = Body::Reply(claim.request, Ok(Answer::Granted(grant)));
@@ -175,15 +175,22 @@ impl Space {
     }
 
     /// Takes a free permit.
-    fn take(&mut self, now: Time, ix: Idx<Object>, claim: Claim, loose: bool, depth: u32) -> Grant {
+    fn take(
+        &mut self,
+        now: Time,
+        ix: Idx<Object>,
+        claim: Claim,
+        unowned: bool,
+        depth: u32,
+    ) -> Grant {
         let Claim { session, owner, .. } = claim;
-        let token = Token(self.next_number);
+        let token = FencingToken(self.next_number);
         let who = self.party(session, owner);
         self.emit(now, RecordKind::Granted { token, depth }, Some(ix), who);
         let sem = self.semlock_mut(ix);
         sem.value -= 1;
-        if loose {
-            sem.loose += 1;
+        if unowned {
+            sem.unowned += 1;
         } else {
             let hold = Hold::new(ix, session, owner, token, now, depth);
             let hold = self.holds.insert(hold);
@@ -240,7 +247,7 @@ impl Space {
             }
             let claim = Claim { session, request, owner, timeout: None };
             match waiter.wait {
-                Wait::Acquire { loose } => self.grant(now, ix, claim, loose),
+                Wait::Acquire { unowned } => self.grant(now, ix, claim, unowned),
                 Wait::Reacquire { condition, depth, notified } => {
                     let grant = self.take(now, ix, claim, false, depth);
                     let undo = Undo {
@@ -269,7 +276,7 @@ impl Space {
         session: SessionId,
         handle: Handle,
         owner: Owner,
-        token: Option<Token>,
+        token: Option<FencingToken>,
     ) -> Outcome {
         let (ix, sem) = self.resolve_semlock(session, handle)?;
         let class = sem.class;
@@ -283,7 +290,7 @@ impl Space {
             None if sem.value >= sem.max => {
                 return Err(self.refuse(ix, ErrorKind::OverReleased { max: sem.max }));
             }
-            None if sem.loose > 0 => None,
+            None if sem.unowned > 0 => None,
             None if class == Class::BoundedSemaphore && oldest.is_none() => {
                 return Err(self.refuse(ix, ErrorKind::OverReleased { max: sem.capacity }));
             }
@@ -301,7 +308,7 @@ impl Space {
                 }
                 self.release_hold(now, hold, 1);
             }
-            (_, None) => self.release_loose(now, session, owner, ix),
+            (_, None) => self.release_unowned(now, session, owner, ix),
         }
         Ok(Some(Answer::Done { count: 0 }))
     }
@@ -309,13 +316,13 @@ impl Space {
     /// The caller's oldest hold of a semaphore.
     fn own_hold(&self, session: SessionId, owner: Owner, ix: Idx<Object>) -> Option<Idx<Hold>> {
         let s = &self.sessions[&session];
-        let range = (ix, owner, Token(0))..=(ix, owner, Token(u64::MAX));
+        let range = (ix, owner, FencingToken(0))..=(ix, owner, FencingToken(u64::MAX));
         let &(_, _, token) = s.permits.range(range).next()?;
         Some(s.holds[&(ix, token)])
     }
 
-    /// A loose permit comes back; without any out, there is one more.
-    pub(crate) fn release_loose(
+    /// An unowned permit comes back; without any out, there is one more.
+    pub(crate) fn release_unowned(
         &mut self,
         now: Time,
         session: SessionId,
@@ -323,8 +330,8 @@ impl Space {
         ix: Idx<Object>,
     ) {
         let sem = self.semlock_mut(ix);
-        match sem.loose.checked_sub(1) {
-            Some(left) => sem.loose = left,
+        match sem.unowned.checked_sub(1) {
+            Some(left) => sem.unowned = left,
             None => sem.capacity += 1,
         }
         sem.value += 1;

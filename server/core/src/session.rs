@@ -9,8 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, Body, Cause, Error, ErrorKind, Handle, Input, Output, Owner, Party, Process,
-    RecordKind, RequestId, SessionId, Time, Token,
+    Answer, Body, Cause, Error, ErrorKind, FencingToken, Handle, Input, Output, Owner, Party,
+    Process, RecordKind, RequestId, SessionId, Time,
     arena::{Arena, Idx},
     deadline::Reason,
     hold::Hold,
@@ -32,9 +32,9 @@ pub(crate) struct Session {
     pub references: Arena<Reference>,
     handles: BTreeMap<Idx<Object>, Handle>,
     /// By object, oldest first within one.
-    pub holds: BTreeMap<(Idx<Object>, Token), Idx<Hold>>,
+    pub holds: BTreeMap<(Idx<Object>, FencingToken), Idx<Hold>>,
     /// Those of semaphores, by owner.
-    pub permits: BTreeSet<(Idx<Object>, Owner, Token)>,
+    pub permits: BTreeSet<(Idx<Object>, Owner, FencingToken)>,
     pub waiters: BTreeMap<RequestId, Idx<Waiter>>,
     /// The same by the objects that they concern.
     pub waits_at: BTreeSet<(Idx<Object>, RequestId)>,
@@ -118,7 +118,7 @@ impl Session {
 
     /// The oldest hold of an object.
     pub fn first_hold_of(&self, ix: Idx<Object>) -> Option<Idx<Hold>> {
-        let range = (ix, Token(0))..=(ix, Token(u64::MAX));
+        let range = (ix, FencingToken(0))..=(ix, FencingToken(u64::MAX));
         self.holds.range(range).next().map(|(_, &hold)| hold)
     }
 
@@ -308,7 +308,7 @@ impl Space {
         Progress::More
     }
 
-    /// A loose permit that was granted to a session while it was disconnected, and was never put
+    /// An unowned permit that was granted to a session while it was disconnected, and was never put
     /// out, is nobody's loss but everybody's: it returns.
     fn give_back_unsent(&mut self, now: Time, session: SessionId, sent: Sent) {
         let Some(s) = self.sessions.get(&session) else { return };

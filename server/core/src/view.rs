@@ -36,8 +36,8 @@ pub struct ObjectView {
     pub max: u32,
     /// Owned permits out.
     pub holders: u32,
-    /// Loose permits out.
-    pub loose: u32,
+    /// Unowned permits out.
+    pub unowned: u32,
     /// Requests in its queue.
     pub waiters: u32,
     /// By sessions, and by conditions on their lock.

@@ -33,7 +33,7 @@ pub(crate) struct Waiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Wait {
     /// A permit.
-    Acquire { loose: bool },
+    Acquire { unowned: bool },
     /// A notify; then its lock, `depth` times.
     Notify { depth: u32 },
     /// The lock again, after a notify of that number, or none: time-out or cancel.

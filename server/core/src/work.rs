@@ -14,7 +14,7 @@ use std::{collections::VecDeque, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Abandonment, Cause, Input, ObjectId, Output, RequestId, SessionId, Time, Token,
+    Abandonment, Cause, FencingToken, Input, ObjectId, Output, RequestId, SessionId, Time,
     arena::Idx,
     object::{Kind, Object},
     space::Space,
@@ -32,7 +32,7 @@ pub(crate) enum Task {
     /// The end of a session.
     End { session: SessionId, cause: Cause },
     /// Holds of an object that are taken by force, up to a token.
-    Force { at: At, last: Token },
+    Force { at: At, last: FencingToken },
     /// A resumed session is sent what it has missed.
     Resend { session: SessionId },
     /// Abandonments at an object that is gone: nobody will be told of them.

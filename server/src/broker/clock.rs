@@ -1,4 +1,4 @@
-//! The task that keeps a namespace's time. Never here: what a time-out means.
+//! The task that keeps a namespace's time.
 
 use std::{sync::Arc, time::Duration};
 

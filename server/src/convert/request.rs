@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use syncd_core::{
-    Acquire, Class, Create, Handle, Owner, Request, RequestId, SEM_VALUE_MAX, Spec, Token,
+    Acquire, Class, Create, FencingToken, Handle, Owner, Request, RequestId, SEM_VALUE_MAX, Spec,
 };
 use syncd_proto::v1::{
     self, attach::By, client_message::Request as Wire, create::Spec as WireSpec,
@@ -21,8 +21,8 @@ fn invalid<T>(field: &'static str, why: &'static str) -> Result<T, Invalid> {
     Err(Invalid { field, why })
 }
 
-fn token(token: u64) -> Option<Token> {
-    (token != 0).then_some(Token(token))
+fn token(token: u64) -> Option<FencingToken> {
+    (token != 0).then_some(FencingToken(token))
 }
 
 fn timeout(micros: Option<u64>) -> Option<Duration> {
@@ -39,7 +39,7 @@ pub fn request(wire: Option<Wire>, secret: impl FnOnce() -> u64) -> Result<Reque
         Wire::Acquire(m) => Request::Acquire(Acquire {
             handle: Handle(m.handle),
             owner: Owner(m.owner),
-            loose: m.loose,
+            unowned: m.unowned,
             timeout: timeout(m.timeout_us),
             fail_on_deadlock: m.fail_on_deadlock,
         }),

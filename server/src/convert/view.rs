@@ -1,7 +1,8 @@
 //! What inspection sees, from the core's views and events to `inspect.proto`.
 
 use syncd_core::{
-    ObjectDetail, ObjectView, Record, RecordKind, SessionId, SessionView, Time, Token, WaiterView,
+    FencingToken, ObjectDetail, ObjectView, Record, RecordKind, SessionId, SessionView, Time,
+    WaiterView,
 };
 use syncd_proto::v1;
 
@@ -41,7 +42,7 @@ pub(crate) fn describe(now: Time, namespace: &str, detail: &ObjectDetail) -> v1:
         holders: detail.holders.iter().take(DETAILS).map(holder).collect(),
         waiters: detail.waiters.iter().take(DETAILS).map(waiter).collect(),
         abandonments: abandonments.iter().map(|a| abandonment(now, a)).collect(),
-        loose: detail.object.loose,
+        unowned: detail.object.unowned,
         lock: detail.lock.as_ref().map(ToString::to_string).unwrap_or_default(),
         deadlocks: detail
             .deadlock
@@ -102,8 +103,8 @@ pub(crate) fn watch_event(event: &Record, time_us: u64) -> v1::WatchEvent {
         ..Default::default()
     };
     match &event.kind {
-        RecordKind::Granted { token: Token(token), .. }
-        | RecordKind::Released { token: Some(Token(token)), .. } => wire.token = *token,
+        RecordKind::Granted { token: FencingToken(token), .. }
+        | RecordKind::Released { token: Some(FencingToken(token)), .. } => wire.token = *token,
         RecordKind::Abandoned { token, cause: why } => {
             wire.token = token.0;
             wire.set_cause(cause(*why));

@@ -1,4 +1,4 @@
-//! The stream of one Watch. Never here: the ring that it reads.
+//! The stream of one Watch.
 
 use std::{
     collections::VecDeque,

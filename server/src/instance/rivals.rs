@@ -1,5 +1,5 @@
 //! Who else listens at a socket's path, as the kernel knows it, whatever the path leads to by now:
-//! asked of it through sock_diag(7). Never here: what to do about it.
+//! asked of it through sock_diag(7).
 
 use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 

@@ -1,5 +1,5 @@
 //! Shared namespaces whose name is nearly the one that somebody gave: a slip of the pen makes a
-//! private namespace, in which nobody else is. Never here: what a name means.
+//! private namespace, in which nobody else is.
 
 /// Those of `shared` that may have been meant by `name`.
 pub(crate) fn similar(name: &str, shared: &[String]) -> Vec<String> {

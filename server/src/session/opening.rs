@@ -1,5 +1,4 @@
-//! The first message of a stream: a new session, or a part more of an old one. Never here: the
-//! requests that follow.
+//! The first message of a stream: a new session, or a part more of an old one.
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! What a stream leaves behind: messages that had come and were not read, and a session to be
-//! disconnected or ended. Never here: the stream while it lives.
+//! disconnected or ended.
 
 use std::{
     future::poll_fn,

@@ -1,5 +1,4 @@
-//! A daemon of one's own in this process, and a plain tonic client to it. Never here: an
-//! assertion.
+//! A daemon of one's own in this process, and a plain tonic client to it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use syncd_core::{
-    Acquire, Answer, Body, Class, Config, Create, Handle, Limits, Message, Output, Owner, Process,
-    Request, RequestId, SessionId, Space, Spec, Time, Token,
+    Acquire, Answer, Body, Class, Config, Create, FencingToken, Handle, Limits, Message, Output,
+    Owner, Process, Request, RequestId, SessionId, Space, Spec, Time,
 };
 
 use crate::{
@@ -17,7 +17,7 @@ struct Solo {
     space: Space,
     session: SessionId,
     last: u64,
-    granted: Option<Token>,
+    granted: Option<FencingToken>,
 }
 
 impl Solo {
@@ -66,8 +66,8 @@ impl Solo {
 
     fn acquire(&mut self, handle: Handle, owner: u64) {
         let owner = Owner(owner);
-        let (loose, timeout, fail_on_deadlock) = Default::default();
-        let acquire = Acquire { handle, owner, loose, timeout, fail_on_deadlock };
+        let (unowned, timeout, fail_on_deadlock) = Default::default();
+        let acquire = Acquire { handle, owner, unowned, timeout, fail_on_deadlock };
         self.handle(Request::Acquire(acquire));
     }
 

@@ -1,6 +1,6 @@
-//! The attacks: each does one thing too much, too large, too often or not at all, until it is
-//! told to stop by an error, has done all of it, or is killed. None has an opinion on what the
-//! daemon answers. Never here: what bystanders see.
+//! The attacks: each does one thing too much, too large, too often or not at all, until it is told
+//! to stop by an error, has done all of it, or is killed. None has an opinion on what the daemon
+//! answers.
 
 use std::{path::Path, time::Duration};
 

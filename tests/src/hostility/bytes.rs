@@ -10,7 +10,10 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::peer::{PREFACE, bare};
+use super::{
+    frames::{CONTINUATION, DATA, END_HEADERS, HEADERS, PREFACE, RST_STREAM, frame, headers},
+    peer::bare,
+};
 
 pub(super) fn noise(rng: &mut Rng, bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect()
@@ -41,39 +44,6 @@ pub(super) async fn flood(
     };
     tokio::select! { () = read => {}, () = write => {} }
     Ok(())
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-/// The headers of a call of Session.
-fn headers() -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    for (name, value) in [
-        (":path", "/syncd.v1.Broker/Session"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
-        block.push(0);
-        for text in [name, value] {
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
-    }
-    block
 }
 
 pub(super) async fn silence(socket: &Path) -> Result<(), Status> {

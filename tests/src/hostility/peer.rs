@@ -1,5 +1,5 @@
-//! A client by hand: one stream of one session, which says and reads what it is told to, and a
-//! bare socket. Never here: manners, or what an attack is about.
+//! A client by hand: one stream of one session, which says and reads what it is told to, and a bare
+//! socket.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,10 +20,6 @@ use tonic::{Status, Streaming, transport::Channel};
 
 /// How many messages an attacker has ready at once.
 const READY: usize = 1 << 16;
-
-/// What begins an HTTP/2 connection: the preface, and empty settings.
-pub(super) const PREFACE: &[u8] =
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 /// One stream.
 #[derive(Debug)]

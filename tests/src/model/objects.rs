@@ -28,7 +28,7 @@ impl Model {
                         return Err((None, No::Invalid(field)));
                     }
                 }
-                Kind::Sem { class, value, max, capacity: value, loose: 0 }
+                Kind::Sem { class, value, max, capacity: value, unowned: 0 }
             }
             Make::Condition(lock) => {
                 let lock = self.have(s, lock)?;

@@ -27,7 +27,7 @@ impl Model {
 
     pub(crate) fn free(&self, o: Oid) -> u32 {
         match self.objects[o].kind {
-            Kind::Sem { capacity, loose, .. } => capacity - loose - self.held(o).count() as u32,
+            Kind::Sem { capacity, unowned, .. } => capacity - unowned - self.held(o).count() as u32,
             _ => 0,
         }
     }
@@ -60,7 +60,7 @@ impl Model {
         o: Oid,
         who: Who,
         id: u64,
-        loose: bool,
+        unowned: bool,
         timeout: Option<Duration>,
         careful: bool,
     ) -> Outcome {
@@ -77,12 +77,12 @@ impl Model {
         if let Some(left) = self.objects[o].poisoned {
             return Err((Some(o), No::Poisoned(left)));
         }
-        let loose = loose && !class.is_exclusive();
-        if !loose {
+        let unowned = unowned && !class.is_exclusive();
+        if !unowned {
             self.may_hold_more(who.session, o)?;
         }
         if self.free(o) > 0 {
-            self.grant(o, who, id, Why::Acquire { loose });
+            self.grant(o, who, id, Why::Acquire { unowned });
             return Ok(None);
         }
         if timeout.is_some_and(|t| t.is_zero()) {
@@ -92,7 +92,7 @@ impl Model {
         if careful && let Some(circle) = self.circle(who, o) {
             return Err((Some(o), No::Deadlock(circle)));
         }
-        self.enqueue(o, who, id, timeout, Why::Acquire { loose })
+        self.enqueue(o, who, id, timeout, Why::Acquire { unowned })
     }
 
     fn may_hold_more(&self, session: Sid, o: Oid) -> Result<(), (Option<Oid>, No)> {
@@ -109,8 +109,8 @@ impl Model {
 
     /// Takes a free permit for a request, and answers it.
     fn grant(&mut self, o: Oid, who: Who, id: u64, why: Why) {
-        let (loose, depth, woken) = match why {
-            Why::Acquire { loose } => (loose, 1, None),
+        let (unowned, depth, woken) = match why {
+            Why::Acquire { unowned } => (unowned, 1, None),
             Why::Back { condition, depth, notified } => (false, depth, Some((condition, notified))),
             _ => unreachable!("no permit is wanted"),
         };
@@ -121,20 +121,20 @@ impl Model {
         if object.poison && left.is_some() {
             object.inconsistent = left;
         }
-        if loose {
-            self.loosen(o, 1);
+        if unowned {
+            self.disown(o, 1);
         } else {
             self.holds.push(Hold { who, ticket, since: self.now, depth });
         }
         let notified = woken.map(|(_, notify)| notify.is_some());
         let word = Word::Granted { ticket, depth, left, notified };
-        let undo = Undo { who, object: o, ticket: (!loose).then_some(ticket), woken };
+        let undo = Undo { who, object: o, ticket: (!unowned).then_some(ticket), woken };
         self.say(who.session, Said::Reply(id, word), Some(undo));
     }
 
-    fn loosen(&mut self, o: Oid, by: i32) {
-        if let Kind::Sem { loose, .. } = &mut self.objects[o].kind {
-            *loose = loose.checked_add_signed(by).expect("as many as there are");
+    fn disown(&mut self, o: Oid, by: i32) {
+        if let Kind::Sem { unowned, .. } = &mut self.objects[o].kind {
+            *unowned = unowned.checked_add_signed(by).expect("as many as there are");
         }
     }
 
@@ -154,7 +154,7 @@ impl Model {
 
     pub(super) fn release(&mut self, o: Oid, who: Who, ticket: Option<Ticket>) -> Outcome {
         let class = self.class(o)?;
-        let Kind::Sem { max, loose, .. } = self.objects[o].kind else { unreachable!("it is") };
+        let Kind::Sem { max, unowned, .. } = self.objects[o].kind else { unreachable!("it is") };
         let own = self.held(o).find(|(_, h)| h.who == who);
         let hold = match ticket {
             Some(ticket) => {
@@ -164,7 +164,7 @@ impl Model {
             }
             None if class == Class::RLock => own.or(self.held(o).next()),
             None if self.free(o) >= max => return Err((Some(o), No::OverReleased)),
-            None if loose > 0 => None,
+            None if unowned > 0 => None,
             None if class == Class::BoundedSemaphore && self.held(o).next().is_none() => {
                 return Err((Some(o), No::OverReleased));
             }
@@ -181,16 +181,16 @@ impl Model {
                 }
                 self.let_go_of(at, 1);
             }
-            None => self.free_loose(o),
+            None => self.free_unowned(o),
         }
         Ok(Some(Word::Done(0)))
     }
 
-    /// A loose permit comes back; without any out, there is one more.
-    fn free_loose(&mut self, o: Oid) {
-        let Kind::Sem { loose, capacity, .. } = &mut self.objects[o].kind else { return };
-        if *loose > 0 {
-            *loose -= 1;
+    /// An unowned permit comes back; without any out, there is one more.
+    fn free_unowned(&mut self, o: Oid) {
+        let Kind::Sem { unowned, capacity, .. } = &mut self.objects[o].kind else { return };
+        if *unowned > 0 {
+            *unowned -= 1;
         } else {
             *capacity += 1;
         }
@@ -243,7 +243,7 @@ impl Model {
         }
         let hold = self.holds.iter().position(|h| h.ticket == ticket && h.who.session == s);
         self.holds.remove(hold.ok_or((Some(o), No::Stale))?);
-        self.loosen(o, 1);
+        self.disown(o, 1);
         Ok(Some(Word::Done(0)))
     }
 
@@ -280,14 +280,14 @@ impl Model {
         match hold {
             Some(at) => self.let_go_of(at, if woken.is_some() { u32::MAX } else { 1 }),
             None if taken_away => {}
-            None if matches!(self.objects[o].kind, Kind::Sem { loose: 1.., .. }) => {
-                self.free_loose(o);
+            None if matches!(self.objects[o].kind, Kind::Sem { unowned: 1.., .. }) => {
+                self.free_unowned(o);
             }
             // Whoever released it would have made one more, had it never been out.
             None => {
                 let Kind::Sem { class, max, .. } = self.objects[o].kind else { return };
                 if class == Class::Semaphore && self.free(o) < max {
-                    self.free_loose(o);
+                    self.free_unowned(o);
                 }
             }
         }

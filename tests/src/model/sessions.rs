@@ -73,7 +73,7 @@ impl Model {
         self.end(s, Cause::Left);
     }
 
-    /// First it leaves all queues, then loose permits that it never heard of return, then it
+    /// First it leaves all queues, then unowned permits that it never heard of return, then it
     /// abandons its holds, then its references go.
     fn end(&mut self, s: Sid, cause: Cause) {
         self.sessions[s].over = true;

@@ -1,4 +1,4 @@
-//! The strict parser of scripts. Never here: what a script means.
+//! The strict parser of scripts.
 
 use std::{fmt, time::Duration};
 
@@ -248,13 +248,13 @@ impl Op {
         let op = match verb {
             "acquire" => Op::Acquire {
                 object,
-                loose: words.take("loose"),
+                unowned: words.take("unowned"),
                 timeout: words.timeout()?,
                 unless_deadlock: words.take("unless") && words.take("deadlock"),
             },
             "try" => Op::Acquire {
                 object,
-                loose: words.take("loose"),
+                unowned: words.take("unowned"),
                 timeout: Some(Duration::ZERO),
                 unless_deadlock: false,
             },

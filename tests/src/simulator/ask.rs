@@ -1,4 +1,4 @@
-//! A request of a life, as the core's and as the model's. Never here: what comes of it.
+//! A request of a life, as the core's and as the model's.
 
 use std::sync::Arc;
 
@@ -114,15 +114,15 @@ impl Player<'_> {
                 let name = name().expect("always one");
                 (Request::Unlink { name: Arc::from(name.as_str()) }, Ask::Unlink(name))
             }
-            Verb::Acquire { loose, timeout, careful } => (
+            Verb::Acquire { unowned, timeout, careful } => (
                 Request::Acquire(Acquire {
                     handle,
                     owner: who,
-                    loose,
+                    unowned,
                     timeout,
                     fail_on_deadlock: careful,
                 }),
-                Ask::Acquire { o, owner, loose, timeout, careful },
+                Ask::Acquire { o, owner, unowned, timeout, careful },
             ),
             Verb::Release { back, quiet } => {
                 let ticket = back.map(|back| ticket(back).ok_or(())).transpose();

@@ -1,5 +1,4 @@
-//! The core's whole state beside the model's, as far as the getters show it. Never here: what
-//! they say.
+//! The core's whole state beside the model's, as far as the getters show it.
 
 use std::fmt::Debug;
 
@@ -83,10 +82,10 @@ impl Player<'_> {
         let untold =
             model.objects[o].untold.len() + usize::from(model.objects[o].poisoned.is_some());
         agree("abandonments", object.abandonments.len(), untold.min(16))?;
-        if let Kind::Sem { class, capacity, loose, .. } = model.objects[o].kind {
+        if let Kind::Sem { class, capacity, unowned, .. } = model.objects[o].kind {
             let holders = detail.holders.len() as u32;
-            agree("loose", object.loose, loose)?;
-            agree("free + held + loose", object.value + holders + object.loose, capacity)?;
+            agree("unowned", object.unowned, unowned)?;
+            agree("free + held + unowned", object.value + holders + object.unowned, capacity)?;
             let waits_beside_free = object.value > 0 && object.waiters > 0;
             agree("a waiter beside a free permit", waits_beside_free, false)?;
             agree("one owner", class.is_exclusive() && holders > 1, false)?;

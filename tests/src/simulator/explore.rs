@@ -1,8 +1,7 @@
-//! All interleavings of a small world: three clients, two locks, a condition over the first.
-//! From every state every call is made, on the core and on the model, until no new state
-//! comes up. States are told apart by what can matter to the future: who holds, who waits in
-//! which order and for what, what can still be undone; not by numbers or time. Never here:
-//! chance.
+//! All interleavings of a small world: three clients, two locks, a condition over the first. From
+//! every state every call is made, on the core and on the model, until no new state comes up.
+//! States are told apart by what can matter to the future: who holds, who waits in which order and
+//! for what, what can still be undone; not by numbers or time.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -104,7 +103,7 @@ fn calls(state: &Player<'_>) -> Vec<Call> {
             continue;
         }
         for lock in LOCKS {
-            let acquire = |careful| Verb::Acquire { loose: false, timeout: None, careful };
+            let acquire = |careful| Verb::Acquire { unowned: false, timeout: None, careful };
             calls.push(ask(place, lock, acquire(false)));
             calls.push(ask(place, lock, acquire(true)));
             calls.push(ask(place, lock, Verb::Release { back: None, quiet: false }));

@@ -1,5 +1,5 @@
-//! Chance: what a world is like, and what is done in it. Calls name sessions and objects by
-//! their places, so that any call can be left out of a life. Never here: doing it.
+//! Chance: what a world is like, and what is done in it. Calls name sessions and objects by their
+//! places, so that any call can be left out of a life.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ pub enum Verb {
     Detach,
     Unlink,
     Acquire {
-        loose: bool,
+        unowned: bool,
         timeout: Option<Duration>,
         careful: bool,
     },
@@ -250,7 +250,7 @@ fn of_kind(rng: &mut Rng, make: Make) -> Verb {
     match make {
         Make::Sem { .. } => match rng.u32(..20) {
             0..10 => Verb::Acquire {
-                loose: rng.u8(..5) == 0,
+                unowned: rng.u8(..5) == 0,
                 timeout: timeout(rng),
                 careful: rng.bool(),
             },

@@ -1,4 +1,4 @@
-//! Plays a life on the core and on the model, and compares. Never here: chance, or rules.
+//! Plays a life on the core and on the model, and compares.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,15 +7,18 @@ use std::{
 };
 
 use syncd_core::{
-    Body, Handle, Message, ObjectId, ObjectKey, Output, Process, Reason, Record, RecordKind,
-    SessionId, Space, Spec, Time, Token,
+    Body, FencingToken, Handle, Message, ObjectId, ObjectKey, Output, Process, Reason, Record,
+    RecordKind, SessionId, Space, Spec, Time,
 };
 
 use super::{
     compare::{Checked, agree},
     generate::{Call, World},
 };
-use crate::model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word};
+use crate::{
+    core_driver::outputs,
+    model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word},
+};
 
 /// What is wrong, and after which call.
 #[derive(Debug)]
@@ -50,8 +53,8 @@ pub struct Player<'a> {
     pub(super) places: BTreeMap<usize, Place>,
     pub(super) sessions: Vec<SessionId>,
     pub(super) objects: Vec<(ObjectId, ObjectKey)>,
-    tokens: HashMap<Token, Ticket>,
-    pub(super) tickets: HashMap<Ticket, Token>,
+    tokens: HashMap<FencingToken, Ticket>,
+    pub(super) tickets: HashMap<Ticket, FencingToken>,
     last_event: u64,
     outputs: u64,
     trace: DefaultHasher,
@@ -204,7 +207,7 @@ impl<'a> Player<'a> {
         if model.is_ok() {
             // What was missed comes again as it was, before anything else.
             let missed = self.model.sessions[session].sent.clone();
-            let mut outputs = self.outputs();
+            let mut outputs = outputs(&mut self.space, self.now);
             let is_message = |output: &Output| matches!(output, Output::Send { .. });
             for Sent { seq, said, .. } in missed {
                 let Some(at) = outputs.iter().position(is_message) else {
@@ -237,21 +240,8 @@ impl<'a> Player<'a> {
 
     /// Every output of the core must be one that the model has.
     pub(super) fn drain(&mut self) -> Checked {
-        let outputs = self.outputs();
+        let outputs = outputs(&mut self.space, self.now);
         self.hear(outputs.into_iter())
-    }
-
-    /// What came of the last call, and of the work that it left to later ones.
-    fn outputs(&mut self) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        while let Some(step) = self.space.take_step() {
-            outputs.extend(step.outputs);
-            self.space.check();
-            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
-                self.space.handle_work(self.now);
-            }
-        }
-        outputs
     }
 
     fn hear(&mut self, outputs: impl Iterator<Item = Output>) -> Checked {
@@ -338,7 +328,7 @@ impl<'a> Player<'a> {
         found.ok_or_else(|| format!("an unknown session: {id:?}"))
     }
 
-    pub(super) fn ticket(&self, token: Token) -> Result<Ticket, String> {
+    pub(super) fn ticket(&self, token: FencingToken) -> Result<Ticket, String> {
         self.tokens.get(&token).copied().ok_or_else(|| format!("an unknown token: {token:?}"))
     }
 }

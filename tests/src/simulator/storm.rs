@@ -1,7 +1,6 @@
-//! Storms of Condition waits, some of which are killed, time out or are cancelled at any
-//! moment. The count is simple: who is notified, or heir to a notify, is woken once as
-//! notified; who timed out or cancelled is woken once as not; the rest waits. Never here: the
-//! model.
+//! Storms of Condition waits, some of which are killed, time out or are cancelled at any moment.
+//! The count is simple: who is notified, or heir to a notify, is woken once as notified; who timed
+//! out or cancelled is woken once as not; the rest waits.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,12 +1,14 @@
-//! A `Space` with sessions that are all attached to the same few objects, for simulations that
-//! need no model. Never here: what they are about.
+//! A `Space` with sessions that are all attached to the same few objects, for simulations that need
+//! no model.
 
 use std::sync::Arc;
 
 use syncd_core::{
-    Acquire, Answer, Attachment, Body, Config, Create, Handle, Output, Owner, Process, Reason,
-    Record, Reply, Request, RequestId, SessionId, Space, Spec, Time,
+    Acquire, Answer, Attachment, Body, Config, Create, Handle, Output, Owner, Process, Record,
+    Reply, Request, RequestId, SessionId, Space, Spec, Time,
 };
+
+use crate::core_driver::outputs;
 
 /// Sessions around a table of objects.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Table {
             Request::Acquire(Acquire {
                 handle,
                 owner: Owner(owner),
-                loose: false,
+                unowned: false,
                 timeout: None,
                 fail_on_deadlock: careful,
             }),
@@ -89,13 +91,8 @@ impl Table {
     }
 
     pub fn drain(&mut self) {
-        while let Some(step) = self.space.take_step() {
-            self.hear(step.outputs);
-            self.space.check();
-            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
-                self.space.handle_work(self.now);
-            }
-        }
+        let outputs = outputs(&mut self.space, self.now);
+        self.hear(outputs);
     }
 
     fn hear(&mut self, outputs: Vec<Output>) {

@@ -1,4 +1,4 @@
-//! The core's messages in the model's words. Never here: whether they are right.
+//! The core's messages in the model's words.
 
 use syncd_core::{Abandonment, Answer, Body, ErrorKind, Grant, Message, ObjectId, Party};
 

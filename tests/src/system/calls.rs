@@ -109,7 +109,7 @@ impl World<'_> {
         let acquire = v1::Acquire {
             handle,
             owner: self.processes[at].owners[owner].number,
-            loose: unowned,
+            unowned,
             timeout_us: timeout,
             fail_on_deadlock: careful,
         };

@@ -1,6 +1,5 @@
 //! The daemon without its sockets: the streams, the outboxes and the registry of sessions as
-//! `server/src/session.rs` has them, around the real core and the real conversion. Never here:
-//! what a request means.
+//! `server/src/session.rs` has them, around the real core and the real conversion.
 
 mod opening;
 

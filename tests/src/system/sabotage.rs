@@ -1,5 +1,5 @@
-//! Faults that a client or a daemon could have, made on purpose between the real parts: the
-//! witness must see each of them. Never here: the parts themselves, which stay as they are.
+//! Faults that a client or a daemon could have, made on purpose between the real parts: the witness
+//! must see each of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

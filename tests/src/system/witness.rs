@@ -105,7 +105,7 @@ pub(super) struct Witness {
     pub calls: BTreeMap<(Sid, u64), Call>,
     /// Releases that came by the door without anybody waiting for their answer.
     posts: HashMap<(Sid, u64), (usize, u64)>,
-    tokens: BTreeMap<u64, holds::Token>,
+    tokens: BTreeMap<u64, holds::FencingToken>,
     beliefs: BTreeMap<u64, holds::Belief>,
     highest_told: u64,
     pub count: Count,

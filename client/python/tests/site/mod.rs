@@ -1,5 +1,4 @@
 //! The package as a wheel would install it, made of what cargo built, and the interpreter at hand.
-//! Never here: what is done with them.
 
 use std::{
     env, fs,

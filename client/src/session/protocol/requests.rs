@@ -1,5 +1,5 @@
-//! Requests from the call that makes them to the reply: queued, acknowledging, answered, given
-//! up, undone. Never here: connections.
+//! Requests from the call that makes them to the reply: queued, acknowledging, answered, given up,
+//! undone.
 
 use std::{hash::Hasher, time::Instant};
 

@@ -151,7 +151,7 @@ fn an_unowned_permit_that_nobody_wants_goes_back_without_a_token() {
     let now = Instant::now();
     let mut protocol = opened(now);
     let undo = Undo::Grant { handle: LOCK, owner: 1, unowned: true };
-    let acquire = Request::Acquire(Acquire { handle: LOCK, loose: true, ..Acquire::default() });
+    let acquire = Request::Acquire(Acquire { handle: LOCK, unowned: true, ..Acquire::default() });
     let id = protocol.handle_request(acquire, Some(undo), None);
     protocol.handle_message(message(1, id, granted(5)));
     let last = withdraw_late(&mut protocol, id);

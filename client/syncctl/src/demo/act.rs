@@ -1,5 +1,5 @@
-//! One program of the demo on its stage: its processes, what they say, and what the daemon says
-//! of them meanwhile. Never here: which programs there are.
+//! One program of the demo on its stage: its processes, what they say, and what the daemon says of
+//! them meanwhile.
 
 use std::{
     io,

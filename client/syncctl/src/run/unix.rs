@@ -1,5 +1,5 @@
-//! The command that `run` carries, on Unix: a process group of its own that gets our signals,
-//! has the terminal while it is in the foreground, and dies with us. Never here: the lock.
+//! The command that `run` carries, on Unix: a process group of its own that gets our signals, has
+//! the terminal while it is in the foreground, and dies with us.
 
 use std::{
     ffi::OsString,

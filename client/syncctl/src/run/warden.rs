@@ -1,6 +1,5 @@
 //! What ends the command when `syncctl run` itself is killed: a process of its own that waits for
-//! the other end of a pipe to close, and kills the command's group then. Never here: the lock, or
-//! an end in order.
+//! the other end of a pipe to close, and kills the command's group then.
 
 use std::{
     fs::{self, File},

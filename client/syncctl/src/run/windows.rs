@@ -1,5 +1,5 @@
-//! The command that `run` carries, on Windows: it shares our console, and with it Ctrl-C, and
-//! is killed when we go. Never here: the lock.
+//! The command that `run` carries, on Windows: it shares our console, and with it Ctrl-C, and is
+//! killed when we go.
 
 use std::{ffi::OsString, io};
 

@@ -1,5 +1,4 @@
-//! A daemon of a test's own, commands that talk to it, and what they leave. Never here: what is
-//! tested.
+//! A daemon of a test's own, commands that talk to it, and what they leave.
 #![allow(dead_code)]
 
 use std::{

@@ -1,13 +1,13 @@
-//! A `Space` by hand: sessions ask, and hear what comes of it. Never here: what is tested.
+//! A `Space` by hand: sessions ask, and hear what comes of it.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use syncd_core::{
-    Acquire, Answer, Body, Config, Create, Cycle, Error, Grant, Handle, Limits, Output, Owner,
-    Process, Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec, Step, Time,
-    Token,
+    Acquire, Answer, Body, Config, Create, Cycle, Error, FencingToken, Grant, Handle, Limits,
+    Output, Owner, Process, Reason, RecordKind, Reply, Request, RequestId, SessionId, Space, Spec,
+    Step, Time,
 };
 
 pub struct World {
@@ -132,11 +132,11 @@ pub fn create(name: &str, spec: Spec, poison: bool) -> Request {
 }
 
 pub fn acquire(handle: Handle, owner: u64) -> Request {
-    let (loose, timeout, fail_on_deadlock) = (false, None, false);
-    Request::Acquire(Acquire { handle, owner: Owner(owner), loose, timeout, fail_on_deadlock })
+    let (unowned, timeout, fail_on_deadlock) = (false, None, false);
+    Request::Acquire(Acquire { handle, owner: Owner(owner), unowned, timeout, fail_on_deadlock })
 }
 
-pub fn release(handle: Handle, owner: u64, token: Option<Token>) -> Request {
+pub fn release(handle: Handle, owner: u64, token: Option<FencingToken>) -> Request {
     Request::Release { handle, owner: Owner(owner), token, quiet: false }
 }
 

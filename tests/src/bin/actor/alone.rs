@@ -1,5 +1,5 @@
-//! Processes that go their own way: one that toils at a fenced file, one that forks while it
-//! holds a lock. Never here: lines on stdin.
+//! Processes that go their own way: one that toils at a fenced file, one that forks while it holds
+//! a lock.
 
 use std::{env, fs, io::Read as _, path::PathBuf, process, thread, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The client crate as an actor: async and blocking, which have the same names, so that one
-//! text serves for both. Never here: the wire.
+//! The client crate as an actor: async and blocking, which have the same names, so that one text
+//! serves for both.
 
 use std::{
     collections::HashMap,
@@ -46,7 +46,7 @@ macro_rules! face {
             enum Held {
                 Lock(LockGuard),
                 Permit(Permit),
-                Loose,
+                Unowned,
             }
 
             /// The session, and the objects that it knows.
@@ -186,7 +186,7 @@ macro_rules! face {
                     }
                     let thing = self.shared.thing(&name)$($await)*?;
                     match op {
-                        Op::Acquire { loose: true, timeout, .. } => {
+                        Op::Acquire { unowned: true, timeout, .. } => {
                             let taken = match (&thing, timeout) {
                                 (Thing::Semaphore(s), None) => s.acquire_unowned()$($await)*,
                                 (Thing::Semaphore(s), Some(t)) => {
@@ -196,10 +196,10 @@ macro_rules! face {
                                 (Thing::Bounded(s), Some(t)) => {
                                     s.acquire_unowned_timeout(t)$($await)*
                                 }
-                                _ => return Err("only semaphores have loose permits".into()),
+                                _ => return Err("only semaphores have unowned permits".into()),
                             };
                             taken.map_err(not_acquired)?;
-                            self.held.entry(name).or_default().push(Held::Loose);
+                            self.held.entry(name).or_default().push(Held::Unowned);
                             Ok("granted".into())
                         }
                         Op::Acquire { timeout, unless_deadlock, .. } => {
@@ -232,7 +232,7 @@ macro_rules! face {
                             let outcome = match &held {
                                 Held::Lock(guard) => granted("granted", guard),
                                 Held::Permit(permit) => granted("granted", permit),
-                                Held::Loose => unreachable!("it is owned"),
+                                Held::Unowned => unreachable!("it is owned"),
                             };
                             self.held.entry(name).or_default().push(held);
                             Ok(outcome)
@@ -242,7 +242,7 @@ macro_rules! face {
                             match self.held.get_mut(&name).and_then(Vec::pop) {
                                 Some(Held::Lock(guard)) => guard.release()$($await)*,
                                 Some(Held::Permit(permit)) => permit.release()$($await)*,
-                                Some(Held::Loose) => return bare(&thing)$($await)*,
+                                Some(Held::Unowned) => return bare(&thing)$($await)*,
                                 None => return Err("it holds nothing".into()),
                             }.map(|()| "ok".into()).map_err(not_released)
                         }
@@ -251,7 +251,7 @@ macro_rules! face {
                             let Some(Held::Permit(permit)) = held.pop() else {
                                 return Err("it holds no permit".into());
                             };
-                            held.push(Held::Loose);
+                            held.push(Held::Unowned);
                             permit.forget()$($await)*.map(|()| "ok".into()).map_err(not_released)
                         }
                         Op::Mark { .. } => {

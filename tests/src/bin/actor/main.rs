@@ -1,5 +1,5 @@
 //! One session that does what lines on stdin say, in the language of the conformance scripts
-//! (`tests/conformance/README.md`): `actor FACE NAMESPACE`. Never here: what should come of it.
+//! (`tests/conformance/README.md`): `actor FACE NAMESPACE`.
 
 mod alone;
 mod face;

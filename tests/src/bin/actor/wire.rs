@@ -1,5 +1,5 @@
-//! A session by plain gRPC: generated messages over one stream, and nothing of syncd's client.
-//! It can say all that the wire can. Never here: a convenience that a stranger's client hasn't.
+//! A session by plain gRPC: generated messages over one stream, and nothing of syncd's client. It
+//! can say all that the wire can.
 
 mod words;
 
@@ -36,7 +36,7 @@ struct Session {
     /// Whose requests are on their way, and about what.
     asked: HashMap<u64, (u64, Op)>,
     latest: HashMap<u64, u64>,
-    /// Held permits, latest last; `None`: a loose one.
+    /// Held permits, latest last; `None`: an unowned one.
     holds: HashMap<(u64, String), Vec<Option<u64>>>,
     lost: HashSet<u64>,
     over: bool,
@@ -252,9 +252,9 @@ impl Session {
         let us = |timeout: Option<std::time::Duration>| timeout.map(|t| t.as_micros() as u64);
         let quiet = false;
         Ok(match op.clone() {
-            Op::Acquire { loose, timeout, unless_deadlock: fail_on_deadlock, .. } => {
+            Op::Acquire { unowned, timeout, unless_deadlock: fail_on_deadlock, .. } => {
                 let timeout_us = us(timeout);
-                Request::Acquire(Acquire { handle, owner, loose, timeout_us, fail_on_deadlock })
+                Request::Acquire(Acquire { handle, owner, unowned, timeout_us, fail_on_deadlock })
             }
             Op::Release { object, bare } => {
                 let held = self.holds.entry((owner, object)).or_default();
@@ -334,9 +334,9 @@ impl Session {
                 _ => "ok".into(),
             },
             Message::Granted(grant) => {
-                let loose = matches!(op, Op::Acquire { loose: true, .. });
+                let unowned = matches!(op, Op::Acquire { unowned: true, .. });
                 let held = self.holds.entry((owner, name)).or_default();
-                held.push((!loose).then_some(grant.token));
+                held.push((!unowned).then_some(grant.token));
                 granted("granted", &grant)
             }
             Message::Woken(woken) => {

@@ -6,7 +6,7 @@ use syncd_proto::v1::{self, Abandonment};
 
 use super::{
     Call, Sid, Witness,
-    holds::{End, Token},
+    holds::{End, FencingToken},
     sessions::Standing,
 };
 use crate::system::{Checked, plan::Kind};
@@ -92,7 +92,7 @@ impl Witness {
         match record.kind {
             RecordKind::Granted { token, .. } => {
                 let token = self.tokens.entry(token.0);
-                token.or_insert_with(|| Token::new(object, sid));
+                token.or_insert_with(|| FencingToken::new(object, sid));
             }
             RecordKind::Abandoned { token, cause }
                 if matches!(cause, Cause::Forced | Cause::Kicked | Cause::Misbehaved) =>

@@ -31,7 +31,7 @@ pub(super) enum End {
 
 /// All that is known of a fencing token.
 #[derive(Clone, Debug)]
-pub(super) struct Token {
+pub(super) struct FencingToken {
     pub object: usize,
     pub sid: Sid,
     pub call: Option<u64>,
@@ -65,7 +65,7 @@ pub(super) struct Unowned {
     pub came: i64,
 }
 
-impl Token {
+impl FencingToken {
     pub fn new(object: usize, sid: Sid) -> Self {
         Self {
             object,
@@ -98,14 +98,14 @@ impl Witness {
 
     /// The hold is gone, and not by its owner's doing: it is told, or will be.
     pub(super) fn was_taken(&self, token: u64) -> bool {
-        let gone = |token: &Token| token.condemned.is_some() || token.end == Some(End::Gone);
+        let gone = |token: &FencingToken| token.condemned.is_some() || token.end == Some(End::Gone);
         self.tokens.get(&token).is_some_and(gone)
     }
 
     /// As much of any of the session's holds of an object.
     pub(super) fn has_lost_some(&self, sid: Sid, object: usize) -> bool {
         let object = self.lock_of(object);
-        let theirs = |token: &&Token| token.sid == sid && token.object == object;
+        let theirs = |token: &&FencingToken| token.sid == sid && token.object == object;
         let mut tokens = self.tokens.values().filter(theirs);
         tokens.any(|token| token.condemned.is_some() || token.end == Some(End::Gone))
     }

@@ -1,5 +1,4 @@
-//! `status`, `ls`, `show` and `sessions`: one question to the daemon, one page. Never here:
-//! changing anything.
+//! `status`, `ls`, `show` and `sessions`: one question to the daemon, one page.
 
 use std::time::Duration;
 
@@ -139,7 +138,9 @@ pub async fn show(
         format!("namespace {}", plain(&object.namespace)),
     ];
     facts.extend(it.lock.as_ref().map(|lock| format!("lock {}", plain(lock))));
-    facts.extend((it.loose > 0).then(|| format!("{} loose", count(it.loose.into(), "permit"))));
+    facts.extend(
+        (it.unowned > 0).then(|| format!("{} unowned", count(it.unowned.into(), "permit"))),
+    );
     facts.extend(object.keep.then(|| "kept".into()));
     facts.extend(object.poison.then(|| "poisons".into()));
     screen.line(format!(
