@@ -4,7 +4,11 @@
 use std::{
     fs::File,
     io,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Release},
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Release, SeqCst},
+        fence,
+    },
 };
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -27,6 +31,11 @@ impl Area {
         Ok(Self(MmapOptions::new().len(length).map_raw(file)?))
     }
 
+    /// How much of the file it is.
+    pub fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= self.0.len(), "beyond the file's end");
         // SAFETY: within the mapping, which lives as long as `self`, and aligned: a mapping
@@ -47,6 +56,13 @@ impl Area {
     /// All is written: from here on it is a generation.
     pub fn set_complete(&self, generation: u64) {
         self.word(COMPLETE).store(generation.to_le(), Release);
+    }
+
+    /// From here on, and until it is complete, there is no generation in this file.
+    pub fn begin(&self) {
+        self.word(COMPLETE).store(0, Release);
+        // Nothing that is written for the next one comes before.
+        fence(SeqCst);
     }
 
     /// What follows a log's end.

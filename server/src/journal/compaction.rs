@@ -92,10 +92,10 @@ impl Compaction {
         // For the next switch; if it can't be had, growth is refused in time.
         let _ = before.reserve(wanted_size(length, false));
         let header = header_after(&self.header, self.position, snapshot);
-        write_generation(slot, &header, snapshot)?;
-        let (area, size) = map(slot)?;
+        let area = map(slot)?;
+        write_generation(slot, &area, &header, snapshot)?;
         // Which of the two it is, the journal knows.
-        self.next = Some(Current::new(0, area, size, header));
+        self.next = Some(Current::new(0, area, header));
         Ok(())
     }
 
@@ -111,12 +111,10 @@ impl Compaction {
         loop {
             let end = self.shared.position.load(Acquire);
             let needed = next.start + next.position + (end - self.copied) + Self::LEFT + END;
-            // A record's length may be on either side of what is due: so four times as much.
-            let slot = &self.slots[1];
-            if slot.size() < needed + 3 * Self::LEFT {
-                slot.reserve((needed + 3 * Self::LEFT).next_multiple_of(4096))?;
-                let (area, size) = map(slot)?;
-                next.extend(area, size);
+            // The journal, too, has the file made larger: what counts is what is mapped.
+            if next.area.len() < needed {
+                self.slots[1].reserve((needed + 3 * Self::LEFT).next_multiple_of(4096))?;
+                next.extend(map(&self.slots[1])?);
             }
             if end - self.copied <= Self::LITTLE {
                 self.next = Some(next);

@@ -8,7 +8,7 @@ use super::{
     area::Area,
     directory::Slot,
     failpoint::failpoint,
-    format::{COMPLETE, HEADER, Header, log_start, record_size},
+    format::{HEADER, Header, log_start, record_size},
 };
 
 /// Each file of a namespace that is young or small.
@@ -44,9 +44,9 @@ pub(super) struct Current {
 }
 
 impl Current {
-    pub fn new(slot: usize, area: Area, size: u64, header: Header) -> Self {
+    pub fn new(slot: usize, area: Area, header: Header) -> Self {
         let start = header.log_start();
-        let room = size - start;
+        let room = area.len() - start;
         let (kept, due) = (room / 4, (room.saturating_sub(LEAST_LOG) / 2).max(room / 4));
         let (position, records, growth, growth_limit) = Default::default();
         Self { slot, area, header, start, position, records, growth, room, kept, due, growth_limit }
@@ -66,9 +66,9 @@ impl Current {
     }
 
     /// There is more of the file.
-    pub fn extend(&mut self, area: Area, size: u64) {
+    pub fn extend(&mut self, area: Area) {
+        self.room = area.len() - self.start;
         self.area = area;
-        self.room = size - self.start;
     }
 
     /// What has come since the snapshot is worth another one.
@@ -112,13 +112,13 @@ pub(super) fn make_room(slot: &Slot, snapshot: u64, is_first: bool) -> Result<()
 /// complete.
 pub(super) fn write_generation(
     slot: &Slot,
+    area: &Area,
     header: &Header,
     snapshot: &[u8],
 ) -> Result<(), StoreError> {
-    // First: from here on, and until it is complete, there is nothing in this file.
-    slot.write(COMPLETE as u64, &[0; 8])?;
+    area.begin();
     slot.write(HEADER as u64, snapshot)?;
-    slot.write(header.log_start(), &[0; END as usize])?;
+    area.end_log(header.log_start() as usize);
     failpoint("journal.switch.middle");
     slot.write(0, &header.encode())
 }
@@ -141,8 +141,7 @@ fn unix_micros() -> u64 {
     since.as_micros() as u64
 }
 
-pub(super) fn map(slot: &Slot) -> Result<(Area, u64), StoreError> {
-    let size = slot.size();
-    let area = Area::map(slot.file(), size).map_err(|error| StoreError::io(slot.path(), error))?;
-    Ok((area, size))
+/// All of a file, in memory.
+pub(super) fn map(slot: &Slot) -> Result<Area, StoreError> {
+    Area::map(slot.file(), slot.size()).map_err(|error| StoreError::io(slot.path(), error))
 }

@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     Compaction, Done, Found, Need, Status, Store, StoreError,
+    area::Area,
     current::{
         Current, END, header_after, least_size, make_room, map, wanted_size, write_generation,
     },
@@ -43,6 +44,8 @@ pub struct Journal {
     slots: [Arc<Slot>; 2],
     shared: Arc<Shared>,
     current: Current,
+    /// The other file: to touch each of its pages anew would cost more than all else does.
+    spare: Option<Area>,
     /// Why there was no room, or no snapshot, and when.
     trouble: Option<(Instant, StoreError)>,
     /// When a snapshot failed last.
@@ -95,13 +98,13 @@ impl Journal {
             let length = snapshot.len() as u64;
             make_room(&slots[0], length, true)?;
             make_room(&slots[1], length, true)?;
-            write_generation(&slots[0], &header, snapshot)?;
-            map(&slots[0])
+            let area = map(&slots[0])?;
+            write_generation(&slots[0], &area, &header, snapshot).map(|()| area)
         };
         match begin() {
-            Ok((area, size)) => {
+            Ok(area) => {
                 area.set_complete(header.generation);
-                let current = Current::new(0, area, size, header.clone());
+                let current = Current::new(0, area, header.clone());
                 Ok(Self::with(directory, slots, current))
             }
             Err(error) => {
@@ -131,8 +134,7 @@ impl Journal {
         let slot = &slots[newest.slot];
         // It may have been killed as it reserved more.
         slot.reserve((newest.header.log_start() + newest.position + END).next_multiple_of(4096))?;
-        let (area, size) = map(slot)?;
-        let mut current = Current::new(newest.slot, area, size, newest.header.clone());
+        let mut current = Current::new(newest.slot, map(slot)?, newest.header.clone());
         current.position = newest.position;
         current.records = newest.records;
         current.growth = newest.position;
@@ -145,7 +147,8 @@ impl Journal {
         let shared = Arc::new(Shared::default());
         shared.position.store(current.position, Release);
         let directory = directory.clone();
-        let mut journal = Self { directory, slots, shared, current, trouble: None, failed: None };
+        let mut journal =
+            Self { directory, slots, shared, current, spare: None, trouble: None, failed: None };
         journal.limit_growth();
         journal
     }
@@ -189,8 +192,8 @@ impl Journal {
             if slot.reserve((least + more).next_multiple_of(4096)).is_err() {
                 slot.reserve(least)?;
             }
-            let (area, size) = map(slot)?;
-            self.current.extend(area, size);
+            let area = map(slot)?;
+            self.current.extend(area);
         }
         if need == Need::Growth && self.current.growth + size > self.current.growth_limit {
             let growth = self.current.growth + size;
@@ -253,7 +256,7 @@ impl Journal {
         next.area.set_complete(next.header.generation);
         failpoint("journal.switch.complete");
         self.current.area.set_superseded();
-        self.current = next;
+        self.spare = Some(std::mem::replace(&mut self.current, next).area);
         self.shared.position.store(self.current.position, Release);
         self.limit_growth();
     }
@@ -268,15 +271,17 @@ impl Journal {
         let slot = &self.slots[next];
         let wanted = wanted_size(length, false);
         if slot.size() > 4 * wanted {
+            self.spare = None;
             slot.shrink(wanted);
         }
         make_room(slot, length, false)?;
         // For the switch after this one; if it can't be had, growth is refused in time.
         let _ = self.slots[self.current.slot].reserve(wanted);
-        write_generation(slot, &header, snapshot)?;
-        let (area, size) = map(slot)?;
+        let spare = self.spare.take().filter(|spare| spare.len() == slot.size());
+        let area = spare.map_or_else(|| map(slot), Ok)?;
+        write_generation(slot, &area, &header, snapshot)?;
         failpoint("journal.switch.before_complete");
-        self.complete(Current::new(next, area, size, header));
+        self.complete(Current::new(next, area, header));
         Ok(())
     }
 }
@@ -336,9 +341,9 @@ impl Store for Journal {
     }
 
     fn remove(self: Box<Self>) -> io::Result<()> {
-        let Self { slots, current, .. } = *self;
+        let Self { slots, current, spare, .. } = *self;
         let newer = current.slot;
-        drop(current);
+        drop((current, spare));
         // The older first: should this be cut short, what is found is the last state.
         slots[1 - newer].remove()?;
         slots[newer].remove()

@@ -4,6 +4,7 @@
 
 mod core;
 mod daemon;
+mod journal;
 mod latency;
 mod raw;
 mod scale;
@@ -63,6 +64,7 @@ struct Bench {
 const BOTH: &[Cpus] = &[Cpus::Pinned, Cpus::Free];
 const BENCHES: &[Bench] = &[
     Bench { id: "core", run: core::rows, cpus: &[Cpus::Pinned] },
+    Bench { id: "journal", run: journal::rows, cpus: &[Cpus::Pinned] },
     Bench { id: "S1", run: latency::uncontended, cpus: BOTH },
     Bench { id: "S3", run: latency::handoff, cpus: BOTH },
     Bench { id: "S4", run: throughput::pipelined, cpus: BOTH },
