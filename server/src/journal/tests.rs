@@ -183,6 +183,17 @@ fn a_record_that_was_not_committed_is_not_there_and_the_next_takes_its_place() {
     assert_eq!(records(&place.found()), expected(0..30));
 }
 
+#[test]
+fn what_is_removed_goes_oldest_first() {
+    let place = Place::new();
+    let mut journal = place.create(b"first");
+    journal.switch(b"second").unwrap();
+    fs::remove_file(place.file(0)).unwrap();
+    // It stops at the first that it can't remove.
+    assert!(Box::new(journal).remove().is_err());
+    assert_eq!(place.found().snapshot(), b"second");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_directory_that_others_may_enter_or_a_link_is_refused() {

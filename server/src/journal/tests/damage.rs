@@ -66,6 +66,13 @@ fn the_file_before_stands_in_for_a_damaged_snapshot() {
     assert_eq!(records(&found), expected(0..20));
     assert_eq!(found.damage[0].file, place.file(1));
 
+    // But not if records before it are missing.
+    let whole = fs::read(place.file(0)).unwrap();
+    place.change(0, |bytes| bytes[HEADER + 24] ^= 1);
+    assert!(!place.found().is_whole);
+    fs::write(place.file(0), whole).unwrap();
+    let found = place.found();
+
     // The new journal counts for more, also if the old files are still there.
     let mut after = Journal::create(&place.directory, "1000/a", Some(&found), b"restored").unwrap();
     add(&mut after, 0..1);
