@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    thread,
 };
 
 #[cfg_attr(unix, path = "directory/unix.rs")]
@@ -20,7 +21,7 @@ use super::{StoreError, format::BootId};
 use crate::{numbers::write_at, panic};
 
 /// Zeros are written in pieces of this size.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// A directory with journals, for one daemon at a time.
@@ -80,9 +81,10 @@ impl Directory {
         self.next.fetch_add(1, Relaxed)
     }
 
-    pub(super) fn read(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+    /// Reads at most so much of a file.
+    pub(super) fn read(&self, name: &OsStr, most: u64) -> io::Result<Vec<u8>> {
         let file = self.place.open_file(name)?;
-        let length = file.metadata()?.len();
+        let length = file.metadata()?.len().min(most);
         let mut bytes = Vec::new();
         let wanted = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         bytes.try_reserve_exact(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -136,6 +138,8 @@ pub(super) struct Slot {
     name: OsString,
     file: File,
     size: Mutex<u64>,
+    /// How many wait for their piece.
+    waiting: AtomicU64,
 }
 
 impl Slot {
@@ -152,7 +156,7 @@ impl Slot {
             false => directory.place.open_file(&name)?,
         };
         let size = Mutex::new(file.metadata()?.len());
-        Ok(Self { directory: directory.clone(), name, file, size })
+        Ok(Self { directory: directory.clone(), name, file, size, waiting: AtomicU64::new(0) })
     }
 
     pub fn file(&self) -> &File {
@@ -171,7 +175,13 @@ impl Slot {
     /// size, isn't disturbed.
     pub fn reserve(&self, to: u64) -> Result<(), StoreError> {
         loop {
+            // Piece by piece in turn: a record doesn't wait for all that a compaction asks for.
+            while self.waiting.load(Relaxed) > 0 {
+                thread::yield_now();
+            }
+            self.waiting.fetch_add(1, Relaxed);
             let mut size = panic::lock(&self.size);
+            self.waiting.fetch_sub(1, Relaxed);
             if *size >= to {
                 return Ok(());
             }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Directory,
     directory::{file_name, number_and_slot},
-    format::{Header, Refusal},
+    format::{HEADER, Header, Refusal},
     parse::{Entry, Generation, parse},
 };
 
@@ -161,12 +161,25 @@ impl Directory {
         }
         candidates.sort_by_key(|kept| kept.header.generation);
         let path = |kept: &Kept| self.path_of(&file_name(number, kept.slot));
+        let read = |mut kept: Kept| {
+            kept.bytes = self.read(&file_name(number, kept.slot), u64::MAX)?;
+            Ok(kept)
+        };
         let Some(newest) = candidates.pop() else {
             loaded.unusable.extend(others);
             return;
         };
         let newest_file = path(&newest);
-        match Found::new(number, files, newest, candidates.pop(), &others, &path) {
+        let newest = match read(newest) {
+            Ok(newest) => newest,
+            Err(error) => {
+                loaded.unusable.extend(others);
+                loaded.unusable.push(Unusable { file: newest_file, why: Why::Unreadable(error) });
+                return;
+            }
+        };
+        let older = || candidates.pop().and_then(|older| read(older).ok());
+        match Found::new(number, files, newest, older, &others, &path) {
             Ok(found) => loaded.found.push(found),
             Err(address) => {
                 loaded.unusable.push(Unusable { file: newest_file, why: Why::NoSnapshot(address) });
@@ -177,7 +190,8 @@ impl Directory {
 
     /// A file, if it holds a generation of this user and this run of the machine.
     fn candidate(&self, slot: usize, name: &OsStr) -> Result<Kept, Why> {
-        let bytes = self.read(name).map_err(Why::Unreadable)?;
+        // The header first: all that is needed of the older one, as a rule.
+        let bytes = self.read(name, HEADER as u64).map_err(Why::Unreadable)?;
         let header = match parse(&bytes) {
             Ok(generation) => generation.header,
             Err(Refusal::Unfinished) => return Err(Why::Unfinished),
@@ -244,7 +258,7 @@ impl Found {
         number: u64,
         files: Vec<PathBuf>,
         mut newest: Kept,
-        older: Option<Kept>,
+        older: impl FnOnce() -> Option<Kept>,
         others: &[Unusable],
         path: &dyn Fn(&Kept) -> PathBuf,
     ) -> Result<Self, String> {
@@ -276,7 +290,7 @@ impl Found {
                     && older.header.address == address
                     && older.generation().snapshot().is_some()
             };
-            let Some(mut older) = older.filter(fits) else { return Err(address) };
+            let Some(mut older) = older().filter(fits) else { return Err(address) };
             let before = older.read_log(Some(position_before), &path(&older));
             is_whole &= before.is_empty() && older.position == position_before;
             damage.extend(before);

@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The most that one record waits for room to be reserved.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 256 << 10;
 /// How long no room stays no room.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// What the journal and a compaction beside it both know.
