@@ -2,6 +2,8 @@
 //! Never here: what a lock means (the core), how it is written (convert), or the data (registry).
 
 mod clock;
+mod making;
+mod snapshot;
 
 use std::{
     collections::VecDeque,
@@ -10,21 +12,30 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Step, Time};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
+use tracing::{error, warn};
+
+use clock::Clock;
+pub(crate) use making::NoNamespace;
 
 use crate::{
     accept::Seldom,
     convert::cause_text,
+    journal::{Directory, Journal, Store as _, StoreError},
     limits::Limits,
-    namespace::{Address, Namespace, Standing, State},
+    namespace::{Namespace, Standing, State},
     numbers::Numbers,
     outbox::{End, Pushed, Session},
-    panic::{self, Caught},
-    registry::{Gauge, QuotaError, Registry},
+    panic::{self, Caught, Panicked},
+    registry::Registry,
+    restart::Doubts,
 };
 
 /// A process that closes its socket as it dies is seen to have died a moment later: the grace of
@@ -33,9 +44,10 @@ const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Broker {
     pub settings: Settings,
-    pub started: Instant,
+    pub clock: Clock,
     pub registry: Registry,
-    numbers: Arc<Numbers>,
+    pub doubts: Doubts,
+    pub numbers: Arc<Numbers>,
     last_number: AtomicU64,
     closing: AtomicBool,
     /// The daemon is about to leave: for who waits for that.
@@ -44,6 +56,8 @@ pub(crate) struct Broker {
     /// Of refused connections the log tells seldom.
     pub refusals: Seldom,
     tasks: Mutex<JoinSet<()>>,
+    /// Who may make a snapshot beside the work.
+    compactions: Arc<Semaphore>,
 }
 
 /// What the daemon was told at its start.
@@ -53,6 +67,8 @@ pub(crate) struct Settings {
     pub grace: Duration,
     pub linger: Duration,
     pub limits: Limits,
+    /// Where namespaces are kept; `None`: nowhere, and they end with the daemon.
+    pub journal: Option<Arc<Directory>>,
 }
 
 /// Nobody enters any more: the namespace has been retired or has failed, or the daemon has lost
@@ -87,14 +103,17 @@ struct Aftermath {
     wakers: Vec<Waker>,
     ended: Vec<(Arc<Session>, Option<Cause>)>,
     overrun: Vec<SessionId>,
+    /// Of a namespace that is over.
+    store: Option<Journal>,
 }
 
 impl Broker {
     pub fn new(settings: Settings, numbers: Numbers) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            started: Instant::now(),
+            clock: Clock::new(),
             registry: Registry::new(),
+            doubts: Doubts::default(),
             numbers: Arc::new(numbers),
             last_number: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -102,12 +121,13 @@ impl Broker {
             sealed: AtomicBool::new(false),
             refusals: Seldom::default(),
             tasks: Mutex::new(JoinSet::new()),
+            compactions: Arc::new(Semaphore::new(1)),
         })
     }
 
-    /// Nanoseconds since the daemon's start: the core's clock.
+    /// The core's clock.
     pub fn now(&self) -> Time {
-        Time::default() + self.started.elapsed()
+        self.clock.now()
     }
 
     /// Microseconds since the Unix epoch at `time`.
@@ -137,39 +157,6 @@ impl Broker {
         });
     }
 
-    /// The namespace at `address`, made if it isn't there. It may be over by the time that it is
-    /// entered; then its caller comes here again.
-    pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, QuotaError> {
-        let limits = &self.settings.limits;
-        let make = || {
-            let space = Space::new(self.core_config(address), self.numbers.begin());
-            let number = self.last_number.fetch_add(1, Relaxed);
-            let memory = match address.owner {
-                Some(owner) => self.registry.user(owner, limits).memory.clone(),
-                None => Arc::new(Gauge::new("memory", limits.memory)),
-            };
-            Arc::new(Namespace::new(number, address.clone(), space, memory, limits.watch_bytes))
-        };
-        let (namespace, is_new) = self.registry.namespace(address, limits, make)?;
-        if is_new {
-            let (broker, timed) = (self.clone(), namespace.clone());
-            self.supervise("the clock of a namespace", move || {
-                clock::keep_time(broker.clone(), timed.clone())
-            });
-            self.registry.changed.notify_one();
-        }
-        Ok(namespace)
-    }
-
-    fn core_config(&self, address: &Address) -> syncd_core::Config {
-        let Settings { grace, linger, limits, .. } = &self.settings;
-        syncd_core::Config {
-            grace: (*grace).max(SHORTEST_GRACE),
-            linger: *linger,
-            limits: limits.core(address.owner.is_none()),
-        }
-    }
-
     /// Changes a namespace: at most one call of the core, the time of which is the second argument
     /// of `change`; then the step that came of it is handed out. What is for the session `own`
     /// goes to its queue, behind what others had for it before.
@@ -190,13 +177,24 @@ impl Broker {
         let direct = own.as_mut().is_some_and(Own::prepare);
         let entered = panic::caught("a namespace", || {
             let result = change(&mut state, now);
-            self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after);
+            self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after)?;
             while let Some(session) = after.overrun.pop() {
                 state.space.handle_lost(now, session, Cause::Misbehaved);
-                self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after);
+                self.settle(namespace, &mut state, own.as_mut().filter(|_| direct), &mut after)?;
             }
-            result
+            self.renew_snapshot(namespace, &mut state);
+            Ok(result)
         });
+        let entered = match entered {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => {
+                let error: StoreError = error;
+                error!(namespace = %namespace.address, "the journal can't take what was decided, \
+                    so nobody can be told: the namespace is over: {error}");
+                Err(Over)
+            }
+            Err(Panicked) => Err(Over),
+        };
         let mut failed = None;
         if entered.is_err() {
             failed = Some(self.fail(namespace, &mut state, &mut after));
@@ -207,6 +205,7 @@ impl Broker {
             state.count_memory(namespace);
             if namespace.is_unused(&state) {
                 state.standing = Standing::Retired;
+                after.store = state.store.take();
                 self.numbers.retire(Some(state.space.totals().last_number));
             }
         }
@@ -222,6 +221,9 @@ impl Broker {
         }
         drop(state);
 
+        if let Some(Err(error)) = after.store.take().map(|store| Box::new(store).remove()) {
+            warn!(namespace = %namespace.address, "its journal could not be removed: {error}");
+        }
         after.wakers.drain(..).for_each(Waker::wake);
         if over {
             self.registry.retire(namespace);
@@ -239,24 +241,26 @@ impl Broker {
             // What is left may be large, and may panic again.
             std::thread::spawn(move || panic::caught("what is left of it", || drop(broken)));
         }
-        entered.map_err(|_| Over)
+        entered
     }
 
-    /// Takes the step of the call that was made, and hands it out.
+    /// Takes the step of the call that was made, keeps it, and hands it out.
     fn settle(
         &self,
         namespace: &Namespace,
         state: &mut State,
         own: Option<&mut Own<'_>>,
         after: &mut Aftermath,
-    ) {
-        let Some(step) = state.space.take_step() else { return };
+    ) -> Result<(), StoreError> {
+        let Some(step) = state.space.take_step() else { return Ok(()) };
+        state.keep(&step)?;
         for output in &step.outputs {
             if let Output::Record(record) = output {
                 state.counters.count(&record.kind);
             }
         }
         self.hand_out(namespace, step, own, after);
+        Ok(())
     }
 
     /// Tells all that came of a call to those whom it concerns. The steps of a namespace are handed
@@ -318,6 +322,7 @@ impl Broker {
     /// sessions are lost, and the next one at its address begins anew, with higher numbers.
     fn fail(&self, namespace: &Namespace, state: &mut State, after: &mut Aftermath) -> Space {
         state.standing = Standing::Failed;
+        after.store = state.store.take();
         self.numbers.retire(None);
         namespace.memory.give_back(std::mem::take(&mut state.counted));
         let sessions = &self.registry.sessions;

@@ -82,14 +82,25 @@ impl ClientUse {
             return if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(client) };
         }
         let command = peer.command(&user.readers).await.ok_or(Unidentified::Exited)?;
+        Self::enlist(broker, peer, command).ok_or(Unidentified::Exited)
+    }
+
+    /// A process that the daemon before knew. `None`: it has exited.
+    pub fn restored(broker: &Arc<Broker>, peer: Peer, command: Arc<str>) -> Option<Self> {
+        Self::enlist(broker, peer, command)
+    }
+
+    /// Makes the process's entry, unless it has one, and watches over it. `None`: it has exited.
+    fn enlist(broker: &Arc<Broker>, peer: Peer, command: Arc<str>) -> Option<Self> {
+        let key = (peer.pid, peer.user);
         let client =
             Arc::new(Client { peer, command, released: Notify::new(), state: Mutex::default() });
-        let client_use = Self::take(&client).ok_or(Unidentified::Exited)?;
-        match clients.entry(key) {
+        let client_use = Self::take(&client)?;
+        match broker.registry.clients.entry(key) {
             Entry::Occupied(mut found) => {
                 // Another connection of the same process may have been quicker.
                 if let Some(first) = Self::take(found.get()) {
-                    return Ok(first);
+                    return Some(first);
                 }
                 found.insert(client.clone());
             }
@@ -99,7 +110,7 @@ impl ClientUse {
         broker.supervise("the watch over a process", move || {
             keep_watch(watcher.clone(), client.clone())
         });
-        Ok(client_use)
+        Some(client_use)
     }
 
     /// `None` once the process has exited, or its entry is about to go.

@@ -5,7 +5,7 @@ mod message;
 mod request;
 mod view;
 
-pub(crate) use message::{cause_text, failed, holder, shutting_down};
+pub(crate) use message::{NOT_KEPT, cause_text, failed, holder, shutting_down};
 pub use message::{error, server_message};
 pub use request::{Invalid, request};
 pub(crate) use view::{describe, object, process, session, watch_event};

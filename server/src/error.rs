@@ -27,6 +27,17 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The directory of the journal can't be made or trusted.
+    #[error(
+        "journal in {}: {error}; put it elsewhere with --journal, or do without with --no-journal",
+        path.display()
+    )]
+    Journal {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The lock file can't be written.
     #[error("lock file {}: {error}", path.display())]
     Lock {

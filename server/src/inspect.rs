@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use syncd_core::{Cause, ListQuery, ObjectId, SessionId, Space, Time};
 use syncd_proto::v1::{
-    self, DescribeReply, DescribeRequest, ForceReleaseReply, ForceReleaseRequest, KickReply,
-    KickRequest, ListReply, ListRequest, NamespaceStatus, SessionsReply, SessionsRequest,
-    StatusReply, StatusRequest, WatchRequest, inspect_server,
+    self, DescribeReply, DescribeRequest, ForceReleaseReply, ForceReleaseRequest, JournalStatus,
+    KickReply, KickRequest, ListReply, ListRequest, NamespaceStatus, SessionsReply,
+    SessionsRequest, StatusReply, StatusRequest, WatchRequest, inspect_server,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    broker::{Broker, Over},
+    broker::{Broker, NoNamespace, Over},
     connection::Connection,
     convert::{self, micros},
+    journal::Store as _,
     limits, log,
     namespace::{Address, AddressError, Counters, Namespace},
     panic,
@@ -151,7 +152,7 @@ impl inspect_server::Inspect for InspectService {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             endpoint: self.0.settings.endpoint.clone(),
-            uptime_us: micros(self.0.started.elapsed()),
+            uptime_us: micros(self.0.clock.uptime()),
             memory_bytes: resident_memory(),
             user_bytes: self.0.settings.limits.user_bytes() as u64,
             panics: panic::count(),
@@ -159,6 +160,11 @@ impl inspect_server::Inspect for InspectService {
             ..Default::default()
         };
         reply.quotas = limits::quotas(&self.0, user);
+        reply.journal = self.0.settings.journal.as_ref().map(|directory| JournalStatus {
+            directory: directory.path().display().to_string(),
+            error: self.0.doubts.first().unwrap_or_default(),
+            ..Default::default()
+        });
         let mut counters = Counters::default();
         for retired in &self.0.registry.retired {
             if retired.key().is_none_or(|owner| user == 0 || owner == user) {
@@ -168,10 +174,20 @@ impl inspect_server::Inspect for InspectService {
         let visible = self.visible(user);
         reply.namespaces_omitted = visible.len().saturating_sub(MOST_NAMESPACES) as u64;
         for namespace in visible {
-            let (totals, counted) = {
+            let (totals, counted, kept) = {
                 let state = namespace.lock();
-                (state.space.totals(), state.counters)
+                let kept = state.store.as_ref().map(|journal| journal.status());
+                (state.space.totals(), state.counters, kept)
             };
+            if let (Some(journal), Some(kept)) = (&mut reply.journal, kept) {
+                journal.bytes += kept.bytes;
+                journal.records += kept.records;
+                journal.snapshot_bytes += kept.snapshot_bytes;
+                journal.last_snapshot_us = journal.last_snapshot_us.max(kept.snapshot_at);
+                if let Some(error) = kept.error.filter(|_| journal.error.is_empty()) {
+                    journal.error = error;
+                }
+            }
             counters.add(&counted);
             let status = NamespaceStatus {
                 namespace: namespace.address.to_string(),
@@ -283,12 +299,13 @@ impl inspect_server::Inspect for InspectService {
         }
         let address = self.address(user.number, &namespace)?;
         let exhausted = |quota: QuotaError| Status::resource_exhausted(quota.to_string());
+        let no_namespace = |why: NoNamespace| Status::resource_exhausted(why.to_string());
         let place = Watching::begin(user).map_err(exhausted)?;
         loop {
             if self.0.is_closing() {
                 return Err(Status::unavailable("the daemon is shutting down"));
             }
-            let namespace = self.0.namespace(&address).map_err(exhausted)?;
+            let namespace = self.0.namespace(&address).map_err(no_namespace)?;
             // Within the lock, so that it isn't retired meanwhile.
             let begun = self
                 .0

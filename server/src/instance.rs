@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use syncd_proto::Endpoint;
 
 /// The path of a file beside the socket.
-fn beside(endpoint: &Endpoint, suffix: &str) -> PathBuf {
+pub(crate) fn beside(endpoint: &Endpoint, suffix: &str) -> PathBuf {
     let mut file = endpoint.as_path().file_name().unwrap_or_default().to_owned();
     file.push(suffix);
     endpoint.directory().join(file)

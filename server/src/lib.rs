@@ -7,7 +7,8 @@
 //! - `registry`: who and what is here, as data; `limits`: how much of it there may be.
 //! - `broker`: the one way into a `namespace`, which wraps a core `Space`. `numbers`: where its
 //!   fencing tokens begin.
-//! - `journal`: what a namespace decided, kept so that it outlives the daemon.
+//! - `journal`: bytes that outlive the daemon, `entry`: what they mean, `restart`: what the next
+//!   daemon makes of them.
 //! - `session`, `outbox`: the traffic of one client. `inspect`, `watch`: looking in from outside.
 //! - `convert`: the only place where the wire and the core meet.
 //! - `options`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
@@ -31,6 +32,7 @@ mod connection;
 /// The wire's messages as the core's, for tests that have neither sockets nor tasks. Unstable.
 #[doc(hidden)]
 pub mod convert;
+mod entry;
 mod error;
 mod inspect;
 mod instance;
@@ -46,10 +48,11 @@ mod outbox;
 mod panic;
 mod peer;
 mod registry;
+mod restart;
 mod session;
 mod watch;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use syncd_proto::{
     DESCRIPTORS, Endpoint,
@@ -68,7 +71,8 @@ use accept::Acceptor;
 use broker::{Broker, Settings};
 pub use error::ServeError;
 use inspect::InspectService;
-use instance::{Instance, tokens_of_activated};
+use instance::{Instance, beside, tokens_of_activated};
+use journal::Directory;
 pub use limits::Limits;
 use numbers::Numbers;
 pub use options::{Options, run};
@@ -108,6 +112,20 @@ pub struct Config {
     pub shared: Vec<String>,
     /// How much each user may have.
     pub limits: Limits,
+    /// Where the state is kept, so that it outlives the daemon. Default: beside the socket.
+    pub journal: Journaling,
+}
+
+/// Where a daemon keeps its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Journaling {
+    /// In a directory beside the socket, of the socket's name and `.journal`.
+    #[default]
+    Beside,
+    /// In this directory.
+    In(PathBuf),
+    /// Nowhere: all locks are lost with the daemon, whoever is at work behind them.
+    Off,
 }
 
 impl Config {
@@ -125,6 +143,7 @@ impl Config {
             linger: core.linger,
             shared: Vec::new(),
             limits: Limits::default(),
+            journal: Journaling::default(),
         }
     }
 }
@@ -154,7 +173,9 @@ impl Server {
     /// # Errors
     /// [`ServeError::AlreadyRunning`] if another daemon has the socket.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
-        let Config { endpoint, mode, group, idle_exit, grace, linger, shared, limits, .. } = config;
+        let Config {
+            endpoint, mode, group, idle_exit, grace, linger, shared, limits, journal, ..
+        } = config;
         #[cfg(unix)]
         let activated = config.activated;
         #[cfg(windows)]
@@ -178,7 +199,17 @@ impl Server {
                 clock be set back before the next daemon starts, its tokens would be lower");
         });
         let limits = limits.within_descriptors();
-        let settings = Settings { endpoint: endpoint.to_string(), shared, grace, linger, limits };
+        let journal = match journal {
+            Journaling::Beside => Some(beside(&endpoint, ".journal")),
+            Journaling::In(directory) => Some(directory),
+            Journaling::Off => None,
+        };
+        let open = |path: PathBuf| {
+            Directory::open(&path).map_err(|error| ServeError::Journal { path, error })
+        };
+        let journal = journal.map(open).transpose()?;
+        let settings =
+            Settings { endpoint: endpoint.to_string(), shared, grace, linger, limits, journal };
         let broker = Broker::new(settings, Numbers::open(tokens.ok()));
         Ok(Self { endpoint, idle_exit, broker, listener, instance })
     }
@@ -204,6 +235,7 @@ impl Server {
             instance.settle().await?;
         }
         let _abort = AbortOnDrop(broker.clone());
+        restart::restore(&broker);
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);
         // Dropped before the listener, should this future be.

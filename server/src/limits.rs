@@ -160,8 +160,9 @@ impl Limits {
 
     /// The most bytes that one user can make the daemon use.
     pub(crate) fn user_bytes(&self) -> usize {
-        // Queues have room for as much again, and are copied when they grow.
-        self.memory
+        // Queues have room for as much again, and are copied when they grow; a large state is there
+        // once more, and as bytes, while its snapshot is made.
+        3 * self.memory
             + 3 * self.unsent_bytes
             + self.calls * (CALL + outbox::FLOOR + MAX_SEND_BUFFER)
             + self.connections * CONNECTION

@@ -2,23 +2,28 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
-use syncd_core::{RecordKind, Space, Time, fair_limit};
+use syncd_core::{RecordKind, Space, Step, Time, fair_limit};
 use tokio::sync::Notify;
 
 mod similar;
 pub(crate) use similar::similar;
 
 use crate::{
+    entry::{self, Member, Members},
+    journal::{Done, Journal, Store as _, StoreError},
     limits::{weigh, weigh_share},
     outbox::Session,
     panic,
     registry::{Gauge, QuotaError},
     watch::Watches,
 };
+
+/// What one record takes at most, in bytes: a request with the longest name and label.
+const RECORD: usize = 2048;
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
@@ -83,6 +88,16 @@ impl Address {
             ((!is_shared(text)).then_some(caller), text)
         };
         Ok(Self { owner, name: name.into() })
+    }
+
+    /// The one that is shown so: what [`Display`](fmt::Display) wrote.
+    pub fn shown(text: &str) -> Option<Self> {
+        let (first, name) = text.split_once('/').unwrap_or((text, ""));
+        let owner = match first {
+            "shared" => None,
+            number => Some(number.parse().ok()?),
+        };
+        Some(Self { owner, name: name.into() })
     }
 
     /// Whether `user` may see what is in it.
@@ -152,6 +167,14 @@ pub(crate) struct Namespace {
 
 pub(crate) struct State {
     pub space: Space,
+    /// Where it is kept; `None`: nowhere.
+    pub store: Option<Journal>,
+    /// Who is in it, for the store.
+    pub members: Members,
+    /// Who opens a session by the call that is made.
+    pub opening: Option<Member>,
+    /// For the next record.
+    record: Vec<u8>,
     pub counters: Counters,
     /// When its timer is going to look at it.
     pub armed: Option<Time>,
@@ -168,6 +191,31 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Keeps a step: before anybody is told of it.
+    ///
+    /// # Errors
+    /// It isn't kept, and nobody may be told.
+    pub fn keep(&mut self, step: &Step) -> Result<(), StoreError> {
+        let opening = self.opening.take();
+        let Some(store) = &mut self.store else { return Ok(()) };
+        self.record.clear();
+        self.record = entry::write(step, opening.as_ref(), mem::take(&mut self.record));
+        match store.append(&self.record, entry::need(&step.input))? {
+            Done::Now => {}
+            Done::At(_) => unreachable!("a journal on this machine is done at once"),
+        }
+        self.members.follow(step, opening);
+        Ok(())
+    }
+
+    /// Whether what the next call adds can be kept. Asked before a call that may add something.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn make_room(&mut self) -> Result<(), StoreError> {
+        self.store.as_mut().map_or(Ok(()), |store| store.make_room(RECORD))
+    }
+
     /// Counts how many objects a session is attached to: none once it is over, though the core may
     /// need several calls to end it.
     pub fn count_references(&mut self, session: &Session, now: Time) {
@@ -240,11 +288,16 @@ impl Namespace {
         number: u64,
         address: Address,
         space: Space,
+        store: Option<Journal>,
         memory: Arc<Gauge>,
         watch_bytes: usize,
     ) -> Self {
         let state = State {
             space,
+            store,
+            members: Members::default(),
+            opening: None,
+            record: Vec::new(),
             counters: Counters::default(),
             armed: None,
             standing: Standing::Good,

@@ -13,7 +13,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    Config, Limits, ServeError, Server,
+    Config, Journaling, Limits, ServeError, Server,
     log::{Destination, Log},
 };
 
@@ -68,6 +68,16 @@ pub struct Options {
     #[arg(long, env = "SYNCD_GROUP", value_name = "GROUP", value_parser = group)]
     group: Option<u32>,
 
+    /// Keep the state in this directory, so that it outlives the daemon: it should be in memory (a
+    /// tmpfs), or on a disk that is never slow. Default: beside the socket.
+    #[arg(long, env = "SYNCD_JOURNAL", value_name = "DIR", conflicts_with = "no_journal")]
+    journal: Option<PathBuf>,
+
+    /// Keep no state: a call is some hundred nanoseconds cheaper, and should the daemon be killed,
+    /// all locks are lost, and the next daemon grants them to others while their holders work on.
+    #[arg(long, env = "SYNCD_NO_JOURNAL")]
+    no_journal: bool,
+
     /// Threads. One has the lowest latency, and serves some hundred thousand locks a second.
     #[arg(long, env = "SYNCD_WORKERS", value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -120,6 +130,11 @@ Exit codes:
         config.linger = self.linger;
         config.shared = self.share;
         config.limits = self.limits;
+        config.journal = match self.journal {
+            _ if self.no_journal => Journaling::Off,
+            Some(directory) => Journaling::In(directory),
+            None => Journaling::Beside,
+        };
         Ok(config)
     }
 }

@@ -42,7 +42,8 @@ impl Session {
     pub fn new(
         id: SessionId,
         namespace: Arc<Namespace>,
-        connection: &Arc<Connection>,
+        client: ClientUse,
+        user: Arc<User>,
         secret: [u8; 16],
         label: Arc<str>,
         limit: usize,
@@ -50,10 +51,10 @@ impl Session {
         Self {
             id,
             namespace,
-            client: connection.client.clone(),
+            client,
             secret,
             label,
-            outbox: Outbox::new(connection.user.clone(), limit),
+            outbox: Outbox::new(user, limit),
             references: AtomicUsize::new(0),
             connection: Mutex::default(),
         }

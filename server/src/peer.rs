@@ -44,7 +44,17 @@ pub(crate) enum Unidentified {
 pub(crate) struct Peer {
     pub pid: u32,
     pub user: u32,
+    /// When it began, in the system's own unit; `None`: the system doesn't tell.
+    pub started: Option<u64>,
     watch: Watch,
+}
+
+/// What became of a process that the daemon before knew.
+pub(crate) enum Found {
+    /// It has exited, whoever may have its number now.
+    Dead,
+    /// Somebody has its number. `proved`: it is that very process.
+    Living { peer: Peer, proved: bool },
 }
 
 impl Peer {
@@ -58,8 +68,22 @@ impl Peer {
             return Err(Unidentified::Unmapped(user));
         }
         let pid = peer.pid.ok_or(Unidentified::Foreign)?;
-        let peer = Self { pid, user, watch: Watch::new(socket, pid)? };
+        let watch = Watch::new(socket, pid)?;
+        let peer = Self { pid, user, started: watch::started(pid), watch };
         if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(peer) }
+    }
+
+    /// Finds a process again by its number and by when it began.
+    pub fn find(pid: u32, user: u32, started: Option<u64>) -> Found {
+        let Some(watch) = Watch::of(pid) else { return Found::Dead };
+        // Watched first: what is told of the number now is told of the process that is watched.
+        let now = watch::started(pid);
+        let peer = Self { pid, user, started: now, watch };
+        let is_another = now.zip(started).is_some_and(|(now, then)| now != then);
+        if is_another || peer.has_exited() {
+            return Found::Dead;
+        }
+        Found::Living { peer, proved: now.is_some() && now == started }
     }
 
     pub fn has_exited(&self) -> bool {

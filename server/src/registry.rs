@@ -12,7 +12,9 @@ use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
 
 use crate::{
+    broker::NoNamespace,
     clients::Client,
+    journal::StoreError,
     limits::Limits,
     namespace::{Address, Counters, Namespace},
     outbox::Session,
@@ -175,22 +177,35 @@ impl Registry {
         &self,
         address: &Address,
         limits: &Limits,
-        make: impl FnOnce() -> Arc<Namespace>,
-    ) -> Result<(Arc<Namespace>, bool), QuotaError> {
+        make: impl FnOnce() -> Result<Arc<Namespace>, StoreError>,
+    ) -> Result<(Arc<Namespace>, bool), NoNamespace> {
         if let Some(found) = self.namespaces.get(address) {
             return Ok((found.clone(), false));
         }
         match self.namespaces.entry(address.clone()) {
             Entry::Occupied(found) => Ok((found.get().clone(), false)),
             Entry::Vacant(vacant) => {
-                if let Some(owner) = address.owner {
-                    self.user(owner, limits).namespaces.take(1)?;
+                let user = address.owner.map(|owner| self.user(owner, limits));
+                if let Some(user) = &user {
+                    user.namespaces.take(1)?;
                 }
-                let namespace = make();
+                let namespace = make().inspect_err(|_| {
+                    if let Some(user) = &user {
+                        user.namespaces.give_back(1);
+                    }
+                })?;
                 vacant.insert(namespace.clone());
                 Ok((namespace, true))
             }
         }
+    }
+
+    /// Puts in one that was restored, whatever the quota is by now.
+    pub fn restore(&self, namespace: &Arc<Namespace>, limits: &Limits) {
+        if let Some(owner) = namespace.address.owner {
+            self.user(owner, limits).namespaces.add(1);
+        }
+        self.namespaces.insert(namespace.address.clone(), namespace.clone());
     }
 
     /// Takes a namespace out: from now on its address leads to another one.

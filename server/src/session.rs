@@ -24,6 +24,8 @@ use crate::{
     broker::{Broker, Own},
     connection::Connection,
     convert,
+    entry::is_growth,
+    namespace,
     outbox::{End, Session, Standing},
     registry::QuotaError,
 };
@@ -176,7 +178,7 @@ impl SessionStream {
                 continue;
             }
             if self.broker.is_closing() {
-                let last = convert::shutting_down(open.last_seq + 1);
+                let last = convert::shutting_down();
                 self.state = State::Over;
                 return Poll::Ready(Some(Ok(last)));
             }
@@ -244,16 +246,8 @@ impl Open {
             if session.outbox.is_current(*stream) {
                 state.counters.requests += 1;
                 let id = RequestId(message.id);
-                let refused = match is_growth(&asked) {
-                    true => state.check_memory(namespace, session.client.peer.user).err(),
-                    false => None,
-                };
-                let asked = match refused {
-                    Some(QuotaError { field, limit }) => {
-                        Asked::OverQuota { field, limit: limit as u64 }
-                    }
-                    None => asked,
-                };
+                let refused = is_growth(&asked).then(|| refuse_growth(state, session)).flatten();
+                let asked = refused.unwrap_or(asked);
                 state.space.handle_request(now, session.id, id, message.ack, asked);
                 if attaches {
                     state.count_references(session, now);
@@ -266,24 +260,22 @@ impl Open {
     }
 }
 
+/// What the core is asked instead, should there be no room for what a request adds.
+fn refuse_growth(state: &mut namespace::State, session: &Session) -> Option<Asked> {
+    if state.make_room().is_err() {
+        let (field, why) = convert::NOT_KEPT;
+        return Some(Asked::Invalid { field, why });
+    }
+    let QuotaError { field, limit } =
+        state.check_memory(&session.namespace, session.client.peer.user).err()?;
+    Some(Asked::OverQuota { field, limit: limit as u64 })
+}
+
 /// Whether a request may change how many objects its session is attached to.
 fn is_attachment(asked: &Asked) -> bool {
     matches!(
         asked,
         Asked::Create(_) | Asked::AttachName(_) | Asked::AttachKey(_) | Asked::Detach { .. }
-    )
-}
-
-/// Whether more may be kept after a request than before.
-fn is_growth(asked: &Asked) -> bool {
-    matches!(
-        asked,
-        Asked::Acquire(_)
-            | Asked::Create(_)
-            | Asked::AttachName(_)
-            | Asked::AttachKey(_)
-            | Asked::EventWait { .. }
-            | Asked::BarrierWait { .. }
     )
 }
 

@@ -396,13 +396,18 @@ impl Driver for CoreDriver {
 
 /// What came of the last call, and of the work that it left to later ones.
 pub(crate) fn outputs(space: &mut Space, now: Time) -> Vec<Output> {
-    let mut outputs = Vec::new();
+    steps(space, now).into_iter().flat_map(|step| step.outputs).collect()
+}
+
+/// The same, call by call.
+pub(crate) fn steps(space: &mut Space, now: Time) -> Vec<syncd_core::Step> {
+    let mut steps = Vec::new();
     while let Some(step) = space.take_step() {
-        outputs.extend(step.outputs);
+        steps.push(step);
         space.check();
         if space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
             space.handle_work(now);
         }
     }
-    outputs
+    steps
 }

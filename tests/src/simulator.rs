@@ -8,6 +8,7 @@ mod compare;
 mod explore;
 mod generate;
 mod play;
+mod restart;
 mod storm;
 mod table;
 mod translate;

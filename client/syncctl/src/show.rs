@@ -46,6 +46,23 @@ pub async fn status(mut inspect: Inspector, screen: Screen) -> Result<(), Failur
         screen.paint(alarm(c.sessions_lost), format!("{} lost", count(c.sessions_lost, "session"))),
         screen.paint(alarm(c.deadlocks), count(c.deadlocks, "deadlock")),
     ))?;
+    match &status.journal {
+        Some(journal) if journal.healthy => screen.line(format!(
+            "kept in {}: {:.1} MiB, {} since the last snapshot",
+            plain(&journal.directory),
+            journal.bytes as f64 / f64::from(1 << 20),
+            count(journal.records, "record"),
+        ))?,
+        Some(journal) => {
+            let sick = format!(
+                "kept in {}, but not as it should be: {}",
+                plain(&journal.directory),
+                plain(&journal.error)
+            );
+            screen.line(screen.paint(Ink::Red, sick))?;
+        }
+        None => screen.line("kept nowhere (--no-journal): all is lost with the daemon")?,
+    }
     if status.panics + status.log_lines_lost > 0 {
         let faults = format!(
             "{} (each ended a call, a session or a namespace), {} of its log lost",

@@ -1,10 +1,14 @@
 //! What inspection shows, as `--json` prints it: the wire's messages with durations in seconds,
 //! units in the names, and nothing that is merely empty. The names are stable.
 
+mod journal;
+
 use std::time::Duration;
 
 use serde::Serialize;
 use syncd_proto::v1;
+
+pub use journal::Journal;
 
 /// A client process, or what is known of it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -114,6 +118,8 @@ pub struct Status {
     pub user_bytes: u64,
     pub panics: u64,
     pub log_lines_lost: u64,
+    /// Absent: nothing is kept, and all is lost with the daemon.
+    pub journal: Option<Journal>,
     pub quotas: Vec<Quota>,
     pub sessions: u64,
     pub objects: u64,
@@ -325,6 +331,7 @@ impl From<v1::StatusReply> for Status {
             user_bytes: s.user_bytes,
             panics: s.panics,
             log_lines_lost: s.log_lines_lost,
+            journal: s.journal.map(Journal::from),
             quotas: all(s.quotas),
             sessions: s.sessions,
             objects: s.objects,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How a [`Space`](crate::Space) behaves where people may differ.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// How long a disconnected session keeps what it holds. Default: 10 s.
     pub grace: Duration,
@@ -14,7 +16,7 @@ pub struct Config {
 }
 
 /// Quotas of a namespace. A request beyond one is refused, and changes nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Sessions open at once.
     pub sessions: usize,

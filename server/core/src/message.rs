@@ -187,15 +187,6 @@ pub struct Label {
     pub name: Option<Arc<str>>,
 }
 
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => f.write_str(name),
-            None => write!(f, "#{}", self.id.0),
-        }
-    }
-}
-
 impl Body {
     /// What a session would do by it, as a number: which kind of answer, and whose turn it is.
     pub(crate) fn gist(&self) -> u64 {
@@ -243,6 +234,15 @@ impl Message {
             }
         };
         size_of::<Message>() + beside
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "#{}", self.id.0),
+        }
     }
 }
 

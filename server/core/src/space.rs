@@ -78,6 +78,11 @@ impl Space {
         }
     }
 
+    /// Changes how it behaves from the next call on.
+    pub fn configure(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Handles one request. `id` must be higher than that of any request before; `ack` is
     /// the highest [`Message::seq`](crate::Message::seq) that the client has. A session that doesn't exist is
     /// ignored: it was told of its end. One whose last request is still under way

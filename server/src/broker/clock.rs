@@ -1,11 +1,49 @@
-//! The task that keeps a namespace's time.
+//! The clock, and the task that keeps a namespace's time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use syncd_core::Time;
 use tokio::task::yield_now;
 
 use super::Broker;
 use crate::namespace::{Namespace, Standing};
+
+/// The core's clock: nanoseconds since the machine's start, so that a daemon that takes another's
+/// place goes on in its time.
+pub(crate) struct Clock {
+    began: Time,
+    since: Instant,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Self { began: Time(since_boot()), since: Instant::now() }
+    }
+
+    pub fn now(&self) -> Time {
+        self.began + self.since.elapsed()
+    }
+
+    /// How long the daemon has been here.
+    pub fn uptime(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+#[cfg(unix)]
+fn since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+}
+
+/// Nothing is restored where no start of the machine can be told from another.
+#[cfg(windows)]
+fn since_boot() -> u64 {
+    0
+}
 
 /// Calls a namespace's time-outs when they are due, and goes on with what calls have left to do,
 /// until the namespace or the daemon ends. Others have their turn between two calls.

@@ -33,14 +33,15 @@ pub fn server_message(now: Time, message: Message) -> v1::ServerMessage {
     v1::ServerMessage { seq: message.seq, id, message: Some(body) }
 }
 
-/// The push that goes before the daemon does.
-pub(crate) fn shutting_down(seq: u64) -> v1::ServerMessage {
+/// The push that goes before the daemon does. It has no number among the session's messages, which
+/// go on with the next daemon.
+pub(crate) fn shutting_down() -> v1::ServerMessage {
     let end = v1::SessionEnd {
         cause: v1::Cause::Unspecified.into(),
         text: "the daemon is shutting down".into(),
         shutting_down: true,
     };
-    v1::ServerMessage { seq, id: 0, message: Some(Wire::SessionEnd(end)) }
+    v1::ServerMessage { seq: 0, id: 0, message: Some(Wire::SessionEnd(end)) }
 }
 
 /// The push that ends a session whose namespace failed.
@@ -52,6 +53,14 @@ pub(crate) fn failed(seq: u64) -> v1::ServerMessage {
     };
     v1::ServerMessage { seq, id: 0, message: Some(Wire::SessionEnd(end)) }
 }
+
+/// The field and the reason of a request whose outcome could not be kept: to the core it is one
+/// that can't be understood, to the client a quota.
+pub(crate) const NOT_KEPT: (&str, &str) = (
+    "journal",
+    "it has no room, so nothing new can be granted until it has: free space where the daemon keeps \
+     it (syncctl status shows where); releases go on",
+);
 
 fn answer(now: Time, reply: Reply) -> Wire {
     match reply {
@@ -107,6 +116,7 @@ fn spec(spec: Spec) -> attached::Spec {
 
 pub fn error(now: Time, error: &Error) -> v1::Error {
     let code = match &error.kind {
+        ErrorKind::Invalid { field, .. } if *field == NOT_KEPT.0 => ErrorCode::Quota,
         ErrorKind::Invalid { .. } => ErrorCode::InvalidArgument,
         ErrorKind::NotFound { .. } => ErrorCode::NotFound,
         ErrorKind::Exists => ErrorCode::Exists,

@@ -36,7 +36,16 @@ unsafe extern "system" fn signal(ended: *mut c_void, _: bool) {
 }
 
 impl Watch {
+    /// Of whoever has that number; `None`: nobody.
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        Self::open(pid).ok()
+    }
+
     pub(super) fn new(_: &Socket, pid: u32) -> io::Result<Self> {
+        Self::open(pid)
+    }
+
+    fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: no pointers.
         let process = unsafe { OpenProcess(PROCESS_SYNCHRONIZE, 0, pid) };
         if process.is_null() {
@@ -78,4 +87,9 @@ impl Drop for Watch {
         // SAFETY: registered in `new`; this returns when no call of `signal` is under way.
         unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) };
     }
+}
+
+/// Not asked yet: a process that the daemon before knew has the grace.
+pub(super) fn started(_: u32) -> Option<u64> {
+    None
 }

@@ -12,7 +12,9 @@ use tracing::info;
 
 use super::{Open, SessionStream};
 use crate::{
+    broker::NoNamespace,
     convert::{self, micros},
+    entry::Member,
     namespace::{Address, AddressError, MAX_NAME, Namespace, similar},
     outbox::Session,
     peer::printable,
@@ -24,6 +26,19 @@ const SECRET: usize = 16;
 pub(super) fn refusal(code: ErrorCode, field: &str, text: impl Into<String>) -> Box<Error> {
     let (code, text, field) = (code.into(), text.into(), field.to_owned());
     Box::new(Error { code, text, field, ..Default::default() })
+}
+
+fn no_namespace(why: NoNamespace) -> Box<Error> {
+    match why {
+        NoNamespace::Quota(quota) => refusal(ErrorCode::Quota, quota.field, quota.to_string()),
+        NoNamespace::Store(error) => {
+            let (field, why) = convert::NOT_KEPT;
+            refusal(ErrorCode::Quota, field, format!("{field}: {why} ({error})"))
+        }
+        NoNamespace::InDoubt(why) => {
+            refusal(ErrorCode::Quota, convert::NOT_KEPT.0, format!("journal: {why}"))
+        }
+    }
 }
 
 fn no_session() -> Box<Error> {
@@ -85,31 +100,39 @@ impl SessionStream {
                 let text = "the daemon is shutting down";
                 return Err(refusal(ErrorCode::SessionLost, "", text));
             }
-            let namespace = broker
-                .namespace(address)
-                .map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
+            let namespace = broker.namespace(address).map_err(no_namespace)?;
             let opened = broker.enter(&namespace, broker.now(), None, |state, now| {
                 let is_new = state.space.is_empty();
+                if let Err(error) = state.make_room() {
+                    return Err(no_namespace(error.into()));
+                }
                 let process = Process { pid, uid, command: label.clone() };
                 let room = state.check_memory(&namespace, uid);
                 room.map_err(|quota| refusal(ErrorCode::Quota, quota.field, quota.to_string()))?;
+                state.opening = Some(Member {
+                    secret,
+                    started: client.peer.started,
+                    command: client.command.clone(),
+                });
                 let opened = state.space.handle_open(now, process);
                 let opened = opened.map_err(|refused| Box::new(convert::error(now, &refused)));
                 opened.map(|id| {
                     // Known before the lock is let go: who sends to it now must find it.
                     let limit = broker.settings.limits.unsent_bytes_per_session;
                     let (connection, label) = (&self.connection, label.clone());
-                    let session =
-                        Session::new(id, namespace.clone(), connection, secret, label, limit);
+                    let (client, user) = (client.clone(), connection.user.clone());
+                    let namespace = namespace.clone();
+                    let session = Session::new(id, namespace, client, user, secret, label, limit);
                     let session = Arc::new(session);
                     let stream = session.attach(connection);
                     let sessions = &broker.registry.sessions;
-                    sessions.insert((namespace.number, id), session.clone());
+                    sessions.insert((session.namespace.number, id), session.clone());
                     (now, session, stream, is_new)
                 })
             });
-            let Ok(opened) = opened else { continue };
-            break opened?;
+            if let Ok(opened) = opened {
+                break opened?;
+            }
         };
         self.join(now, &session)?;
         info!(
@@ -155,7 +178,13 @@ impl SessionStream {
         received: u64,
         inbound: Streaming<ClientMessage>,
     ) -> Result<(Opened, Open), Box<Error>> {
-        let session = self.find(address, key).ok_or_else(no_session)?;
+        let Some(session) = self.find(address, key) else {
+            if let Some((id, _)) = key.split_first_chunk::<8>() {
+                let id = SessionId(u64::from_be_bytes(*id));
+                self.broker.doubts.tell(address, self.connection.client.peer.pid, id);
+            }
+            return Err(no_session());
+        };
         // Within the lock, so that nothing is pushed between: what comes again must come first.
         let resumed =
             self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {
@@ -202,7 +231,7 @@ impl SessionStream {
             server_version: env!("CARGO_PKG_VERSION").into(),
             namespace: session.namespace.address.to_string(),
             similar: Vec::new(),
-            outlives_daemon: false,
+            outlives_daemon: self.broker.settings.journal.is_some(),
         }
     }
 }

@@ -24,7 +24,11 @@ impl Model {
     /// The next thing due.
     pub(crate) fn deadline(&self) -> Option<(u64, Due)> {
         let timeout = |w: &Wait| Some((w.deadline?, Due::Timeout(w.who.session, w.request)));
-        let grace = |(s, session): (Sid, &Session)| Some((session.grace_until?, Due::Grace(s)));
+        let grace = |(s, session): (Sid, &Session)| {
+            // Who waits for its process waits without a limit.
+            let until = session.grace_until.filter(|&until| until != u64::MAX)?;
+            Some((until, Due::Grace(s)))
+        };
         let linger = |(o, object): (Oid, &Object)| Some((object.lingers_until?, Due::Linger(o)));
         let waits = self.waits.iter().filter_map(timeout);
         let sessions = self.sessions.iter().enumerate().filter_map(grace);

@@ -36,6 +36,14 @@ impl Model {
         }
     }
 
+    /// Its daemon was killed: it waits for its process without a limit.
+    pub fn restored(&mut self, s: Sid) {
+        let session = &mut self.sessions[s];
+        if session.grace_until.replace(u64::MAX).is_none() {
+            session.unsent = Some(session.last_seq + 1);
+        }
+    }
+
     /// Its last request, and the numbers of the messages that are sent again.
     pub fn resume(&mut self, s: Sid, received: u64) -> Result<u64, No> {
         let session = &mut self.sessions[s];

@@ -90,7 +90,7 @@ fn ask(place: usize, object: usize, verb: Verb) -> Call {
 
 /// Everything that can be done in a state. Who waits does nothing but give up or die.
 fn calls(state: &Player<'_>) -> Vec<Call> {
-    let mut calls = vec![];
+    let mut calls = vec![Call::Restart { resume: true }];
     for place in 0..CLIENTS {
         let Some(session) = state.living(place) else { continue };
         calls.push(Call::Lost { place, cause: Cause::Died });

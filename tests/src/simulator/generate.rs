@@ -51,6 +51,11 @@ pub enum Call {
     Disconnect {
         place: usize,
     },
+    /// The daemon is killed, and another goes on from what it kept; `resume`: all sessions find
+    /// it at once.
+    Restart {
+        resume: bool,
+    },
     /// `missed`: how many of the last messages the client says it didn't get.
     Resume {
         place: usize,
@@ -189,6 +194,7 @@ fn call(rng: &mut Rng, world: &World, favourites: &[usize]) -> Call {
             let causes = [Cause::Died, Cause::Died, Cause::Kicked, Cause::Misbehaved];
             Call::Lost { place, cause: causes[rng.usize(..causes.len())] }
         }
+        4 if rng.u8(..3) == 0 => Call::Restart { resume: rng.bool() },
         4 => Call::Disconnect { place },
         5..7 => Call::Resume { place, missed: rng.u64(..6) },
         7 => Call::Force { object: rng.usize(..world.objects.len()) },

@@ -8,15 +8,16 @@ use std::{
 
 use syncd_core::{
     Body, FencingToken, Handle, Message, ObjectId, ObjectKey, Output, Process, Reason, Record,
-    RecordKind, SessionId, Space, Spec, Time,
+    RecordKind, SessionId, Space, Spec, Step, Time,
 };
 
 use super::{
     compare::{Checked, agree},
     generate::{Call, World},
+    restart::Kept,
 };
 use crate::{
-    core_driver::outputs,
+    core_driver::steps,
     model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word},
 };
 
@@ -58,6 +59,7 @@ pub struct Player<'a> {
     last_event: u64,
     outputs: u64,
     trace: DefaultHasher,
+    pub(super) kept: Kept,
 }
 
 /// A session, as its client sees it.
@@ -79,10 +81,12 @@ const FIRST_EVENT: u64 = 1_000;
 impl<'a> Player<'a> {
     /// Two empty worlds.
     pub fn new(world: &'a World) -> Self {
+        let space = Space::new(world.config.clone(), FIRST_EVENT);
         Player {
             world,
             now: Time(0),
-            space: Space::new(world.config.clone(), FIRST_EVENT),
+            kept: Kept::of(&space),
+            space,
             model: Model::new(world.config.clone()),
             places: BTreeMap::new(),
             sessions: vec![],
@@ -132,6 +136,7 @@ impl<'a> Player<'a> {
                     agree("forced", forced.is_some(), true)?;
                 }
             }
+            Call::Restart { resume } => self.restart(resume)?,
             Call::Advance { by, late } => {
                 self.now = self.now + by;
                 self.model.at(self.now.0);
@@ -193,7 +198,7 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
-    fn resume(&mut self, place: usize, missed: u64) -> Checked {
+    pub(super) fn resume(&mut self, place: usize, missed: u64) -> Checked {
         let Some(place) = self.places.get(&place) else { return Ok(()) };
         // Says at times that it got more than there was.
         let received = match missed {
@@ -207,7 +212,7 @@ impl<'a> Player<'a> {
         if model.is_ok() {
             // What was missed comes again as it was, before anything else.
             let missed = self.model.sessions[session].sent.clone();
-            let mut outputs = outputs(&mut self.space, self.now);
+            let mut outputs = self.outputs();
             let is_message = |output: &Output| matches!(output, Output::Send { .. });
             for Sent { seq, said, .. } in missed {
                 let Some(at) = outputs.iter().position(is_message) else {
@@ -231,17 +236,30 @@ impl<'a> Player<'a> {
                 Reason::Work => self.space.handle_work(self.now),
                 _ => self.space.handle_timeout(self.now),
             }
-            let step = self.space.take_step().expect("just called");
-            self.space.check();
+            let step = self.take_step().expect("just called");
             self.listen(step.outputs.into_iter())?;
         }
         Ok(())
     }
 
+    fn take_step(&mut self) -> Option<Step> {
+        let step = self.space.take_step()?;
+        self.space.check();
+        self.kept.add(&step);
+        Some(step)
+    }
+
     /// Every output of the core must be one that the model has.
     pub(super) fn drain(&mut self) -> Checked {
-        let outputs = outputs(&mut self.space, self.now);
+        let outputs = self.outputs();
         self.hear(outputs.into_iter())
+    }
+
+    /// What came of the last call, and of the work that it left to later ones.
+    fn outputs(&mut self) -> Vec<Output> {
+        let steps = steps(&mut self.space, self.now);
+        steps.iter().for_each(|step| self.kept.add(step));
+        steps.into_iter().flat_map(|step| step.outputs).collect()
     }
 
     fn hear(&mut self, outputs: impl Iterator<Item = Output>) -> Checked {

@@ -1,0 +1,34 @@
+//! Where the daemon keeps its state.
+
+use serde::Serialize;
+use syncd_proto::v1;
+
+/// Where the daemon keeps its state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Journal {
+    pub directory: String,
+    pub bytes: u64,
+    /// Since the last snapshot.
+    pub records: u64,
+    pub snapshot_bytes: u64,
+    /// In seconds since the Unix epoch.
+    pub last_snapshot: Option<f64>,
+    pub healthy: bool,
+    /// Why not.
+    pub error: String,
+}
+
+impl From<v1::JournalStatus> for Journal {
+    fn from(j: v1::JournalStatus) -> Self {
+        let at = j.last_snapshot_us;
+        Self {
+            directory: j.directory,
+            bytes: j.bytes,
+            records: j.records,
+            snapshot_bytes: j.snapshot_bytes,
+            last_snapshot: (at > 0).then_some(at as f64 / 1e6),
+            healthy: j.error.is_empty(),
+            error: j.error,
+        }
+    }
+}

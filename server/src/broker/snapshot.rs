@@ -1,0 +1,79 @@
+//! The next snapshot of a namespace, when its journal is due for one: at once if the state is
+//! small, else beside the work, from the journal itself, so that nobody waits for it.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::Semaphore,
+    task::{spawn_blocking, yield_now},
+};
+use tracing::debug;
+
+use super::Broker;
+use crate::{
+    entry::{Kept, Unusable, snapshot},
+    journal::{Compaction, Store as _},
+    limits::weigh,
+    namespace::{Namespace, State},
+};
+
+/// A state of so many bytes is written within a step: it takes less than a millisecond.
+const SMALL: usize = 1 << 20;
+
+impl Broker {
+    /// Takes a snapshot, or has one taken, if it is time.
+    pub(super) fn renew_snapshot(&self, namespace: &Arc<Namespace>, state: &mut State) {
+        let State { space, store, members, latest, references, .. } = state;
+        let Some(journal) = store.as_mut().filter(|journal| journal.is_due()) else { return };
+        let config = self.core_config(&namespace.address);
+        if weigh(&space.totals(), *references) <= SMALL {
+            if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
+                // Its status says so, too, until it has succeeded.
+                debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
+            }
+        } else if let Ok(compaction) = journal.compaction() {
+            self.spawn(compact(self.compactions.clone(), namespace.clone(), compaction));
+        }
+    }
+}
+
+async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction: Compaction) {
+    // One at a time: each needs as much memory again as its namespace.
+    let Ok(_turn) = turn.acquire().await else { return };
+    let mut work: fn(&mut Compaction) -> _ = |compaction| compaction.work(rebuild);
+    loop {
+        let worked = spawn_blocking(move || {
+            let worked = work(&mut compaction);
+            (compaction, worked)
+        });
+        // If it has panicked the journal goes on as it was.
+        let Ok((worked_on, worked)) = worked.await else { return };
+        compaction = worked_on;
+        let finished = worked.and_then(|()| {
+            let mut state = namespace.lock();
+            match &mut state.store {
+                Some(journal) => journal.finish(&mut compaction),
+                // The namespace is over.
+                None => Ok(true),
+            }
+        });
+        match finished {
+            Ok(true) => return,
+            Ok(false) => work = |compaction| compaction.catch_up(),
+            Err(error) => {
+                debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
+                return;
+            }
+        }
+        yield_now().await;
+    }
+}
+
+/// The state after the records, from the one before them.
+fn rebuild(snapshot: &[u8], records: &mut dyn Iterator<Item = &[u8]>) -> Result<Vec<u8>, Unusable> {
+    let mut kept = Kept::read(snapshot)?;
+    for record in records {
+        kept.replay(record)?;
+    }
+    Ok(kept.snapshot())
+}

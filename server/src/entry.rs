@@ -1,0 +1,219 @@
+//! What the bytes of a journal mean: one call of a namespace's core per record, and its state with
+//! who is in it as the snapshot before them.
+//!
+//! A record has the call and not its outcome: the core is deterministic, so whoever makes the
+//! calls again gets what was told, and a digest shows that it is. `docs/ARCHITECTURE.md` weighs
+//! that against keeping outcomes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize, Serializer};
+use syncd_core::{
+    Cause, Config, Input, Output, Reason, RecordKind, Request, SessionId, Space, Step, Time,
+};
+
+use crate::{
+    journal::Need,
+    panic::{self, Panicked},
+};
+
+/// What a daemon knows of a session besides the core: how its process is known, and what that
+/// shows to resume it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Member {
+    pub secret: [u8; 16],
+    /// When the process began, in the system's own unit; `None`: the system doesn't tell.
+    pub started: Option<u64>,
+    /// The first words of its command line.
+    pub command: Arc<str>,
+}
+
+/// The sessions of a namespace that aren't over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Members(BTreeMap<SessionId, Member>);
+
+impl Members {
+    /// Follows a step: who came by it (`opening`), and who went.
+    pub fn follow(&mut self, step: &Step, mut opening: Option<Member>) {
+        for output in &step.outputs {
+            let Output::Record(record) = output else { continue };
+            let Some(party) = &record.party else { continue };
+            match record.kind {
+                RecordKind::SessionOpened => {
+                    self.0.extend(opening.take().map(|member| (party.session, member)));
+                }
+                RecordKind::SessionLost { .. } | RecordKind::SessionClosed => {
+                    self.0.remove(&party.session);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Member)> {
+        self.0.iter().map(|(&session, member)| (session, member))
+    }
+}
+
+/// A record.
+#[derive(Serialize)]
+struct Written<'a> {
+    at: Time,
+    input: &'a Input,
+    digest: u32,
+    opening: Option<&'a Member>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    at: Time,
+    input: Input,
+    digest: u32,
+    opening: Option<Member>,
+}
+
+/// Writes a step's record to the end of `bytes`.
+pub(crate) fn write(step: &Step, opening: Option<&Member>, bytes: Vec<u8>) -> Vec<u8> {
+    let record = Written { at: step.at, input: &step.input, digest: step.digest(), opening };
+    postcard::to_extend(&record, bytes).expect("memory takes it, and each value has a form")
+}
+
+/// Whether the state may be larger after a call.
+pub(crate) fn need(input: &Input) -> Need {
+    match input {
+        Input::Open(_) => Need::Growth,
+        Input::Request { request, .. } if is_growth(request) => Need::Growth,
+        _ => Need::Relief,
+    }
+}
+
+/// Whether more may be kept after a request than before.
+pub(crate) fn is_growth(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Acquire(_)
+            | Request::Create(_)
+            | Request::AttachName(_)
+            | Request::AttachKey(_)
+            | Request::EventWait { .. }
+            | Request::BarrierWait { .. }
+    )
+}
+
+/// A namespace as a daemon left it.
+pub(crate) struct Kept {
+    pub space: Space,
+    pub members: Members,
+    /// What the core was configured to.
+    pub config: Config,
+    /// The time of the last call.
+    pub latest: Time,
+}
+
+#[derive(Serialize)]
+struct SnapshotRef<'a> {
+    config: &'a Config,
+    latest: Time,
+    members: &'a Members,
+    space: SpaceRef<'a>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    config: Config,
+    latest: Time,
+    members: Members,
+}
+
+struct SpaceRef<'a>(&'a Space);
+
+impl Serialize for SpaceRef<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.save(to)
+    }
+}
+
+/// Why a record or a snapshot can't be gone on from.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("it doesn't read as what it should be: {0}")]
+    Form(#[from] postcard::Error),
+    #[error("this daemon comes to another conclusion than the one that wrote it told its clients")]
+    Diverged,
+    #[error("this daemon fails at what it says")]
+    Panicked,
+}
+
+/// The state after the last record.
+pub(crate) fn snapshot(space: &Space, members: &Members, config: &Config, latest: Time) -> Vec<u8> {
+    let snapshot = SnapshotRef { config, latest, members, space: SpaceRef(space) };
+    postcard::to_extend(&snapshot, Vec::new()).expect("memory takes it, and each value has a form")
+}
+
+impl Kept {
+    pub fn read(snapshot: &[u8]) -> Result<Self, Unusable> {
+        let (Head { config, latest, members }, rest) = postcard::take_from_bytes(snapshot)?;
+        let mut from = postcard::Deserializer::from_bytes(rest);
+        let space = Space::restore(config.clone(), &mut from)?;
+        Ok(Self { space, members, config, latest })
+    }
+
+    /// Makes the call of a record again.
+    pub fn replay(&mut self, record: &[u8]) -> Result<(), Unusable> {
+        let Read { at, input, digest, opening } = postcard::from_bytes(record)?;
+        let replayed = panic::caught("a replayed call", || {
+            self.space.replay(at, input);
+            self.space.take_step()
+        });
+        let step = match replayed {
+            Ok(Some(step)) => step,
+            Ok(None) => return Err(Unusable::Diverged),
+            Err(Panicked) => return Err(Unusable::Panicked),
+        };
+        if step.digest() != digest {
+            return Err(Unusable::Diverged);
+        }
+        self.members.follow(&step, opening);
+        self.latest = self.latest.max(at);
+        Ok(())
+    }
+
+    /// From here on the core is configured so. A snapshot must come before the next record.
+    pub fn configure(&mut self, config: Config) {
+        self.space.configure(config.clone());
+        self.config = config;
+    }
+
+    /// Ends a session, whoever has waited for that included.
+    pub fn lose(&mut self, now: Time, session: SessionId, cause: Cause) {
+        let now = now.max(self.latest);
+        self.latest = now;
+        self.space.handle_lost(now, session, cause);
+        while let Some(step) = self.space.take_step() {
+            self.members.follow(&step, None);
+            if self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
+                self.space.handle_work(now);
+            }
+        }
+    }
+
+    pub fn snapshot(&self) -> Vec<u8> {
+        snapshot(&self.space, &self.members, &self.config, self.latest)
+    }
+}
+
+/// Who a record says opened a session, by its process: for who looks what a damaged journal may
+/// have known.
+pub(crate) fn opened(record: &[u8]) -> Option<(u32, u32, Option<u64>)> {
+    let Read { input, opening, .. } = postcard::from_bytes(record).ok()?;
+    match input {
+        Input::Open(process) => {
+            Some((process.pid, process.uid, opening.and_then(|member| member.started)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,214 @@
+//! A daemon that takes the place of one that ended, in whatever way: what that one had kept is
+//! restored, each process is proved to live or not, and what the dead held is abandoned. What
+//! nobody held is served at once.
+//!
+//! What a living process held stays its own, and its places in queues too, until it resumes, ends
+//! or dies. A process that can't be proved to be the one that was there has the grace.
+
+mod doubt;
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use syncd_core::{Cause, SessionId};
+use tracing::{debug, error, info, warn};
+
+use doubt::Doubt;
+pub(crate) use doubt::Doubts;
+
+use crate::{
+    broker::Broker,
+    clients::ClientUse,
+    entry::{Kept, Member, Unusable},
+    journal::{Directory, Found, Journal, Store as _, StoreError},
+    namespace::{Address, Namespace},
+    outbox::Session,
+    peer::{self, Peer},
+};
+
+/// Restores all that is kept in the broker's directory. To be called before anybody is served.
+pub(crate) fn restore(broker: &Arc<Broker>) {
+    let Some(directory) = &broker.settings.journal else { return };
+    let begun = Instant::now();
+    let loaded = match directory.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let file = directory.path().to_owned();
+            error!("{}: what was kept can't be read: {error}", file.display());
+            return broker.doubts.add_unknown(file, error.to_string());
+        }
+    };
+    for unusable in loaded.unusable {
+        let (file, why) = (unusable.file, unusable.why);
+        if why.is_worthless() {
+            debug!("{}: {why}: removed", file.display());
+            if let Err(error) = directory.discard(&file) {
+                warn!("{}: {why}, but it can't be removed: {error}", file.display());
+            }
+        } else {
+            error!("{}: {why}: nobody is granted what it may say is held", file.display());
+            broker.doubts.add_unknown(file, why.to_string());
+        }
+    }
+    let (mut namespaces, mut sessions) = (0, 0);
+    for found in loaded.found {
+        let Some(address) = Address::shown(&found.address) else {
+            let file = found.files()[0].clone();
+            error!("{}: {:?} is no namespace", file.display(), found.address);
+            broker.doubts.add_unknown(file, "its namespace has no name".into());
+            continue;
+        };
+        match replay(&found) {
+            Ok(kept) => {
+                sessions += kept.members.len();
+                namespaces += 1;
+                if let Err(error) = go_on(broker, directory, &found, address.clone(), kept) {
+                    error!(namespace = %address, "what was kept of it can't be gone on with: {error}");
+                    broker.doubts.add_unknown(found.files()[0].clone(), error.to_string());
+                }
+            }
+            Err(Failed { kept, why }) => {
+                error!(namespace = %address, "{why}: served from what can be proved, once nobody is \
+                    left who may hold more");
+                broker.doubts.add(address, Doubt::of(found, kept, why));
+            }
+        }
+    }
+    if namespaces > 0 {
+        let took = begun.elapsed();
+        info!(namespaces, sessions, ?took, "restored what the daemon before had kept");
+    }
+}
+
+/// Why a journal can't be gone on with, and the last state that it proves.
+struct Failed {
+    kept: Option<Box<Kept>>,
+    why: String,
+}
+
+/// The state that a journal proves: all of it, or why there is an end to that.
+fn replay(found: &Found) -> Result<Kept, Failed> {
+    let files = found.files().iter().map(|file| file.display().to_string());
+    let files = files.collect::<Vec<_>>().join(" and ");
+    let snapshot = |why| Failed { kept: None, why: format!("{files}: the snapshot: {why}") };
+    let mut kept = Kept::read(found.snapshot()).map_err(snapshot)?;
+    for (number, record) in found.records().enumerate() {
+        if record.is_after_damage {
+            break;
+        }
+        if let Err(why) = kept.replay(record.bytes) {
+            // The call was made; so the state before it has to be made again.
+            let why = format!("{files}, record {}: {why}", number + 1);
+            return Err(Failed { kept: replay_first(found, number).ok().map(Box::new), why });
+        }
+    }
+    match found.damage.first() {
+        Some(damage) if !found.is_whole => {
+            Err(Failed { kept: Some(Box::new(kept)), why: damage.to_string() })
+        }
+        _ => Ok(kept),
+    }
+}
+
+/// The state after the first so many records.
+fn replay_first(found: &Found, records: usize) -> Result<Kept, Unusable> {
+    let mut kept = Kept::read(found.snapshot())?;
+    for record in found.records().take(records) {
+        kept.replay(record.bytes)?;
+    }
+    Ok(kept)
+}
+
+/// A namespace goes on from what was kept of it, in the same files unless there is something wrong
+/// with one.
+fn go_on(
+    broker: &Arc<Broker>,
+    directory: &Arc<Directory>,
+    found: &Found,
+    address: Address,
+    mut kept: Kept,
+) -> Result<Arc<Namespace>, StoreError> {
+    let config = broker.core_config(&address);
+    let is_same = kept.config == config;
+    kept.configure(config);
+    let journal = if found.damage.is_empty() {
+        let mut journal = Journal::resume(directory, found)?;
+        if !is_same {
+            // Whoever makes the calls again must do so as they are made from now on.
+            journal.switch(&kept.snapshot())?;
+        }
+        journal
+    } else {
+        let journal = Journal::create(directory, &found.address, Some(found), &kept.snapshot())?;
+        keep_aside(directory, found.files());
+        journal
+    };
+    Ok(begin(broker, address, kept, journal))
+}
+
+fn keep_aside(directory: &Directory, files: &[PathBuf]) {
+    for file in files {
+        match directory.keep_aside(file) {
+            Ok(aside) => warn!("{} is kept as {}", file.display(), aside.display()),
+            Err(error) => warn!("{} can't be kept aside: {error}", file.display()),
+        }
+    }
+}
+
+/// Puts a namespace into the registry, with its sessions as far as their processes live.
+fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -> Arc<Namespace> {
+    let Kept { space, members, latest, .. } = kept;
+    let sessions: Vec<(SessionId, Member)> =
+        members.iter().map(|(session, member)| (session, member.clone())).collect();
+    broker.numbers.cover(space.totals().last_number);
+    let namespace = broker.make(address, space, Some(journal));
+    {
+        let mut state = namespace.lock();
+        state.members = members;
+        state.latest = latest;
+    }
+    broker.registry.restore(&namespace, &broker.settings.limits);
+    for (session, member) in sessions {
+        rejoin(broker, &namespace, session, member);
+    }
+    // What has become due meanwhile.
+    let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
+        state.space.handle_timeout(now);
+    });
+    broker.begin(&namespace);
+    namespace
+}
+
+/// A session whose process lives waits for it; another one is over.
+fn rejoin(broker: &Arc<Broker>, namespace: &Arc<Namespace>, id: SessionId, member: Member) {
+    let view = namespace.lock().space.session(broker.now(), id);
+    let Some(process) = view.map(|view| view.process) else { return };
+    let Member { secret, started, command } = member;
+    let found = match Peer::find(process.pid, process.uid, started) {
+        peer::Found::Living { peer, proved } => {
+            ClientUse::restored(broker, peer, command).map(|client| (client, proved))
+        }
+        peer::Found::Dead => None,
+    };
+    let Some((client, proved)) = found else {
+        let _ = broker.enter(namespace, broker.now(), None, |state, now| {
+            state.space.handle_lost(now, id, Cause::Died)
+        });
+        return;
+    };
+    let limits = &broker.settings.limits;
+    let user = broker.registry.user(process.uid, limits);
+    let label = process.command.clone();
+    let limit = limits.unsent_bytes_per_session;
+    let session = Session::new(id, namespace.clone(), client, user, secret, label, limit);
+    let session = Arc::new(session);
+    broker.registry.sessions.insert((namespace.number, id), session.clone());
+    let cause = (!session.client.join(namespace, id)).then_some(Cause::Died);
+    let _ = broker.enter(namespace, broker.now(), None, |state, now| {
+        match cause {
+            Some(cause) => drop(state.space.handle_lost(now, id, cause)),
+            None if proved => state.space.handle_restored(now, id),
+            None => state.space.handle_disconnect(now, id),
+        }
+        state.count_references(&session, now);
+    });
+}

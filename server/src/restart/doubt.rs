@@ -1,0 +1,194 @@
+//! Namespaces of which more may be held than can be proved: somebody else changed a journal, or it
+//! was written by a version that this one can't read. Nobody enters such a namespace before each
+//! process that may hold something there has died, or has learnt that its session is lost; or, where
+//! records are missing and so it can't be known who that is, before somebody says so.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use dashmap::{DashMap, Entry};
+use syncd_core::{Cause, SessionId, Time};
+use tracing::{error, info};
+
+use super::{begin, keep_aside};
+use crate::{
+    broker::Broker,
+    entry::{self, Kept},
+    journal::{Found, Journal},
+    namespace::Address,
+    panic,
+    peer::{self, Peer},
+};
+
+#[derive(Default)]
+pub(crate) struct Doubts {
+    namespaces: DashMap<Address, Doubt>,
+    /// Files that may tell of any namespace, and what is wrong with each.
+    unknown: Mutex<Vec<(PathBuf, String)>>,
+}
+
+pub(crate) struct Doubt {
+    why: String,
+    found: Found,
+    kept: Option<Box<Kept>>,
+    suspects: Vec<Suspect>,
+}
+
+/// A living process that may hold something.
+struct Suspect {
+    peer: Peer,
+    /// How many sessions it may have.
+    sessions: usize,
+    /// Those of which it knows that they are lost.
+    told: BTreeSet<SessionId>,
+}
+
+impl Suspect {
+    fn may_hold(&self) -> bool {
+        self.told.len() < self.sessions && !self.peer.has_exited()
+    }
+}
+
+impl Doubt {
+    pub(super) fn of(found: Found, kept: Option<Box<Kept>>, why: String) -> Self {
+        let mut doubt = Self { why, kept, suspects: Vec::new(), found };
+        let members = doubt.kept.iter().flat_map(|kept| {
+            kept.members.iter().filter_map(|(id, member)| {
+                let process = kept.space.session(Time::default(), id)?.process;
+                Some((process.pid, process.uid, member.started))
+            })
+        });
+        // Also those that are in the proved state: then they count twice, and nothing is lost.
+        let opened = doubt.found.records().filter(|record| record.is_after_damage);
+        let opened = opened.filter_map(|record| entry::opened(record.bytes));
+        let suspects: Vec<_> = members.chain(opened).collect();
+        for (pid, user, started) in suspects {
+            doubt.suspect(pid, user, started);
+        }
+        doubt
+    }
+
+    /// Where records are missing, somebody who knows must remove the files.
+    fn check_files(&self, address: &Address) -> Result<(), String> {
+        let is_left = |file: &&PathBuf| file.exists();
+        if let Some(file) = self.found.files().iter().find(is_left)
+            && !self.found.is_whole
+        {
+            return Err(advise(address, file, &self.why));
+        }
+        Ok(())
+    }
+
+    /// Who may hold something, as far as that is known.
+    fn may_hold(&self) -> impl Iterator<Item = &Suspect> {
+        let all = if self.found.is_whole { &self.suspects[..] } else { &[] };
+        all.iter().filter(|suspect| suspect.may_hold())
+    }
+
+    fn suspect(&mut self, pid: u32, user: u32, started: Option<u64>) {
+        let known = self.suspects.iter_mut().find(|known| known.peer.pid == pid);
+        if let Some(known) = known {
+            known.sessions += 1;
+        } else if let peer::Found::Living { peer, .. } = Peer::find(pid, user, started) {
+            self.suspects.push(Suspect { peer, sessions: 1, told: BTreeSet::new() });
+        }
+    }
+}
+
+impl Doubts {
+    pub fn add(&self, address: Address, doubt: Doubt) {
+        self.namespaces.insert(address, doubt);
+    }
+
+    /// What a file says is unknown, and of whom.
+    pub fn add_unknown(&self, file: PathBuf, why: String) {
+        panic::lock(&self.unknown).push((file, why));
+    }
+
+    /// Why some namespace can't be entered.
+    pub fn first(&self) -> Option<String> {
+        let unknown = panic::lock(&self.unknown)
+            .first()
+            .map(|(file, why)| format!("{}: {why}", file.display()));
+        unknown.or_else(|| {
+            let doubt = self.namespaces.iter().next()?;
+            Some(format!("{}: {}", doubt.key(), doubt.why))
+        })
+    }
+
+    /// A process shows a session that isn't there, and so learns that it is lost.
+    pub fn tell(&self, address: &Address, pid: u32, session: SessionId) {
+        if let Some(mut doubt) = self.namespaces.get_mut(address) {
+            for suspect in doubt.suspects.iter_mut().filter(|suspect| suspect.peer.pid == pid) {
+                suspect.told.insert(session);
+            }
+        }
+    }
+
+    /// Whether a namespace may be entered. The last doubt gone, it goes on from what is proved.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn settle(&self, broker: &Arc<Broker>, address: &Address) -> Result<(), String> {
+        if let Some(doubt) = self.namespaces.get(address) {
+            doubt.check_files(address)?;
+            let mut left = doubt.may_hold();
+            if let Some(first) = left.next() {
+                let (pid, why) = (first.peer.pid, &doubt.why);
+                let others = left.count();
+                return Err(format!(
+                    "what is held in {address} isn't known ({why}): it can be used again once \
+                     process {pid} and {others} others, which may hold something, have ended"
+                ));
+            }
+        } else if !broker.registry.namespaces.contains_key(address) {
+            return self.check_unknown(address);
+        }
+        // Others who come meanwhile wait for the entry, and find the namespace then.
+        if let Entry::Occupied(mut doubt) = self.namespaces.entry(address.clone()) {
+            resolve(broker, address, doubt.get_mut());
+            doubt.remove();
+        }
+        Ok(())
+    }
+
+    fn check_unknown(&self, address: &Address) -> Result<(), String> {
+        let mut unknown = panic::lock(&self.unknown);
+        unknown.retain(|(file, _)| file.exists());
+        let Some((file, why)) = unknown.first() else { return Ok(()) };
+        Err(advise(address, file, why))
+    }
+}
+
+/// What to do about a file that nobody can make sense of.
+fn advise(address: &Address, file: &Path, why: &str) -> String {
+    format!(
+        "what is held in {address} isn't known: {} may say it, and {why}. When no process works any \
+         more that was at work before the daemon was started, remove that file",
+        file.display()
+    )
+}
+
+/// Nobody is left who could hold anything there.
+fn resolve(broker: &Arc<Broker>, address: &Address, doubt: &mut Doubt) {
+    let Doubt { found, kept, .. } = doubt;
+    let Some(directory) = &broker.settings.journal else { return };
+    if let Some(mut kept) = kept.take() {
+        let now = broker.now();
+        let sessions: Vec<SessionId> = kept.members.iter().map(|(id, _)| id).collect();
+        for session in sessions {
+            kept.lose(now, session, Cause::Disconnected);
+        }
+        kept.configure(broker.core_config(address));
+        let snapshot = kept.snapshot();
+        match Journal::create(directory, &found.address, Some(found), &snapshot) {
+            Ok(journal) => drop(begin(broker, address.clone(), *kept, journal)),
+            Err(error) => error!(namespace = %address, "it begins anew: {error}"),
+        }
+    }
+    keep_aside(directory, found.files());
+    info!(namespace = %address, "nobody is left who may hold more than is proved: it is served");
+}

@@ -1,0 +1,376 @@
+//! A daemon that was killed, and the one after it: what was acknowledged is as it was, whoever
+//! lives keeps what they hold, and what the dead held goes on. The daemon is the program; its
+//! clients are this process and, where one must die, this test binary run again.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{Session, acquire, channel, open, within};
+use syncd_proto::{
+    Endpoint,
+    v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message},
+};
+
+/// Where the client's part finds its daemon.
+const SOCKET: &str = "SYNCD_TEST_SOCKET";
+
+/// A daemon that can be killed, and its place.
+struct Daemon {
+    dir: tempfile::TempDir,
+    flags: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    async fn start(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut daemon = Self { dir, flags, child: None };
+        daemon.run().await;
+        daemon
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.dir.path().join("s.sock").to_str().unwrap().parse().unwrap()
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.dir.path().join("s.sock.journal")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// Starts it, and waits until it listens.
+    async fn run(&mut self) {
+        let mut log = fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncd"));
+        command.env_clear().env("SYNCD_SOCKET", self.endpoint().to_string()).args(&self.flags);
+        self.child = Some(command.stderr(log).spawn().unwrap());
+        within(async {
+            while support::try_channel(self.endpoint()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    fn end(&mut self, signal: libc::c_int) {
+        let mut child = self.child.take().unwrap();
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
+        child.wait().unwrap();
+    }
+
+    async fn kill_and_run(&mut self) {
+        self.end(libc::SIGKILL);
+        self.run().await;
+    }
+
+    async fn session(&self) -> Session {
+        Session::open(channel(self.endpoint()).await, open()).await.unwrap()
+    }
+
+    async fn resume(&self, old: &Session, received: u64) -> Result<Session, Box<v1::Error>> {
+        let key = old.opened.resume_key.clone();
+        let open = v1::Open { resume_key: key, resume_seq: received, ..open() };
+        Session::open(channel(self.endpoint()).await, open).await
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+async fn granted(session: &mut Session, request: Request) -> v1::Granted {
+    match session.ask(request).await {
+        Message::Granted(granted) => granted,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn release(handle: u32, token: u64) -> Request {
+    Request::Release(v1::Release { handle, owner: 1, token, quiet: false })
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+// Rule R67
+#[tokio::test]
+async fn who_lives_keeps_what_it_holds_and_its_place_and_a_waiter_is_granted() {
+    let mut daemon = Daemon::start(&["--grace", "100ms"]).await;
+    let (mut holder, mut waiter) = (daemon.session().await, daemon.session().await);
+    let (held, wanted) = (holder.lock("a").await, waiter.lock("a").await);
+    let grant = granted(&mut holder, acquire(held)).await;
+    let wait = waiter.send(acquire(wanted)).await;
+    // It has been read when a later request is answered.
+    waiter.lock("b").await;
+    for _ in 0..3 {
+        daemon.kill_and_run().await;
+        // Longer than the grace: no time-out takes what a living process holds.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut third = daemon.session().await;
+    let theirs = third.lock("a").await;
+    let try_it =
+        v1::Acquire { handle: theirs, owner: 1, timeout_us: Some(0), ..Default::default() };
+    match third.ask(Request::Acquire(try_it)).await {
+        Message::Error(error) => assert_eq!(error.code(), ErrorCode::TimedOut),
+        other => panic!("granted twice: {other:?}"),
+    }
+    let mut holder = daemon.resume(&holder, 2).await.unwrap();
+    let mut waiter = daemon.resume(&waiter, 2).await.unwrap();
+    match holder.ask(release(held, grant.token)).await {
+        Message::Done(_) => {}
+        other => panic!("{other:?}"),
+    }
+    let told = waiter.next().await;
+    assert_eq!(told.id, wait);
+    match told.message.unwrap() {
+        Message::Granted(next) => {
+            assert!(next.token > grant.token && next.abandoned.is_none());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+// Rule R67: also a grant that nobody heard of.
+#[tokio::test]
+async fn what_was_decided_and_not_read_is_told_after_a_restart() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    let grant = granted(&mut session, acquire(handle)).await;
+    daemon.kill_and_run().await;
+    let mut again = daemon.resume(&session, 1).await.unwrap();
+    assert_eq!(again.opened.last_id, 3);
+    match again.next().await.message.unwrap() {
+        Message::Granted(told) => assert_eq!(told.token, grant.token),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_the_daemon_was_away_counts() {
+    let mut daemon = Daemon::start(&[]).await;
+    let (mut holder, mut waiter) = (daemon.session().await, daemon.session().await);
+    let (held, wanted) = (holder.lock("a").await, waiter.lock("a").await);
+    granted(&mut holder, acquire(held)).await;
+    let timeout = Duration::from_millis(1500);
+    let begun = Instant::now();
+    let timeout_us = Some(timeout.as_micros() as u64);
+    let patient = v1::Acquire { handle: wanted, owner: 1, timeout_us, ..Default::default() };
+    let id = waiter.send(Request::Acquire(patient)).await;
+    waiter.lock("b").await;
+    daemon.end(libc::SIGKILL);
+    tokio::time::sleep(timeout).await;
+    daemon.run().await;
+    let mut waiter = daemon.resume(&waiter, 2).await.unwrap();
+    let told = waiter.next().await;
+    assert_eq!(told.id, id);
+    match told.message.unwrap() {
+        Message::Error(error) => assert_eq!(error.code(), ErrorCode::TimedOut),
+        other => panic!("{other:?}"),
+    }
+    assert!(begun.elapsed() >= timeout);
+}
+
+#[tokio::test]
+async fn what_a_process_held_that_died_meanwhile_is_abandoned_and_told_once() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut holder = Holder::start(&daemon.endpoint()).await;
+    let pid = holder.0.id();
+    let mut waiter = daemon.session().await;
+    let handle = waiter.lock("a").await;
+    let wait = waiter.send(acquire(handle)).await;
+    waiter.lock("b").await;
+    daemon.end(libc::SIGKILL);
+    holder.0.kill().unwrap();
+    holder.0.wait().unwrap();
+    daemon.run().await;
+    let mut waiter = daemon.resume(&waiter, 2).await.unwrap();
+    let told = waiter.next().await;
+    assert_eq!(told.id, wait);
+    let Message::Granted(grant) = told.message.unwrap() else { panic!("not granted") };
+    let abandoned = grant.abandoned.expect("it is told");
+    assert_eq!(abandoned.process.as_ref().map(|process| process.pid), Some(pid));
+    assert_eq!(abandoned.cause(), Cause::Died);
+    waiter.ask(release(handle, grant.token)).await;
+    let again = granted(&mut waiter, acquire(handle)).await;
+    assert!(again.abandoned.is_none());
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_told_to_leave_leaves_all_to_the_next_one() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    assert!(session.opened.outlives_daemon);
+    let handle = session.lock("a").await;
+    let grant = granted(&mut session, acquire(handle)).await;
+    daemon.end(libc::SIGTERM);
+    let told = session.next().await;
+    assert_eq!(told.seq, 0);
+    match told.message.unwrap() {
+        Message::SessionEnd(end) => assert!(end.shutting_down),
+        other => panic!("{other:?}"),
+    }
+    // With other flags.
+    daemon.flags = vec!["--grace".into(), "3s".into(), "--max-objects".into(), "7".into()];
+    daemon.run().await;
+    daemon.kill_and_run().await;
+    let mut again = daemon.resume(&session, 2).await.unwrap();
+    match again.ask(release(handle, grant.token)).await {
+        Message::Done(_) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_journal_nothing_is_kept_and_the_client_knows() {
+    let mut daemon = Daemon::start(&["--no-journal"]).await;
+    let mut session = daemon.session().await;
+    assert!(!session.opened.outlives_daemon);
+    session.lock("a").await;
+    assert!(!daemon.journal().exists());
+    daemon.kill_and_run().await;
+    let refused = daemon.resume(&session, 1).await.err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_over_leaves_no_file() {
+    let daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    session.lock("a").await;
+    assert_eq!(files(&daemon.journal()).len(), 2);
+    session.ask(Request::Goodbye(v1::Goodbye {})).await;
+    within(async {
+        while !files(&daemon.journal()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// Many snapshots, killed again and again: the state goes on through all of them.
+#[tokio::test]
+async fn many_snapshots_lose_nothing() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    let (mut received, mut token) = (1, 0);
+    for _ in 0..5 {
+        for _ in 0..1500 {
+            let grant = granted(&mut session, acquire(handle)).await;
+            assert!(grant.token > token);
+            token = grant.token;
+            session.ask(release(handle, token)).await;
+            received += 2;
+        }
+        daemon.kill_and_run().await;
+        session = daemon.resume(&session, received).await.unwrap();
+    }
+}
+
+// Rule R68
+#[tokio::test]
+async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
+    let mut daemon = Daemon::start(&[]).await;
+    let holder = Holder::start(&daemon.endpoint()).await;
+    let mut session = daemon.session().await;
+    let handle = session.lock("kept-back").await;
+    granted(&mut session, acquire(handle)).await;
+    daemon.end(libc::SIGKILL);
+    let name = b"kept-back";
+    let changed = files(&daemon.journal()).into_iter().find_map(|file| {
+        let mut bytes = fs::read(&file).unwrap();
+        let at = bytes.windows(name.len()).position(|text| text == name)?;
+        bytes[at] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        Some(file)
+    });
+    let changed = changed.expect("the name is in a record");
+    daemon.run().await;
+    let refused = Session::open(channel(daemon.endpoint()).await, open()).await.err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::Quota, "{refused:?}");
+    for told in [&refused.text, &daemon.log()] {
+        assert!(told.contains(changed.to_str().unwrap()) && told.contains("record 5"), "{told}");
+    }
+    // Another user's namespace, or another of one's own, is served.
+    let other = v1::Open { namespace: "other".into(), ..open() };
+    Session::open(channel(daemon.endpoint()).await, other).await.unwrap();
+    let lost = daemon.resume(&session, 2).await.err().unwrap();
+    assert_eq!(lost.code(), ErrorCode::NotFound);
+    // Somebody knows that nobody holds anything any more.
+    drop(holder);
+    for file in
+        files(&daemon.journal()).iter().filter(|file| file.file_stem() == changed.file_stem())
+    {
+        fs::remove_file(file).unwrap();
+    }
+    let mut next = daemon.session().await;
+    let handle = next.lock("a").await;
+    let grant = granted(&mut next, acquire(handle)).await;
+    // The state before the damage was proved.
+    assert!(grant.abandoned.is_some());
+}
+
+/// A process that holds the lock "a".
+struct Holder(Child);
+
+impl Holder {
+    async fn start(endpoint: &Endpoint) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
+        command.env(SOCKET, endpoint.to_string()).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = tokio::task::spawn_blocking(move || {
+            let holds = said.any(|line| line.unwrap().contains("holding"));
+            // Open until its end.
+            std::mem::forget(said);
+            holds
+        });
+        assert!(within(ready).await.unwrap(), "it ended without its lock");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: the part of a client's process.
+#[tokio::test]
+async fn the_client() {
+    let Ok(endpoint) = std::env::var(SOCKET) else { return };
+    let mut session =
+        Session::open(channel(endpoint.parse().unwrap()).await, open()).await.unwrap();
+    let handle = session.lock("a").await;
+    granted(&mut session, acquire(handle)).await;
+    println!("holding");
+    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
+}
