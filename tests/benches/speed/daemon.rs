@@ -7,7 +7,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use syncd::{Config, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use syncd::{Config, Journaling, Server};
 use tokio::sync::oneshot;
 
 use crate::worker::{Worker, answer};
@@ -21,16 +22,38 @@ pub struct Daemon {
 impl Daemon {
     /// A new one, with nothing in it.
     pub fn start(dir: &Path) -> Daemon {
+        Self::with(dir, "journal")
+    }
+
+    /// One that keeps nothing.
+    pub fn start_without_journal(dir: &Path) -> Daemon {
+        Self::with(dir, "no-journal")
+    }
+
+    fn with(dir: &Path, journal: &str) -> Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let path = dir.join(format!("syncd{}.sock", COUNT.fetch_add(1, Relaxed)));
-        let worker = Worker::role("daemon", &[path.to_str().expect("a plain name")]);
+        let worker = Worker::role("daemon", &[path.to_str().expect("a plain name"), journal]);
         Daemon { worker, path }
+    }
+
+    /// Kills it, in whatever it does.
+    pub fn kill(&mut self) {
+        self.worker.kill();
+    }
+
+    /// Another one in the place of one that was killed.
+    pub fn start_again(&mut self) {
+        self.worker = Worker::role("daemon", &[self.path(), "journal"]);
+    }
+
+    pub fn path(&self) -> &str {
+        self.path.to_str().expect("a plain name")
     }
 
     /// Starts a client of it.
     pub fn client(&self, role: &str, args: &[&str]) -> Worker {
-        let path = self.path.to_str().expect("a plain name");
-        Worker::role(role, &[&[path], args].concat())
+        Worker::role(role, &[&[self.path()], args].concat())
     }
 
     /// Its resident memory, in bytes.
@@ -44,12 +67,17 @@ impl Daemon {
 }
 
 /// Role: serves on one thread, as `syncd` does, until its standard input ends.
-pub fn serve(path: &str) {
+pub fn serve(path: &str, journal: &str) {
+    raise_descriptors();
     let runtime = runtime();
     let server = {
         let _context = runtime.enter();
-        let endpoint = path.parse().expect("a short path");
-        Server::bind(Config::new(endpoint)).expect("the path is free")
+        let mut config = Config::new(path.parse().expect("a short path"));
+        (config.limits.connections, config.limits.calls) = (20_000, 20_000);
+        if journal == "no-journal" {
+            config.journal = Journaling::Off;
+        }
+        Server::bind(config).expect("the path is free")
     };
     let (leave, left) = oneshot::channel::<()>();
     std::thread::spawn(move || {
@@ -57,6 +85,12 @@ pub fn serve(path: &str) {
         answer(|_| Vec::new());
     });
     runtime.block_on(server.run(async { drop(left.await) })).expect("it serves");
+}
+
+/// For ten thousand connections.
+pub fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("it may have as many");
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

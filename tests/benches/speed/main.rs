@@ -7,6 +7,7 @@ mod daemon;
 mod journal;
 mod latency;
 mod raw;
+mod restart;
 mod scale;
 mod stack;
 mod table;
@@ -73,6 +74,8 @@ const BENCHES: &[Bench] = &[
     Bench { id: "S7", run: scale::queues, cpus: &[Cpus::Pinned] },
     Bench { id: "S8", run: scale::death, cpus: &[Cpus::Free] },
     Bench { id: "S9", run: scale::wake_ups, cpus: BOTH },
+    Bench { id: "S10", run: restart::journal, cpus: BOTH },
+    Bench { id: "S11", run: restart::restart, cpus: &[Cpus::Free] },
 ];
 
 fn role(role: &str, args: &[String]) {
@@ -82,7 +85,7 @@ fn role(role: &str, args: &[String]) {
         ("driver", [path]) => raw::driver(path),
         ("raw-loop", [path]) => raw::exchanges(path),
         ("returner", [path]) => raw::returner(path),
-        ("daemon", [path]) => daemon::serve(path),
+        ("daemon", [path, journal]) => daemon::serve(path, journal),
         ("stack", [path]) => stack::serve(path),
         ("uncontended", [path]) => latency::uncontended_client(path),
         ("ping", [path]) => latency::ping(path),
@@ -91,6 +94,7 @@ fn role(role: &str, args: &[String]) {
         ("tasks", [path, name, depth]) => throughput::tasks(path, name, depth, false),
         ("tasks-on-one", [path, name, depth]) => throughput::tasks(path, name, depth, true),
         ("by-hand", [path, depth]) => throughput::by_hand(path, depth),
+        ("crowd", [path]) => restart::crowd(path),
         ("creator", [path]) => scale::creator(path),
         ("turns", [path, name, waiters]) => scale::turns(path, name, waiters),
         ("queue", [path]) => scale::queue(path),

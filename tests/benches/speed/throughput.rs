@@ -63,7 +63,7 @@ impl Window {
 }
 
 /// The rate of each, over the same span of time.
-fn rates(workers: &mut [Worker]) -> Vec<f64> {
+pub fn rates(workers: &mut [Worker]) -> Vec<f64> {
     let start = SystemTime::now() + LEAD;
     let start = start.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros();
     for worker in &mut *workers {

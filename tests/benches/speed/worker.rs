@@ -73,6 +73,12 @@ impl Worker {
         worker.line().map(|_| worker)
     }
 
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is a child of this process");
+        self.child.wait().expect("it is a child of this process");
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
