@@ -217,3 +217,47 @@ pub(crate) fn opened(record: &[u8]) -> Option<(u32, u32, Option<u64>)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Entry, parse};
+
+    /// What this version recorded (`server/tests/restart.rs` says how). A change of what is
+    /// serialized raises the format's number and adds a way to read the one before, and a
+    /// recording: this one stays.
+    #[test]
+    fn what_version_1_has_left_is_restored() {
+        let file = include_bytes!("../tests/journals/1");
+        let generation = parse(file).unwrap();
+        let mut kept = Kept::read(generation.snapshot().unwrap()).unwrap();
+        let mut records = 0;
+        for entry in generation.entries() {
+            let Entry::Record { bytes, .. } = entry else { panic!("{entry:?}") };
+            kept.replay(bytes).unwrap();
+            records += 1;
+        }
+        kept.space.check();
+        let totals = kept.space.totals();
+        assert_eq!((totals.sessions, totals.objects, totals.holds, totals.waiters), (2, 7, 2, 4));
+        assert_eq!(kept.members.len(), 2);
+        assert!(records > 100, "{records} records");
+        // What is restored can be kept again.
+        let again = Kept::read(&kept.snapshot()).unwrap();
+        assert_eq!(again.snapshot(), kept.snapshot());
+    }
+
+    #[test]
+    fn a_call_that_comes_out_otherwise_is_noticed() {
+        let config = Config::default();
+        let mut space = Space::new(config.clone(), 1);
+        let mut kept =
+            Kept::read(&snapshot(&space, &Members::default(), &config, Time(0))).unwrap();
+        let process = syncd_core::Process { pid: 1, uid: 2, command: "c".into() };
+        space.handle_open(Time(1), process).unwrap();
+        let mut step = space.take_step().unwrap();
+        step.outputs.pop();
+        assert!(matches!(kept.replay(&write(&step, None, Vec::new())), Err(Unusable::Diverged)));
+        assert!(matches!(kept.replay(b"\x01\xff"), Err(Unusable::Form(_))));
+    }
+}
