@@ -9,7 +9,10 @@ use syncd_proto::socket::{AcceptError, Listener, Socket};
 use tokio::{task::yield_now, time};
 use tracing::warn;
 
-use crate::panic;
+use crate::{
+    panic,
+    peer::{Peer, Unidentified},
+};
 
 /// How long to wait for a descriptor, unless a connection ends before.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -36,6 +39,8 @@ impl Seldom {
 
 pub(crate) struct Acceptor {
     listener: Listener,
+    /// Accepted, and waits for a descriptor to watch its process with.
+    accepted: Option<Socket>,
     /// Nothing is accepted before.
     wait_until: Option<time::Instant>,
     strangers: Seldom,
@@ -46,25 +51,38 @@ impl Acceptor {
     pub fn new(listener: Listener) -> Self {
         Self {
             listener,
+            accepted: None,
             wait_until: None,
             strangers: Seldom::default(),
             exhausted: Seldom::default(),
         }
     }
 
-    /// The next connection. One that has gone, or doesn't say who it is, costs the others nothing;
-    /// where no descriptor is left, the next one waits until there may be.
+    /// The next connection, and who it is. One that has gone, or doesn't say who it is, costs the
+    /// others nothing; where no descriptor is left for it, or to watch its process with, it waits
+    /// until there may be, and the others behind it.
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping the future.
-    pub async fn accept(&mut self) -> Socket {
+    pub async fn accept(&mut self) -> (Socket, Result<Peer, Unidentified>) {
         loop {
             if let Some(until) = self.wait_until {
                 time::sleep_until(until).await;
                 self.wait_until = None;
             }
-            match self.listener.accept().await {
-                Ok(socket) => return socket,
+            let accepted = match self.accepted.take() {
+                Some(socket) => Ok(socket),
+                None => self.listener.accept().await,
+            };
+            let identified = accepted.and_then(|socket| match Peer::identify(&socket) {
+                Err(Unidentified::Unwatched(error)) if AcceptError::is_exhausted(&error) => {
+                    self.accepted = Some(socket);
+                    Err(AcceptError::Exhausted(error))
+                }
+                peer => Ok((socket, peer)),
+            });
+            match identified {
+                Ok(identified) => return identified,
                 Err(AcceptError::Peer(error)) => {
                     if let Some(unsaid) = self.strangers.due() {
                         warn!(%error, unsaid, "a connection was refused: its process is unknown");

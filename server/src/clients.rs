@@ -9,7 +9,6 @@ use std::{
 
 use dashmap::Entry;
 use syncd_core::{Cause, SessionId};
-use syncd_proto::socket::Socket;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -67,13 +66,8 @@ impl Deref for ClientUse {
 }
 
 impl ClientUse {
-    /// The process at the other end of `socket`.
-    pub async fn of(
-        broker: &Arc<Broker>,
-        socket: &Socket,
-        user: &User,
-    ) -> Result<Self, Unidentified> {
-        let peer = Peer::identify(socket)?;
+    /// Of a process that has just been identified.
+    pub async fn of(broker: &Arc<Broker>, peer: Peer, user: &User) -> Result<Self, Unidentified> {
         let key = (peer.pid, peer.user);
         let clients = &broker.registry.clients;
         let known = clients.get(&key).map(|client| client.clone());

@@ -36,7 +36,7 @@ use crate::{
     broker::Broker,
     clients::ClientUse,
     panic::{self, Caught, Panicked},
-    peer::Unidentified,
+    peer::{Peer, Unidentified},
     registry::{QuotaError, User},
 };
 
@@ -239,9 +239,18 @@ impl http_body::Body for Replies {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(broker: Arc<Broker>, routes: Routes, socket: Socket) {
+pub(crate) async fn serve(
+    broker: Arc<Broker>,
+    routes: Routes,
+    socket: Socket,
+    peer: Result<Peer, Unidentified>,
+) {
     let Some(place) = Place::take(&broker, &socket) else { return };
-    let connection = match ClientUse::of(&broker, &socket, &place.user).await {
+    let client = match peer {
+        Ok(peer) => ClientUse::of(&broker, peer, &place.user).await,
+        Err(refusal) => Err(refusal),
+    };
+    let connection = match client {
         Ok(client) => Connection::new(client, place).map_err(|refusal| (refusal, None)),
         Err(refusal) => Err((refusal, Some(place))),
     };

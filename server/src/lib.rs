@@ -253,16 +253,16 @@ impl Server {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "serving");
         let lost = loop {
-            let socket = tokio::select! {
+            let (socket, peer) = tokio::select! {
                 () = &mut shutdown => {
                     info!("shutting down");
                     break None;
                 }
                 () = &mut idling => match timeout(LAST_LOOK, acceptor.accept()).await {
                     // Somebody came while the daemon was stopped, say.
-                    Ok(socket) => {
+                    Ok(accepted) => {
                         idling.set(idle());
-                        socket
+                        accepted
                     }
                     Err(_) => {
                         info!("idle: leaving");
@@ -273,14 +273,14 @@ impl Server {
                     Some(why) => break Some(why),
                     None => continue,
                 },
-                socket = acceptor.accept() => socket,
+                accepted = acceptor.accept() => accepted,
                 Some(ended) = connections.join_next() => {
                     acceptor.retry();
                     report(ended);
                     continue;
                 }
             };
-            connections.spawn(connection::serve(broker.clone(), routes.clone(), socket));
+            connections.spawn(connection::serve(broker.clone(), routes.clone(), socket, peer));
         };
         if let Some(why) = lost {
             error!(%endpoint, "this place isn't the daemon's any more: {why}: leaving");

@@ -68,6 +68,42 @@ async fn a_list_goes_on_where_its_page_ended() {
     assert_eq!(names, ["a", "b", "c", "", ""]);
 }
 
+// Rules R40, R66
+#[tokio::test]
+async fn a_hundred_thousand_holds_are_taken_by_force_while_others_go_on() {
+    const HOLDS: usize = 100_000;
+    let daemon = Daemon::start();
+    let (mut holder, mut other) = (daemon.session().await, daemon.session().await);
+    let max = HOLDS as u32;
+    let spec = v1::SemLockSpec { class: v1::SemLockClass::Semaphore.into(), value: max, max };
+    let spec = Some(v1::create::Spec::SemLock(spec));
+    let create = Request::Create(v1::Create { name: "many".into(), spec, ..Default::default() });
+    let Message::Attached(many) = holder.ask(create.clone()).await else { panic!() };
+    let Message::Attached(there) = other.ask(create).await else { panic!() };
+    let lock = other.lock("lock").await;
+    let mut held = std::collections::BTreeSet::new();
+    for _ in 0..HOLDS / 1000 {
+        for _ in 0..1000 {
+            holder.send(acquire(many.handle)).await;
+        }
+        for _ in 0..1000 {
+            let Some(Message::Granted(granted)) = holder.next().await.message else { panic!() };
+            held.insert(granted.token);
+        }
+    }
+    let mut inspect = daemon.inspect().await;
+    let force = v1::ForceReleaseRequest { object: "many".into(), ..Default::default() };
+    inspect.force_release(force).await.unwrap();
+    // In the midst of it, or after it.
+    let Message::Granted(_) = other.ask(acquire(lock)).await else { panic!() };
+    for _ in 0..HOLDS {
+        let Some(Message::HoldLost(lost)) = holder.next().await.message else { panic!() };
+        assert!(held.remove(&lost.token), "told of once");
+    }
+    let Message::Granted(granted) = other.ask(acquire(there.handle)).await else { panic!() };
+    assert_eq!(granted.abandoned.unwrap().cause(), v1::Cause::Forced);
+}
+
 #[tokio::test]
 async fn what_is_taken_by_force_is_told_to_all_concerned() {
     let daemon = Daemon::start();

@@ -109,6 +109,47 @@ fn where_no_file_can_be_written_it_serves_and_says_so() {
     assert!(log.contains("its file can't name the holder"), "{log}");
 }
 
+#[tokio::test]
+async fn with_few_descriptors_those_who_come_wait_and_nobody_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().env("SYNCD_SOCKET", socket(dir.path())).stderr(Stdio::piped());
+    // Some twenty are its own, and each connection takes one, or two if its process is new.
+    command.args(["-c", "ulimit -n 32; exec \"$0\"", env!("CARGO_BIN_EXE_syncd")]);
+    let running = Running::start(command, dir.path());
+    // Its namespace is there already, with all that belongs to it.
+    let endpoint = socket(dir.path()).to_str().unwrap().parse().unwrap();
+    let mut first = Session::open(support::channel(endpoint).await, support::open()).await.unwrap();
+    first.lock("a").await;
+    let mut clients = tokio::task::JoinSet::new();
+    // Processes of their own, since each process is watched once.
+    for _ in 0..12 {
+        let mut client = Command::new(std::env::current_exe().unwrap());
+        client.args(["--exact", "one_of_many", "--nocapture"]).env(ONE_OF_MANY, socket(dir.path()));
+        clients.spawn_blocking(move || client.output().unwrap());
+    }
+    while let Some(client) = support::within(clients.join_next()).await {
+        let client = client.unwrap();
+        let said = String::from_utf8_lossy(&client.stderr);
+        assert!(client.status.success(), "{said}");
+    }
+    assert_eq!(running.stop(libc::SIGTERM).status.code(), Some(0));
+}
+
+const ONE_OF_MANY: &str = "SYNCD_TEST_ONE_OF_MANY";
+
+/// Not a test but a client's part in one.
+#[tokio::test]
+async fn one_of_many() {
+    let Ok(socket) = std::env::var(ONE_OF_MANY) else { return };
+    let channel = support::channel(socket.parse().unwrap()).await;
+    let mut session = Session::open(channel, support::open()).await.unwrap();
+    let handle = session.lock("a").await;
+    let held = session.ask(support::acquire(handle)).await;
+    assert!(matches!(held, v1::server_message::Message::Granted(_)), "{held:?}");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
 #[test]
 fn wrong_flags_and_a_hopeless_start_have_codes_of_their_own() {
     let dir = tempfile::tempdir().unwrap();

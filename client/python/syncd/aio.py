@@ -106,7 +106,8 @@ class _Answer(Generic[T]):
         start(functools.partial(_tell, loop, settle))
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.shield(self._future).__await__()  # type: ignore[no-any-return]
+        waiting: Generator[Any, None, T] = asyncio.shield(self._future).__await__()
+        return waiting
 
     def __bool__(self) -> bool:
         raise TypeError("the daemon's answer is still to come: await it")

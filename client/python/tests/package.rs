@@ -4,6 +4,7 @@
 mod site;
 
 use std::{
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Stdio},
     thread,
@@ -33,7 +34,7 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut daemon = Self { directory, process };
-        while !socket.exists() {
+        while UnixStream::connect(&socket).is_err() {
             assert!(daemon.process.try_wait().unwrap().is_none(), "the daemon doesn't come up");
             thread::sleep(Duration::from_millis(5));
         }

@@ -69,6 +69,11 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    // A runtime takes so many descriptors, and panics for want of the last ones.
+    #[cfg(unix)]
+    for pair in [(); 3].map(|()| std::os::unix::net::UnixStream::pair()) {
+        pair?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Failure::from)
 }

@@ -106,6 +106,24 @@ fn what_the_command_left_in_the_background_goes_on() {
 }
 
 #[test]
+fn without_descriptors_it_says_so_and_runs_nothing() {
+    let house = House::new();
+    for limit in 4..12 {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" --socket \"$1\" run a -- true");
+        command.args(["-c", &script, PROGRAM]).arg(socket(house.dir.path()));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{limit}: {said}");
+        let code = output.status.code();
+        assert!(
+            code == Some(0) || said.contains("Too many open files"),
+            "{limit}: {code:?} {said}"
+        );
+    }
+}
+
+#[test]
 fn a_lock_lost_just_before_the_end_is_told() {
     let house = House::new();
     let force = "exec \"$0\" --socket \"$1\" release --force a";

@@ -19,7 +19,8 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    fn is_exhausted(error: &io::Error) -> bool {
+    /// Whether an error says that there is no descriptor or no memory left.
+    pub fn is_exhausted(error: &io::Error) -> bool {
         #[cfg(unix)]
         return matches!(
             error.raw_os_error(),
