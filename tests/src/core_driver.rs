@@ -10,14 +10,14 @@ use std::{
 
 use syncd_core::{
     Acquire, Answer, Body, Cause, Class, Config, Create, FencingToken, Grant, Handle, ObjectId,
-    ObjectKey, Output, Owner, Process, Reason, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec,
-    Time,
+    ObjectKey, Output, Owner, Process, RequestId, SEM_VALUE_MAX, SessionId, Space, Spec, Time,
 };
 use words::{FIRST_PID, granted, lock_of, parties, refusal};
 
 use crate::{
     conformance::Driver,
     script::{Actor, Case, Kind, Line, Needs, Object, Op, Step},
+    steps,
 };
 
 /// The core, its sessions and what they were told.
@@ -202,7 +202,7 @@ impl CoreDriver {
 
     /// Hands every output to whom it concerns.
     fn drain(&mut self) {
-        let outputs = outputs(&mut self.space, self.now);
+        let outputs = steps::outputs(&mut self.space, self.now);
         self.hear(outputs);
     }
 
@@ -392,22 +392,4 @@ impl Driver for CoreDriver {
         let broken = if object.broken { broken } else { "" };
         format!("{what} {}{unowned}{held}{waits}{broken}", object.value)
     }
-}
-
-/// What came of the last call, and of the work that it left to later ones.
-pub(crate) fn outputs(space: &mut Space, now: Time) -> Vec<Output> {
-    steps(space, now).into_iter().flat_map(|step| step.outputs).collect()
-}
-
-/// The same, call by call.
-pub(crate) fn steps(space: &mut Space, now: Time) -> Vec<syncd_core::Step> {
-    let mut steps = Vec::new();
-    while let Some(step) = space.take_step() {
-        steps.push(step);
-        space.check();
-        if space.poll_timeout().is_some_and(|due| due.reason == Reason::Work) {
-            space.handle_work(now);
-        }
-    }
-    steps
 }

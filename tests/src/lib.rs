@@ -11,4 +11,5 @@ pub mod model;
 pub mod process_driver;
 pub mod script;
 pub mod simulator;
+mod steps;
 pub mod system;

@@ -17,8 +17,8 @@ use super::{
     restart::Kept,
 };
 use crate::{
-    core_driver::steps,
     model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word},
+    steps::steps,
 };
 
 /// What is wrong, and after which call.

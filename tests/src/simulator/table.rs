@@ -8,7 +8,7 @@ use syncd_core::{
     Reply, Request, RequestId, SessionId, Space, Spec, Time,
 };
 
-use crate::core_driver::outputs;
+use crate::steps::outputs;
 
 /// Sessions around a table of objects.
 #[derive(Debug)]
