@@ -10,7 +10,7 @@ use syncd_proto::{Endpoint, endpoint::namespace_from_env};
 
 use crate::{
     Client, ConnectError, blocking, call::Call as _, client::Shared, error::check_length,
-    start::Daemon,
+    session::protocol::PATIENCE, start::Daemon,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ pub struct Builder {
     pub(crate) auto_start: bool,
     pub(crate) daemon: Option<Daemon>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) restart_timeout: Duration,
 }
 
 impl Builder {
@@ -35,6 +36,7 @@ impl Builder {
             auto_start: true,
             daemon: None,
             connect_timeout: CONNECT_TIMEOUT,
+            restart_timeout: PATIENCE,
         }
     }
 
@@ -78,6 +80,13 @@ impl Builder {
     /// How long opening a session may take, the start of a daemon included. 10 s if unset.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a daemon may be away that its sessions outlive, as while it is upgraded: calls
+    /// wait that long, and what is held stays held. Then the session is lost. 60 s if unset.
+    pub fn restart_timeout(mut self, timeout: Duration) -> Self {
+        self.restart_timeout = timeout;
         self
     }
 

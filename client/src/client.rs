@@ -74,6 +74,12 @@ impl Slot {
         self.lock().as_ref().is_some_and(|session| session.is_usable())
     }
 
+    /// What a session in the place of the last one is to name.
+    pub(crate) fn replaced(&self) -> Vec<u8> {
+        let session = self.lock().clone();
+        session.map_or_else(Vec::new, |session| session.replaced())
+    }
+
     /// From now on, there is none.
     pub(crate) fn take(&self) -> Option<Arc<Session>> {
         self.lock().take()

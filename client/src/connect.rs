@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_proto::Endpoint;
+use syncd_proto::{Endpoint, v1};
 
 use crate::{
     ConnectError,
@@ -18,6 +18,10 @@ use crate::{
 /// it may be on its way out, and another one is to be found or started then.
 const LEAVING: Duration = Duration::from_secs(1);
 
+/// How often a daemon is started that was up and is gone again before it has opened a session: it
+/// may have been killed. One that doesn't come up isn't tried again.
+const STARTS: u32 = 3;
+
 /// The first pause between two attempts, which doubles.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -27,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// The attempts at one session.
 pub(crate) struct Attempts {
     endpoint: Endpoint,
-    may_start: bool,
+    starts: u32,
     first_closed: Option<Instant>,
     pause: Duration,
 }
@@ -44,7 +48,8 @@ pub(crate) enum Next {
 
 impl Attempts {
     pub(crate) fn new(endpoint: &Endpoint, may_start: bool) -> Self {
-        Self { endpoint: endpoint.clone(), may_start, first_closed: None, pause: PAUSE }
+        let starts = if may_start { STARTS } else { 0 };
+        Self { endpoint: endpoint.clone(), starts, first_closed: None, pause: PAUSE }
     }
 
     pub(crate) fn handle_failure(&mut self, now: Instant, error: LinkError) -> Next {
@@ -52,9 +57,8 @@ impl Attempts {
             LinkError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Next::Again(PAUSE);
             }
-            LinkError::Io(error) if is_absent(error) && self.may_start => {
-                // Once: what was started and is gone again has its reasons.
-                self.may_start = false;
+            LinkError::Io(error) if is_absent(error) && self.starts > 0 => {
+                self.starts -= 1;
                 return Next::Start;
             }
             LinkError::Io(error) if is_absent(error) && self.first_closed.is_none() => {}
@@ -72,8 +76,27 @@ impl Attempts {
     }
 }
 
+impl OpenError {
+    /// As a link that failed, if another attempt may find another daemon.
+    ///
+    /// # Errors
+    /// Itself, if not.
+    pub(crate) fn leaving(self) -> Result<LinkError, Self> {
+        match self {
+            Self::Link(error) => Ok(error),
+            // It has no session to resume, so it is the daemon that won't have it.
+            Self::Refused(error) if error.code() == v1::ErrorCode::SessionLost => {
+                Ok(LinkError::Closed)
+            }
+            error => Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use syncd_proto::v1::{Error, ErrorCode};
+
     use super::*;
 
     fn attempts(may_start: bool) -> Attempts {
@@ -85,11 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_daemon_is_started_once_if_that_is_allowed() {
+    fn an_absent_daemon_is_started_a_few_times_if_that_is_allowed() {
         let now = Instant::now();
         let mut attempts = self::attempts(true);
         let absent = || io(io::ErrorKind::NotFound);
-        assert!(matches!(attempts.handle_failure(now, absent()), Next::Start));
+        for _ in 0..STARTS {
+            assert!(matches!(attempts.handle_failure(now, absent()), Next::Start));
+        }
         let next = attempts.handle_failure(now, absent());
         assert!(matches!(next, Next::Fail(ConnectError::NoDaemon { .. })));
         let next = self::attempts(false).handle_failure(now, absent());
@@ -118,6 +143,15 @@ mod tests {
         let later = now + LEAVING;
         let Next::Fail(error) = attempts.handle_failure(later, LinkError::Closed) else { panic!() };
         assert!(error.to_string().contains("closed the connection"), "{error}");
+    }
+
+    #[test]
+    fn one_that_says_that_it_leaves_is_tried_again() {
+        let leaves = Error { code: ErrorCode::SessionLost.into(), ..Error::default() };
+        let leaves = OpenError::Refused(Box::new(leaves)).leaving().unwrap();
+        assert!(matches!(attempts(true).handle_failure(Instant::now(), leaves), Next::Again(_)));
+        let quota = Error { code: ErrorCode::Quota.into(), ..Error::default() };
+        assert!(OpenError::Refused(Box::new(quota)).leaving().is_err());
     }
 
     #[test]

@@ -5,16 +5,25 @@
 pub mod protocol;
 pub(crate) mod transport;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
-use syncd_proto::v1::{self, Open, client_message::Request, server_message::Message};
+use syncd_proto::{
+    Endpoint,
+    v1::{self, Open, client_message::Request, server_message::Message},
+};
 
 use self::protocol::{Failure, Protocol};
 pub(crate) use self::transport::LinkError;
 use crate::{
     blocking,
+    client::Shared,
     error::{SessionError, SessionLost},
-    fork, tasks,
+    fork,
+    start::{Again, Missed},
+    tasks,
 };
 
 /// One session, by the shell that drives it.
@@ -113,6 +122,17 @@ impl Session {
         }
     }
 
+    /// What a session in its place is to name, if this one was given up and a daemon may still
+    /// have it.
+    pub(crate) fn replaced(&self) -> Vec<u8> {
+        let replaced = |protocol: &mut Protocol| protocol.poll_replaced().unwrap_or(&[]).to_vec();
+        match self {
+            _ if !self.facts().is_ours() => Vec::new(),
+            Self::Threads(session) => session.look(replaced),
+            Self::Tasks(session) => session.look(replaced),
+        }
+    }
+
     /// Why it is lost, if it is and this process had a part in it.
     pub(crate) fn why_lost(&self) -> Option<SessionLost> {
         if !self.facts().is_ours() {
@@ -192,16 +212,62 @@ impl Facts {
     }
 }
 
-/// What opens a session, but for its key.
-pub(crate) fn open(namespace: &str, label: &str) -> Open {
-    Open {
-        protocol: syncd_proto::PROTOCOL,
-        namespace: namespace.to_owned(),
-        label: label.to_owned(),
-        resume_key: Vec::new(),
-        resume_seq: 0,
-        attempt: 0,
+/// What a session is to be, and what becomes of it when its daemon is gone.
+pub(crate) struct Opening<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) open: Open,
+    pub(crate) patience: Duration,
+    /// Has the daemon started again; none where that is forbidden.
+    pub(crate) again: Option<Again>,
+}
+
+impl<'a> Opening<'a> {
+    /// By a client, in the place of the session that it had.
+    pub(crate) fn of(client: &'a Shared) -> Self {
+        let config = &client.config;
+        let open = Open {
+            protocol: syncd_proto::PROTOCOL,
+            namespace: client.namespace.clone(),
+            label: config.label.clone(),
+            replaces: client.slot().replaced(),
+            ..Open::default()
+        };
+        let again = || Again::new(&client.endpoint, config.daemon.as_ref());
+        Self {
+            endpoint: &client.endpoint,
+            open,
+            patience: config.restart_timeout,
+            again: client.may_start().then(again),
+        }
     }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        let mut protocol = Protocol::new(Instant::now(), self.open.clone());
+        protocol.set_patience(self.patience);
+        protocol
+    }
+}
+
+/// A connection that was to be made wasn't: has the daemon of an open session started again, if
+/// that is what it takes. True: there is one now, to be connected to at once. Else the error is
+/// noted.
+pub(crate) fn is_back(
+    protocol: &Protocol,
+    again: Option<&mut Again>,
+    now: Instant,
+    error: &mut LinkError,
+) -> bool {
+    let outlives = protocol.opened().is_some_and(|opened| opened.outlives_daemon);
+    let Some(again) = again.filter(|_| outlives && error.is_absent()) else { return false };
+    match again.miss(now) {
+        Missed::Up => return true,
+        Missed::Awaited => {}
+        Missed::Failed(why) => {
+            let absent = std::io::Error::new(std::io::ErrorKind::NotFound, why);
+            *error = LinkError::Io(absent);
+        }
+    }
+    false
 }
 
 /// A reply as a call takes it.

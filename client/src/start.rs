@@ -2,6 +2,7 @@
 //! doesn't wait, so that threads and tasks can both wait between them and be interrupted. Never
 //! here: what is said to the daemon once it listens.
 
+mod again;
 mod command;
 #[cfg(unix)]
 mod detach;
@@ -22,6 +23,7 @@ use std::{
 use syncd_proto::{Endpoint, socket};
 
 use crate::error::is_absent;
+pub(crate) use again::{Again, Missed};
 use command::{Plan, plans};
 use detach::{Detached, Said};
 

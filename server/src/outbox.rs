@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub outbox: Outbox,
     /// How many objects it is attached to, as its namespace counts it.
     pub references: AtomicUsize,
+    /// The highest number that its process gave an attempt to connect.
+    attempt: AtomicU64,
     connection: Mutex<Weak<Connection>>,
 }
 
@@ -56,6 +58,7 @@ impl Session {
             label,
             outbox: Outbox::new(user, limit),
             references: AtomicUsize::new(0),
+            attempt: AtomicU64::new(0),
             connection: Mutex::default(),
         }
     }
@@ -64,6 +67,12 @@ impl Session {
     pub fn attach(&self, connection: &Arc<Connection>) -> u64 {
         *panic::lock(&self.connection) = Arc::downgrade(connection);
         self.outbox.attach()
+    }
+
+    /// Whether no later attempt to connect has come before this one. To be called within the
+    /// namespace's lock, in which streams change.
+    pub fn is_latest(&self, attempt: u64) -> bool {
+        self.attempt.fetch_max(attempt, Relaxed) <= attempt
     }
 
     /// The connection that its stream came by.

@@ -111,18 +111,62 @@ async fn a_resume_takes_the_session_from_its_old_stream() {
     new.lock("still served").await;
 }
 
+/// Whose connection was late: the client has made another one meanwhile.
+#[tokio::test]
+async fn an_attempt_to_resume_that_is_read_after_its_successor_leaves_that_ones_stream_alone() {
+    let daemon = Daemon::start();
+    let first = daemon.session().await;
+    let resume = |attempt| v1::Open {
+        resume_key: first.opened.resume_key.clone(),
+        attempt,
+        ..open()
+    };
+    let (stale, replies) = stream(daemon.channel().await).await.unwrap();
+    let mut live = Session::open(daemon.channel().await, resume(2)).await.unwrap();
+    let handle = live.lock("a").await;
+    let open = Some(Request::Open(resume(1)));
+    stale.send(ClientMessage { id: 0, ack: 0, request: open }).await.unwrap();
+    let mut replies = replies;
+    let refused = within(replies.message()).await.unwrap().unwrap();
+    let refused = error(refused.message.unwrap());
+    assert_eq!((refused.code(), &*refused.field), (ErrorCode::InvalidArgument, "attempt"));
+    assert!(within(replies.message()).await.unwrap().is_none());
+    assert!(matches!(live.ask(acquire(handle)).await, Message::Granted(_)));
+    // And the next one takes over as ever.
+    let next = Session::open(daemon.channel().await, resume(3)).await.unwrap();
+    assert_eq!(next.opened.session, first.opened.session);
+    assert_eq!(within(live.replies.message()).await.unwrap_err().code(), Code::Aborted);
+}
+
+#[tokio::test]
+async fn a_session_that_was_given_up_ends_as_the_one_in_its_place_opens() {
+    let daemon = Daemon::start();
+    let mut old = daemon.session().await;
+    let handle = old.lock("a").await;
+    old.ask(acquire(handle)).await;
+    let instead = v1::Open { replaces: old.opened.resume_key.clone(), ..open() };
+    let mut new = Session::open(daemon.channel().await, instead).await.unwrap();
+    assert_ne!(new.opened.session, old.opened.session);
+    let handle = new.lock("a").await;
+    let Message::Granted(granted) = new.ask(acquire(handle)).await else { panic!("not free") };
+    assert_eq!(granted.abandoned.unwrap().cause(), Cause::Disconnected);
+}
+
 #[tokio::test]
 async fn a_forged_resume_key_finds_no_session() {
     let daemon = Daemon::start();
-    let session = daemon.session().await;
+    let mut session = daemon.session().await;
     let key = session.opened.resume_key.clone();
     let mut wrong = key.clone();
     *wrong.last_mut().unwrap() ^= 1;
+    let instead = v1::Open { replaces: wrong.clone(), ..open() };
+    drop(Session::open(daemon.channel().await, instead).await.unwrap());
     for (namespace, key) in [("", wrong), ("", key[..8].to_vec()), ("", vec![0]), ("else", key)] {
         let resume = v1::Open { resume_key: key, namespace: namespace.into(), ..open() };
         let refused = Session::open(daemon.channel().await, resume).await.err().unwrap();
         assert_eq!(refused.code(), ErrorCode::NotFound);
     }
+    session.lock("still served").await;
 }
 
 #[tokio::test]

@@ -245,6 +245,7 @@ fn request(rng: &mut Rng) -> Request {
             resume_key: text(rng).into_bytes(),
             resume_seq: extreme(rng),
             attempt: extreme(rng),
+            replaces: text(rng).into_bytes(),
         }),
         1..4 => Request::Acquire(v1::Acquire {
             handle,

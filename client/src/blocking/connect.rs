@@ -13,7 +13,7 @@ use crate::{
     Builder, ConnectError, SessionError,
     client::{Shared, Slot},
     connect::{Attempts, Next},
-    session::{self, CallError, OpenError},
+    session::{self, CallError, OpenError, Opening},
     start,
 };
 
@@ -158,13 +158,13 @@ fn open(
     let may_start = start && client.may_start();
     let mut attempts = Attempts::new(&client.endpoint, may_start);
     loop {
-        let open = session::open(&client.namespace, &client.config.label);
-        let error = match Session::open(&client.endpoint, open, end, inside) {
+        let error = match Session::open(Opening::of(client), end, inside) {
             Ok(session) => return Ok(session),
             Err(OpenError::Overdue) => return Err(Failure::Overdue),
             Err(OpenError::Interrupted) => return Err(Failure::Interrupted),
-            Err(OpenError::Link(error)) => error,
-            Err(error) => return Err(Failure::Connect(ConnectError::of(&client.endpoint, error))),
+            Err(error) => error.leaving().map_err(|error| {
+                Failure::Connect(ConnectError::of(&client.endpoint, error))
+            })?,
         };
         let now = Instant::now();
         match attempts.handle_failure(now, error) {

@@ -22,15 +22,19 @@ use super::{NoSignals, OnSignal, Parker, Socket};
 use crate::{
     error::SessionLost,
     session::{
-        Facts, LinkError,
+        Facts, LinkError, is_back,
         protocol::{Event, Protocol},
         transport::Transport,
     },
+    start::Again,
 };
 
 /// How late a signal may be noticed that comes in the instant between the last look for signals
 /// and the sleep.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// The same of one who tries to get a connection, which is awake more often.
+const LOOK_AWAY: Duration = Duration::from_millis(20);
 
 pub(super) struct Inner {
     pub(super) facts: Arc<Facts>,
@@ -41,6 +45,8 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) protocol: Protocol,
     pub(super) connection: Option<Connection>,
+    /// Has the daemon started again when it is gone.
+    pub(super) again: Option<Again>,
     /// Why the connection failed that was to open the session.
     pub(super) failed: Option<LinkError>,
     /// The socket is to be read.
@@ -78,6 +84,7 @@ impl Inner {
         let parker = Parker::of_this_thread();
         let signals_matter = on_signal.matter();
         let mut interrupted = false;
+        let mut looked = Instant::now();
         loop {
             let now = Instant::now();
             self.turn(&mut state, now);
@@ -92,7 +99,7 @@ impl Inner {
                 if on_signal.handle() {
                     return Err(Interrupted);
                 }
-                interrupted = false;
+                (interrupted, looked) = (false, Instant::now());
                 state = self.lock();
                 continue;
             }
@@ -105,7 +112,8 @@ impl Inner {
                 let connection = state.connection.as_ref();
                 socket = connection.map(|c| (c.socket.clone(), c.transport.is_full()));
             }
-            let look = signals_matter.then(|| now + LOOK);
+            let often = if state.protocol.is_up() { LOOK } else { LOOK_AWAY };
+            let look = signals_matter.then(|| looked + often);
             let wake_at = earlier(wake_at, look);
             // Whoever wakes it holds the state. What it was woken for so far, also by its own
             // turn, it has seen.
@@ -168,8 +176,9 @@ impl Inner {
         state.protocol.handle_timeout(now);
         loop {
             if state.failed.is_none() && state.protocol.poll_connect(now) {
-                match connect(&self.endpoint, state.protocol.poll_timeout()) {
+                match self.connect(state, now) {
                     Ok(connection) => {
+                        state.again.iter_mut().for_each(Again::found);
                         state.connection = Some(connection);
                         state.protocol.handle_connected();
                     }
@@ -204,6 +213,34 @@ impl Inner {
         }
     }
 
+    fn connect(&self, state: &mut State, now: Instant) -> Result<Connection, LinkError> {
+        let mut error = match connect(&self.endpoint, state.protocol.poll_timeout()) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        match is_back(&state.protocol, state.again.as_mut(), now, &mut error) {
+            true => connect(&self.endpoint, state.protocol.poll_timeout()),
+            false => Err(error),
+        }
+    }
+
+    /// Nobody has the session any more, and its daemon hasn't heard of that, being gone: the next
+    /// one would keep all that it held for as long as this process lives. False: nothing is to
+    /// be done about it.
+    pub(super) fn say_goodbye_behind(self: &Arc<Self>, goodbye: u64) -> bool {
+        let inner = self.clone();
+        let say = move || {
+            let state = inner.lock();
+            let _ = inner.wait(state, goodbye, None, &mut NoSignals, |state, _| {
+                state.is_heard_out(goodbye).then_some(())
+            });
+            inner.finish();
+        };
+        let outlives = self.lock().outlives_daemon();
+        let thread = thread::Builder::new().name("syncd-goodbye".to_owned());
+        outlives && thread.spawn(say).is_ok()
+    }
+
     /// It is over, for whoever still waits.
     pub(super) fn finish(&self) {
         let mut state = self.lock();
@@ -231,9 +268,23 @@ impl State {
 
     fn disconnect(&mut self, now: Instant, error: LinkError) {
         self.connection = None;
-        self.protocol.handle_disconnected(now, error.end());
-        if self.protocol.opened().is_none() {
+        let is_open = self.protocol.opened().is_some();
+        self.protocol.handle_disconnected(now, error.end(is_open));
+        if !is_open {
             self.failed = Some(error);
+        }
+    }
+
+    fn outlives_daemon(&self) -> bool {
+        self.protocol.opened().is_some_and(|opened| opened.outlives_daemon)
+    }
+
+    /// The daemon has a goodbye. What is in the socket of one that is killed is lost, which matters
+    /// only to a session that the next one has.
+    pub(super) fn is_heard_out(&mut self, goodbye: u64) -> bool {
+        match self.outlives_daemon() {
+            true => self.protocol.poll_reply(goodbye).is_some(),
+            false => !self.is_unsent(),
         }
     }
 

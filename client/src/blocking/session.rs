@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_proto::{
-    Endpoint,
-    v1::{Open, client_message::Request, server_message::Message},
-};
+use syncd_proto::v1::{client_message::Request, server_message::Message};
 
 use super::{
     NoSignals, OnSignal, Socket,
@@ -20,7 +17,7 @@ use super::{
 use crate::{
     error::{SessionError, SessionLost},
     session::{
-        CallError, Facts, LinkError, OpenError, answer,
+        CallError, Facts, LinkError, OpenError, Opening, answer,
         protocol::{Protocol, Undo},
     },
 };
@@ -42,24 +39,24 @@ pub(crate) struct Session {
 impl Session {
     /// Opens a session, unless `end` comes before.
     pub(super) fn open(
-        endpoint: &Endpoint,
-        open: Open,
+        opening: Opening<'_>,
         end: Instant,
         on_signal: OnSignal<'_>,
     ) -> Result<Self, OpenError> {
-        let mut protocol = Protocol::new(Instant::now(), open);
+        let mut protocol = opening.protocol();
         let ticket = protocol.draw_id();
         let facts = Arc::new(Facts::new());
         let state = State {
             protocol,
             connection: None,
+            again: opening.again,
             failed: None,
             readable: false,
             waiters: BTreeMap::new(),
             leader: None,
             flushing: false,
         };
-        let (endpoint, state) = (endpoint.clone(), Mutex::new(state));
+        let (endpoint, state) = (opening.endpoint.clone(), Mutex::new(state));
         let inner = Arc::new(Inner { facts: facts.clone(), endpoint, state });
         let session = Self { facts, inner: ManuallyDrop::new(inner) };
         let state = session.inner.lock();
@@ -234,13 +231,16 @@ impl Drop for Session {
         if state.protocol.opened().is_some() && state.protocol.lost().is_none() {
             let id = state.protocol.handle_close();
             let end = Instant::now() + FLUSH;
-            let _ = self.inner.wait(state, id, Some(end), &mut NoSignals, |state, now| {
-                (!state.is_unsent() || now >= end).then_some(())
+            let is_heard = self.inner.wait(state, id, Some(end), &mut NoSignals, |state, now| {
+                state.is_heard_out(id).then_some(true).or((now >= end).then_some(false))
             });
+            if matches!(is_heard, Ok(true)) || !self.inner.say_goodbye_behind(id) {
+                self.inner.finish();
+            }
         } else {
             drop(state);
+            self.inner.finish();
         }
-        self.inner.finish();
         // SAFETY: it is used no more.
         unsafe { ManuallyDrop::drop(&mut self.inner) };
     }

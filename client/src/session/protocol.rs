@@ -26,6 +26,7 @@
 //! wants is undone by a `Cancel` as long as the daemon keeps the grant, so it isn't acknowledged
 //! before that `Cancel` is known to have arrived. One that was acknowledged is released by name.
 
+mod reconnect;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -37,27 +38,34 @@ use std::{
 };
 
 use syncd_proto::v1::{
-    self, ClientMessage, Open, Opened, ServerMessage, client_message::Request,
-    server_message::Message,
+    self, ClientMessage, Open, Opened, ServerMessage,
 };
 
-pub use self::requests::Undo;
-use self::requests::{ById, Done, Waiting, Withdrawn};
+pub use self::{reconnect::PATIENCE, requests::Undo};
+use self::{
+    reconnect::Retry,
+    requests::{ById, Done, Timed, Waiting, Withdrawn},
+};
 use crate::error::SessionLost;
 
 /// Requests queued and not yet transmitted above which new ones are to wait.
 pub const CROWD: usize = 1024;
 
-/// The first pause between two attempts to resume, which doubles.
-const PAUSE: Duration = Duration::from_millis(2);
-
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// See the [module](self).
 pub struct Protocol {
     open: Open,
     opened: Option<Opened>,
+    /// How long a daemon may be away that its sessions outlive.
+    patience: Duration,
+    /// The last time that was told.
+    clock: Instant,
+    /// The daemon has said that it leaves.
+    is_leaving: bool,
+    /// The daemon may still have it, or the next one, and only this process can end it.
+    is_given_up: bool,
+    /// How many connections were made to resume it.
+    attempt: u64,
     refused: Option<Box<v1::Error>>,
     link: Link,
     /// What a new connection begins with; and whether it is still to be transmitted.
@@ -78,6 +86,8 @@ pub struct Protocol {
     /// them.
     pinned: Vec<Pin>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// Requests with a time-out of their own that are not known to have arrived.
+    timed: VecDeque<Timed>,
     /// Tokens of holds that were taken away.
     taken: HashSet<u64>,
     goodbye: Option<u64>,
@@ -112,6 +122,8 @@ pub enum Event {
 pub enum End {
     /// Another attempt may succeed. In a few words, why this one didn't.
     Broken(String),
+    /// The same, and no daemon is there.
+    Absent(String),
     /// None will.
     Final(SessionLost),
 }
@@ -130,24 +142,19 @@ enum Link {
     Lost(SessionLost),
 }
 
-#[derive(Clone)]
-struct Retry {
-    at: Instant,
-    pause: Duration,
-    /// The end of the grace; none for a session that was never opened.
-    end: Option<Instant>,
-    reason: String,
-}
-
 impl Protocol {
     /// A session to be opened. `open` says in which namespace, and by what label.
     pub fn new(now: Instant, open: Open) -> Self {
-        let reason = "no connection was made".to_owned();
         Self {
             open,
             opened: None,
+            patience: PATIENCE,
+            clock: now,
+            is_leaving: false,
+            is_given_up: false,
+            attempt: 0,
             refused: None,
-            link: Link::Down(Retry { at: now, pause: PAUSE, end: None, reason }),
+            link: Link::Down(Retry::first(now)),
             greeting: ClientMessage::default(),
             greet: false,
             last_id: 0,
@@ -160,70 +167,12 @@ impl Protocol {
             withdrawn: HashMap::default(),
             pinned: Vec::new(),
             deadlines: BTreeSet::new(),
+            timed: VecDeque::new(),
             taken: HashSet::new(),
             goodbye: None,
             somebody_waits_for_room: false,
             events: VecDeque::new(),
         }
-    }
-
-    /// Whether a connection is to be made now. True once for each attempt.
-    pub fn poll_connect(&mut self, now: Instant) -> bool {
-        match &mut self.link {
-            Link::Down(retry) if now >= retry.at => {
-                let mut retry = retry.clone();
-                retry.at = now + retry.pause;
-                retry.pause = (retry.pause * 2).min(LONGEST_PAUSE);
-                self.link = Link::Connecting(retry);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// There is a connection.
-    pub fn handle_connected(&mut self) {
-        if !matches!(self.link, Link::Connecting(_)) {
-            return;
-        }
-        // From what was acknowledged, not from what was received: a Cancel that was lost on the
-        // way must still be able to undo what it names.
-        let open = match &self.opened {
-            None => self.open.clone(),
-            Some(opened) => Open {
-                resume_key: opened.resume_key.clone(),
-                resume_seq: self.acked,
-                ..self.open.clone()
-            },
-        };
-        self.greeting = ClientMessage { id: 0, ack: 0, request: Some(Request::Open(open)) };
-        self.greet = true;
-        self.transmitted = 0;
-    }
-
-    /// The connection ended, or could not be made.
-    pub fn handle_disconnected(&mut self, now: Instant, end: End) {
-        let reason = match end {
-            End::Final(why) => return self.lose(why),
-            End::Broken(reason) => reason,
-        };
-        self.greet = false;
-        self.transmitted = 0;
-        self.link = match std::mem::replace(&mut self.link, Link::Up) {
-            Link::Lost(why) => Link::Lost(why),
-            Link::Down(retry) | Link::Connecting(retry) => Link::Down(Retry { reason, ..retry }),
-            Link::Up => {
-                let end = Some(now + self.patience());
-                Link::Down(Retry { at: now, pause: PAUSE, end, reason })
-            }
-        };
-    }
-
-    /// For how long a broken connection is tried again: less than the daemon's grace, so that
-    /// whoever must stop what a lock guards does so before somebody else gets the lock.
-    fn patience(&self) -> Duration {
-        let grace = self.opened.as_ref().map_or(0, |opened| opened.grace_us);
-        Duration::from_micros(grace) * 3 / 4
     }
 
     /// Something arrived by the connection of the moment.
@@ -232,51 +181,6 @@ impl Protocol {
             Link::Connecting(_) => self.handle_greeting(message.message),
             Link::Up if message.seq > self.last_seq => self.dispatch(message),
             _ => {}
-        }
-    }
-
-    fn handle_greeting(&mut self, answer: Option<Message>) {
-        match answer {
-            Some(Message::Opened(opened)) => {
-                self.arrived(opened.last_id);
-                self.opened.get_or_insert(opened);
-                self.link = Link::Up;
-                self.events.push_back(Event::Up);
-            }
-            Some(Message::Error(error)) => {
-                let text = error.text.clone();
-                self.refused = Some(Box::new(error));
-                self.lose(SessionLost::refused(text));
-            }
-            _ => self.lose(SessionLost::nonsense()),
-        }
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_connect`](Self::poll_connect) has
-    /// something to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let link = match &self.link {
-            Link::Down(retry) => Some(retry.end.map_or(retry.at, |end| end.min(retry.at))),
-            Link::Connecting(retry) => retry.end,
-            Link::Up | Link::Lost(_) => None,
-        };
-        let request = self.deadlines.first().map(|(at, _)| *at);
-        link.into_iter().chain(request).min()
-    }
-
-    /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if let Link::Down(Retry { end: Some(end), reason, .. })
-        | Link::Connecting(Retry { end: Some(end), reason, .. }) = &self.link
-            && now >= *end
-        {
-            let why = SessionLost::disconnected(reason);
-            self.lose(why);
-        }
-        while let Some(&(at, id)) = self.deadlines.first()
-            && at <= now
-        {
-            self.expire(id);
         }
     }
 
@@ -356,6 +260,13 @@ impl Protocol {
         self.lose(why);
     }
 
+    /// What a session opened in this one's place names, if this one was given up and a daemon may
+    /// still have it: as its process lives, nobody else would end it.
+    pub fn poll_replaced(&self) -> Option<&[u8]> {
+        let opened = self.opened.as_ref().filter(|_| self.is_given_up)?;
+        Some(&opened.resume_key)
+    }
+
     fn lose(&mut self, mut why: SessionLost) {
         if self.lost().is_some() {
             return;
@@ -372,6 +283,7 @@ impl Protocol {
         self.withdrawn.clear();
         self.pinned.clear();
         self.deadlines.clear();
+        self.timed.clear();
         self.events.push_back(Event::Lost);
     }
 }

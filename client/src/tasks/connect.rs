@@ -9,7 +9,7 @@ use crate::{
     Builder, ConnectError,
     client::{Shared, Slot},
     connect::{Attempts, Next},
-    session::{self, CallError, OpenError},
+    session::{self, CallError, Opening},
     start,
 };
 
@@ -50,11 +50,11 @@ async fn through_the_gate(
 async fn open(client: &Shared, start: bool) -> Result<Session, ConnectError> {
     let mut attempts = Attempts::new(&client.endpoint, start && client.may_start());
     loop {
-        let open = session::open(&client.namespace, &client.config.label);
-        let error = match Session::open(&client.endpoint, open).await {
+        let error = match Session::open(Opening::of(client)).await {
             Ok(session) => return Ok(session),
-            Err(OpenError::Link(error)) => error,
-            Err(error) => return Err(ConnectError::of(&client.endpoint, error)),
+            Err(error) => {
+                error.leaving().map_err(|error| ConnectError::of(&client.endpoint, error))?
+            }
         };
         match attempts.handle_failure(Instant::now(), error) {
             Next::Fail(error) => return Err(error),

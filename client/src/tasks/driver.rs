@@ -20,7 +20,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use syncd_proto::{
@@ -38,15 +38,18 @@ use crate::{
     error::SessionLost,
     fork::Owned,
     session::{
-        Facts, LinkError,
+        Facts, LinkError, is_back,
         protocol::{Event, Protocol},
         transport::Transport,
     },
+    start::Again,
 };
 
 pub(super) struct Inner {
     pub(super) facts: Arc<Facts>,
     pub(super) endpoint: Endpoint,
+    /// How long a daemon may be away that its sessions outlive.
+    pub(super) patience: Duration,
     pub(super) runtime: Handle,
     pub(super) leader_waker: Arc<LeaderWaker>,
     /// The same, as the connection sees it.
@@ -54,10 +57,14 @@ pub(super) struct Inner {
     pub(super) state: Mutex<State>,
 }
 
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
+
 pub(super) struct State {
     pub(super) protocol: Protocol,
     pub(super) connection: Option<Connection>,
-    pub(super) connecting: Option<Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>>,
+    /// Has the daemon started again when it is gone.
+    pub(super) again: Option<Again>,
+    pub(super) connecting: Option<Connecting>,
     /// Why the connection failed that was to open the session.
     pub(super) failed: Option<LinkError>,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
@@ -139,15 +146,13 @@ impl Inner {
         loop {
             let now = Instant::now();
             if state.failed.is_none() && state.protocol.poll_connect(now) {
-                let endpoint = self.endpoint.clone();
-                let connecting = async move { socket::connect(&endpoint).await };
-                state.connecting = Some(Box::pin(connecting));
+                state.connecting = Some(self.connecting());
             }
-            if let Some(connecting) = &mut state.connecting
+            while let Some(connecting) = &mut state.connecting
                 && let Poll::Ready(connected) = connecting.as_mut().poll(&mut driver)
             {
-                state.connecting = None;
-                state.connect(now, connected);
+                let is_back = state.connect(now, connected);
+                state.connecting = is_back.then(|| self.connecting());
             }
             self.drive(state, false);
             if state.protocol.lost().is_some() {
@@ -175,6 +180,11 @@ impl Inner {
             }
         }
         state.leading = false;
+    }
+
+    fn connecting(&self) -> Connecting {
+        let endpoint = self.endpoint.clone();
+        Box::pin(async move { socket::connect(&endpoint).await })
     }
 
     /// Gives up waiting, or having waited.
@@ -240,16 +250,25 @@ impl Inner {
 }
 
 impl State {
-    fn connect(&mut self, now: Instant, connected: io::Result<Socket>) {
+    /// True: there was nobody, and now there is, to be connected to at once.
+    fn connect(&mut self, now: Instant, connected: io::Result<Socket>) -> bool {
         let connected = connected.map_err(LinkError::from).and_then(|socket| {
             Ok(Connection { transport: Transport::new()?, socket: Owned::new(socket) })
         });
         match connected {
             Ok(connection) => {
+                self.again.iter_mut().for_each(Again::found);
                 self.connection = Some(connection);
                 self.protocol.handle_connected();
+                false
             }
-            Err(error) => self.disconnect(now, error),
+            Err(mut error) => {
+                let is_back = is_back(&self.protocol, self.again.as_mut(), now, &mut error);
+                if !is_back {
+                    self.disconnect(now, error);
+                }
+                is_back
+            }
         }
     }
 
@@ -276,9 +295,23 @@ impl State {
 
     fn disconnect(&mut self, now: Instant, error: LinkError) {
         self.connection = None;
-        self.protocol.handle_disconnected(now, error.end());
-        if self.protocol.opened().is_none() {
+        let is_open = self.protocol.opened().is_some();
+        self.protocol.handle_disconnected(now, error.end(is_open));
+        if !is_open {
             self.failed = Some(error);
+        }
+    }
+
+    fn outlives_daemon(&self) -> bool {
+        self.protocol.opened().is_some_and(|opened| opened.outlives_daemon)
+    }
+
+    /// The daemon has a goodbye. What is in the socket of one that is killed is lost, which matters
+    /// only to a session that the next one has.
+    pub(super) fn is_heard_out(&mut self, goodbye: u64) -> bool {
+        match self.outlives_daemon() {
+            true => self.protocol.poll_reply(goodbye).is_some(),
+            false => !self.is_unsent(),
         }
     }
 

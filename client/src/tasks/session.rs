@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_proto::{
-    Endpoint,
-    v1::{Open, client_message::Request, server_message::Message},
-};
+use syncd_proto::v1::{client_message::Request, server_message::Message};
 use tokio::{
     runtime::Handle,
     time::{timeout, timeout_at},
@@ -26,7 +23,7 @@ use super::{
 use crate::{
     error::SessionLost,
     session::{
-        CallError, Facts, LinkError, OpenError, answer,
+        CallError, Facts, LinkError, OpenError, Opening, answer,
         protocol::{Protocol, Undo},
     },
 };
@@ -42,12 +39,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(endpoint: &Endpoint, open: Open) -> Result<Self, OpenError> {
+    pub(super) async fn open(opening: Opening<'_>) -> Result<Self, OpenError> {
         let facts = Arc::new(Facts::new());
         let leader_waker = LeaderWaker::new();
         let state = State {
-            protocol: Protocol::new(Instant::now(), open),
+            protocol: opening.protocol(),
             connection: None,
+            again: opening.again,
             connecting: None,
             failed: None,
             timer: None,
@@ -60,7 +58,8 @@ impl Session {
         };
         let inner = Arc::new(Inner {
             facts: facts.clone(),
-            endpoint: endpoint.clone(),
+            endpoint: opening.endpoint.clone(),
+            patience: opening.patience,
             runtime: Handle::current(),
             waker: leader_waker.clone().into(),
             leader_waker,
@@ -195,22 +194,20 @@ impl Drop for Session {
         }
         // SAFETY: it is used no more.
         let inner = unsafe { ManuallyDrop::take(&mut self.inner) };
-        let is_unsent = inner.with(|state| {
-            if state.protocol.opened().is_some() && state.protocol.lost().is_none() {
-                state.protocol.handle_close();
-                inner.drive(state, false);
-            }
-            state.protocol.opened().is_some() && state.is_unsent()
+        let goodbye = inner.with(|state| {
+            let opened = state.protocol.opened().filter(|_| state.protocol.lost().is_none())?;
+            // The next daemon would keep all that it held for as long as this process lives.
+            let limit = if opened.outlives_daemon { inner.patience } else { FLUSH };
+            let id = state.protocol.handle_close();
+            inner.drive(state, false);
+            (!state.is_heard_out(id)).then_some((id, limit))
         });
-        if !is_unsent {
-            return inner.finish();
-        }
+        let Some((id, limit)) = goodbye else { return inner.finish() };
         let runtime = Handle::try_current().unwrap_or_else(|_| inner.runtime.clone());
         runtime.spawn(async move {
-            let id = inner.lock().protocol.draw_id();
             let mut waiting = Waiting { inner: &inner, id, withdraw: false };
-            let sent = waiting.until(|state| (!state.is_unsent()).then_some(()));
-            let _ = timeout(FLUSH, sent).await;
+            let heard = waiting.until(|state| state.is_heard_out(id).then_some(()));
+            let _ = timeout(limit, heard).await;
             drop(waiting);
             inner.finish();
         });

@@ -77,9 +77,10 @@ impl SessionStream {
                 }
             })?;
         if open.resume_key.is_empty() {
+            self.replace(&address, &open.replaces);
             self.begin(&address, &open.label, inbound)
         } else {
-            self.resume(&address, &open.resume_key, open.resume_seq, inbound)
+            self.resume(&address, &open, inbound)
         }
     }
 
@@ -171,13 +172,23 @@ impl SessionStream {
         Err(refusal(ErrorCode::SessionLost, "", "the process that connected has exited"))
     }
 
+    /// Ends a session that its client has given up, if it is there.
+    fn replace(&self, address: &Address, key: &[u8]) {
+        if let Some(session) = self.find(address, key) {
+            let broker = &self.broker;
+            let _ = broker.enter(&session.namespace, broker.now(), None, |state, now| {
+                state.space.handle_lost(now, session.id, Cause::Disconnected)
+            });
+        }
+    }
+
     fn resume(
         &self,
         address: &Address,
-        key: &[u8],
-        received: u64,
+        open: &v1::Open,
         inbound: Streaming<ClientMessage>,
     ) -> Result<(Opened, Open), Box<Error>> {
+        let (key, received) = (&open.resume_key, open.resume_seq);
         let Some(session) = self.find(address, key) else {
             if let Some((id, _)) = key.split_first_chunk::<8>() {
                 let id = SessionId(u64::from_be_bytes(*id));
@@ -188,6 +199,10 @@ impl SessionStream {
         // Within the lock, so that nothing is pushed between: what comes again must come first.
         let resumed =
             self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {
+                if !session.is_latest(open.attempt) {
+                    let why = "attempt: a later one has the session";
+                    return Err(refusal(ErrorCode::InvalidArgument, "attempt", why));
+                }
                 let resumed = state.space.handle_resume(now, session.id, received);
                 let is_working = state.space.is_working(session.id);
                 // An attempt that is refused, since a later one came first, leaves that one be.

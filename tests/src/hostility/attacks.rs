@@ -338,6 +338,8 @@ async fn forged_resumes(socket: &Path, rng: &mut Rng) -> Result<(), Status> {
             namespace: NAMESPACE.into(),
             resume_key: noise(rng, bytes),
             resume_seq: rng.u64(..),
+            attempt: rng.u64(..),
+            replaces: noise(rng, bytes),
             ..Default::default()
         };
         peer.say(Request::Open(open)).await;

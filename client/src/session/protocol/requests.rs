@@ -1,11 +1,14 @@
 //! Requests from the call that makes them to the reply: queued, acknowledging, answered, given up,
 //! undone.
 
-use std::{hash::Hasher, time::Instant};
+use std::{
+    hash::Hasher,
+    time::{Duration, Instant},
+};
 
 use syncd_proto::v1::{
-    Ack, Attached, BarrierAction, Cancel, ClientMessage, Detach, Goodbye, Release, ServerMessage,
-    Woken, client_message::Request, server_message::Message,
+    Ack, Acquire, Attached, BarrierAction, BarrierWait, Cancel, ClientMessage, Detach, EventWait,
+    Goodbye, Release, ServerMessage, Wait, Woken, client_message::Request, server_message::Message,
 };
 
 use super::{Event, Failure, Pin, Protocol};
@@ -76,6 +79,14 @@ pub(super) struct Waiting {
     deadline: Option<Instant>,
 }
 
+/// A request by which the daemon counts a time-out, from when it gets it.
+pub(super) struct Timed {
+    id: u64,
+    timeout_us: u64,
+    /// When it was made, as soon as that is known.
+    since: Option<Instant>,
+}
+
 /// What somebody is to collect.
 pub(super) struct Done {
     /// Of the reply; none if its deadline came first.
@@ -89,6 +100,17 @@ pub(super) struct Withdrawn {
     undo: Undo,
     /// The id of its Cancel, if there is one.
     cancel: Option<u64>,
+}
+
+/// The time-out that a request asks for.
+fn timeout(request: &mut Request) -> Option<&mut Option<u64>> {
+    match request {
+        Request::Acquire(Acquire { timeout_us, .. })
+        | Request::Wait(Wait { timeout_us, .. })
+        | Request::EventWait(EventWait { timeout_us, .. })
+        | Request::BarrierWait(BarrierWait { timeout_us, .. }) => Some(timeout_us),
+        _ => None,
+    }
 }
 
 impl Protocol {
@@ -210,6 +232,10 @@ impl Protocol {
         let id = self.draw_id();
         if self.lost().is_none() {
             self.acked = self.acknowledgement();
+            let mut request = request;
+            if let Some(Some(timeout_us @ 1..)) = timeout(&mut request) {
+                self.timed.push_back(Timed { id, timeout_us: *timeout_us, since: None });
+            }
             self.sent.push_back(ClientMessage { id, ack: self.acked, request: Some(request) });
         }
         id
@@ -240,8 +266,32 @@ impl Protocol {
         limit.min(oldest).max(self.acked)
     }
 
+    /// The time at which requests were made since it was last told.
+    pub(super) fn note_time(&mut self) {
+        let new = self.timed.iter_mut().rev().take_while(|timed| timed.since.is_none());
+        new.for_each(|timed| timed.since = Some(self.clock));
+    }
+
+    /// A time-out bounds the call, and not what the daemon makes of it: the time in which there
+    /// was none is taken off.
+    pub(super) fn count_time_away(&mut self) {
+        for timed in &self.timed {
+            let away = timed.since.map_or(Duration::ZERO, |since| self.clock - since);
+            let away = u64::try_from(away.as_micros()).unwrap_or(u64::MAX);
+            if let Ok(at) = self.sent.binary_search_by_key(&timed.id, |sent| sent.id)
+                && let Some(request) = &mut self.sent[at].request
+                && let Some(timeout_us) = timeout(request)
+            {
+                *timeout_us = Some(timed.timeout_us.saturating_sub(away));
+            }
+        }
+    }
+
     /// All requests up to `id` have arrived.
     pub(super) fn arrived(&mut self, id: u64) {
+        while self.timed.front().is_some_and(|timed| timed.id <= id) {
+            self.timed.pop_front();
+        }
         while self.sent.front().is_some_and(|sent| sent.id <= id) {
             self.sent.pop_front();
             self.transmitted = self.transmitted.saturating_sub(1);
@@ -260,7 +310,7 @@ impl Protocol {
             None => {}
             Some(Message::HoldLost(hold)) => drop(self.taken.insert(hold.token)),
             // A daemon that merely leaves may come back.
-            Some(Message::SessionEnd(end)) if end.shutting_down => {}
+            Some(Message::SessionEnd(end)) if end.shutting_down => self.is_leaving = true,
             Some(Message::SessionEnd(end)) => self.lose(SessionLost::by_daemon(&end)),
             Some(message) => self.answer(id, seq, message),
         }

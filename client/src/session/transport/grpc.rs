@@ -7,7 +7,10 @@ use http::HeaderMap;
 use prost::Message as _;
 use syncd_proto::v1::ClientMessage;
 
-use crate::{error::SessionLost, session::protocol::End};
+use crate::{
+    error::{SessionLost, is_absent},
+    session::protocol::End,
+};
 
 /// Far above what a reply can be: the daemon's lists are bounded.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -42,11 +45,19 @@ impl LinkError {
         }
     }
 
-    /// What it means to the session.
-    pub(crate) fn end(&self) -> End {
-        match self.is_final() {
-            true => End::Final(SessionLost::by_link(self)),
-            false => End::Broken(self.to_string()),
+    /// Whether nobody listens.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io(error) if is_absent(error))
+    }
+
+    /// What it means to a session that is open, or to one that was to be.
+    pub(crate) fn end(&self, is_open: bool) -> End {
+        match self {
+            // RESOURCE_EXHAUSTED: when all come back at once, there may be room for it later.
+            Self::Status { code: 8, .. } if is_open => End::Broken(self.to_string()),
+            error if error.is_final() => End::Final(SessionLost::by_link(self)),
+            error if error.is_absent() => End::Absent(self.to_string()),
+            _ => End::Broken(self.to_string()),
         }
     }
 }

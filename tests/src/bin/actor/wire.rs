@@ -111,7 +111,7 @@ impl Session {
             label: String::new(),
             resume_key: self.opened.resume_key.clone(),
             resume_seq: self.received,
-            attempt: 0,
+            ..Open::default()
         };
         let open = ClientMessage { request: Some(Request::Open(open)), ..Default::default() };
         requests.send(open).expect("to ourselves");

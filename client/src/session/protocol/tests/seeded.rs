@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use syncd_proto::v1::{Acquire, Error, ErrorCode, EventSet, Granted};
+use syncd_proto::v1::{
+    Acquire, Error, ErrorCode, EventSet, Granted, client_message::Request, server_message::Message,
+};
 
 use super::{super::*, GRACE, LOCK, release};
 

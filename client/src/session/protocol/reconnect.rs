@@ -1,0 +1,189 @@
+//! From one connection to the next: when one is made, what it begins with, how long that goes on,
+//! and what the time that it took means to those who wait. Never here: what is sent by it.
+
+use std::time::{Duration, Instant};
+
+use syncd_proto::v1::{
+    ClientMessage, Open, client_message::Request, server_message::Message,
+};
+
+use super::{End, Event, Link, Protocol};
+use crate::error::SessionLost;
+
+/// How long a daemon may be away that its sessions outlive: a service manager's restart, or a
+/// package's upgrade, with a slow disk and a minute's patience of an operator who looks why.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first pause between two attempts to resume, which doubles.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How it stands with the attempts to get a connection.
+#[derive(Clone)]
+pub(super) struct Retry {
+    /// When the next one is made.
+    pub at: Instant,
+    pause: Duration,
+    /// When the one before broke; none for a session that was never opened.
+    since: Option<Instant>,
+    /// The daemon of that connection is gone, so that no grace is counted.
+    is_gone: bool,
+    /// There is a connection, by which a daemon is to answer when there is one.
+    is_heard: bool,
+    pub reason: String,
+}
+
+impl Retry {
+    pub(super) fn first(now: Instant) -> Self {
+        let reason = "no connection was made".to_owned();
+        Self { at: now, pause: PAUSE, since: None, is_gone: false, is_heard: false, reason }
+    }
+}
+
+impl Protocol {
+    /// How long a daemon may be away that the session outlives; [`PATIENCE`] unless told otherwise.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Whether a connection is to be made now. True once for each attempt.
+    pub fn poll_connect(&mut self, now: Instant) -> bool {
+        let spread = self.spread();
+        match &mut self.link {
+            Link::Down(retry) if now >= retry.at => {
+                let mut retry = retry.clone();
+                retry.at = now + retry.pause.mul_f64(spread);
+                retry.pause = (retry.pause * 2).min(LONGEST_PAUSE);
+                self.link = Link::Connecting(retry);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// From 0.75 to 1.25: those who lost the same daemon don't all come at once. It needs no real
+    /// chance, only to differ between sessions and between attempts.
+    fn spread(&self) -> f64 {
+        let key = self.opened.iter().flat_map(|opened| &opened.resume_key);
+        let seed = key.fold(self.attempt, |seed, byte| {
+            (seed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        0.75 + (seed >> 40) as f64 / (1_u64 << 25) as f64
+    }
+
+    /// There is a connection.
+    pub fn handle_connected(&mut self) {
+        let Link::Connecting(retry) = &mut self.link else { return };
+        retry.is_heard = true;
+        // From what was acknowledged, not from what was received: a Cancel that was lost on the
+        // way must still be able to undo what it names.
+        let open = match &self.opened {
+            None => self.open.clone(),
+            Some(opened) => {
+                self.attempt += 1;
+                Open {
+                    resume_key: opened.resume_key.clone(),
+                    resume_seq: self.acked,
+                    attempt: self.attempt,
+                    replaces: Vec::new(),
+                    ..self.open.clone()
+                }
+            }
+        };
+        self.greeting = ClientMessage { id: 0, ack: 0, request: Some(Request::Open(open)) };
+        self.greet = true;
+        self.transmitted = 0;
+    }
+
+    /// The connection ended, or could not be made.
+    pub fn handle_disconnected(&mut self, now: Instant, end: End) {
+        let (reason, is_absent) = match end {
+            End::Final(why) => return self.lose(why),
+            End::Broken(reason) => (reason, false),
+            End::Absent(reason) => (reason, true),
+        };
+        self.greet = false;
+        self.transmitted = 0;
+        let is_leaving = std::mem::take(&mut self.is_leaving);
+        self.link = match std::mem::replace(&mut self.link, Link::Up) {
+            Link::Lost(why) => Link::Lost(why),
+            Link::Down(retry) | Link::Connecting(retry) => {
+                let is_gone = retry.is_gone || is_absent;
+                Link::Down(Retry { reason, is_gone, is_heard: false, ..retry })
+            }
+            Link::Up => {
+                let (since, is_gone) = (Some(now), is_leaving);
+                Link::Down(Retry { since, is_gone, reason, ..Retry::first(now) })
+            }
+        };
+    }
+
+    /// When a session is given up that has no connection.
+    ///
+    /// As long as its daemon may live, that is before the grace which it counts is over: whoever
+    /// must stop what a lock guards does so before somebody else gets the lock. If the daemon is
+    /// gone and the session isn't, nobody gets the lock; nor while nobody answers who could.
+    fn end(&self, retry: &Retry) -> Option<Instant> {
+        let (since, opened) = (retry.since?, self.opened.as_ref()?);
+        let waits = opened.outlives_daemon && (retry.is_gone || retry.is_heard);
+        let grace = Duration::from_micros(opened.grace_us) * 3 / 4;
+        since.checked_add(if waits { self.patience.max(grace) } else { grace })
+    }
+
+    pub(super) fn handle_greeting(&mut self, answer: Option<Message>) {
+        match answer {
+            Some(Message::Opened(opened)) => {
+                self.arrived(opened.last_id);
+                match &mut self.opened {
+                    // A daemon that was started meanwhile may have other settings.
+                    Some(known) => {
+                        known.grace_us = opened.grace_us;
+                        known.outlives_daemon = opened.outlives_daemon;
+                    }
+                    None => self.opened = Some(opened),
+                }
+                self.count_time_away();
+                self.link = Link::Up;
+                self.events.push_back(Event::Up);
+            }
+            Some(Message::Error(error)) => {
+                let text = error.text.clone();
+                self.refused = Some(Box::new(error));
+                self.lose(SessionLost::refused(text));
+            }
+            _ => self.lose(SessionLost::nonsense()),
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_connect`](Self::poll_connect) has
+    /// something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let link = match &self.link {
+            Link::Down(retry) => Some(self.end(retry).map_or(retry.at, |end| end.min(retry.at))),
+            Link::Connecting(retry) => self.end(retry),
+            Link::Up | Link::Lost(_) => None,
+        };
+        let request = self.deadlines.first().map(|(at, _)| *at);
+        link.into_iter().chain(request).min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.clock = now;
+        self.note_time();
+        if let Link::Down(retry) | Link::Connecting(retry) = &self.link
+            && self.end(retry).is_some_and(|end| now >= end)
+        {
+            let why = SessionLost::disconnected(&retry.reason);
+            self.is_given_up = self.opened.as_ref().is_some_and(|opened| opened.outlives_daemon);
+            self.lose(why);
+        }
+        while let Some(&(at, id)) = self.deadlines.first()
+            && at <= now
+        {
+            self.expire(id);
+        }
+    }
+}
