@@ -116,11 +116,8 @@ async fn a_resume_takes_the_session_from_its_old_stream() {
 async fn an_attempt_to_resume_that_is_read_after_its_successor_leaves_that_ones_stream_alone() {
     let daemon = Daemon::start();
     let first = daemon.session().await;
-    let resume = |attempt| v1::Open {
-        resume_key: first.opened.resume_key.clone(),
-        attempt,
-        ..open()
-    };
+    let resume =
+        |attempt| v1::Open { resume_key: first.opened.resume_key.clone(), attempt, ..open() };
     let (stale, replies) = stream(daemon.channel().await).await.unwrap();
     let mut live = Session::open(daemon.channel().await, resume(2)).await.unwrap();
     let handle = live.lock("a").await;

@@ -8,6 +8,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod hostility;
 pub mod model;
+pub mod phoenix;
 pub mod process_driver;
 pub mod script;
 pub mod simulator;

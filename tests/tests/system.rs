@@ -13,6 +13,7 @@ fn no_promise_is_broken_whatever_is_late_cut_or_killed() {
         (count.granted, 20_000),
         (count.undone, 1_000),
         (count.resumed, 5_000),
+        (count.restarted, 5_000),
         (count.died, 2_000),
         (count.abandoned, 2_000),
         (count.taken, 500),

@@ -162,9 +162,9 @@ fn open(
             Ok(session) => return Ok(session),
             Err(OpenError::Overdue) => return Err(Failure::Overdue),
             Err(OpenError::Interrupted) => return Err(Failure::Interrupted),
-            Err(error) => error.leaving().map_err(|error| {
-                Failure::Connect(ConnectError::of(&client.endpoint, error))
-            })?,
+            Err(error) => error
+                .leaving()
+                .map_err(|error| Failure::Connect(ConnectError::of(&client.endpoint, error)))?,
         };
         let now = Instant::now();
         match attempts.handle_failure(now, error) {

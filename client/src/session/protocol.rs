@@ -37,9 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_proto::v1::{
-    self, ClientMessage, Open, Opened, ServerMessage,
-};
+use syncd_proto::v1::{self, ClientMessage, Open, Opened, ServerMessage};
 
 pub use self::{reconnect::PATIENCE, requests::Undo};
 use self::{
@@ -50,7 +48,6 @@ use crate::error::SessionLost;
 
 /// Requests queued and not yet transmitted above which new ones are to wait.
 pub const CROWD: usize = 1024;
-
 
 /// See the [module](self).
 pub struct Protocol {

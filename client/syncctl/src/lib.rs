@@ -93,7 +93,7 @@ async fn act(command: Command, global: Global) -> Result<u8, Failure> {
         }
         Command::Sessions => show::sessions(inspect().await?, screen, namespace).await,
         Command::Watch { prefix } => {
-            watch::watch(inspect().await?, screen, v1::WatchRequest { namespace, prefix }).await
+            watch::watch(&global.endpoint()?, screen, v1::WatchRequest { namespace, prefix }).await
         }
         Command::Release { name, force: false } => Err(overrule::unforced(&name)),
         Command::Release { name: object, force: true } => {

@@ -1,32 +1,89 @@
 //! `watch`: the daemon's events, a line each.
 
-use syncd_client::Inspector;
-use syncd_proto::v1;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use syncd_proto::{Endpoint, v1};
+use tokio::time::{sleep, timeout};
+use tonic::Streaming;
 
 use crate::{
-    broker::reply,
+    broker::{inspect, reply},
     failure::Failure,
     show::{seconds, who},
-    text::{Ink, Screen, plain, time_of_day},
+    text::{Ink, Screen, complain, plain, time_of_day},
     view::WatchEvent,
 };
 
-/// `watch`: until the daemon leaves or the reader falls behind.
+/// How long a daemon that has left may be away: as its clients wait for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A line of `--json` that is no event.
+#[derive(Serialize)]
+struct Away {
+    kind: &'static str,
+    /// For how long nothing was seen.
+    away_s: f64,
+    text: &'static str,
+}
+
+/// What was missed.
+const GAP: &str = "the daemon was away: events may have been missed";
+
+/// `watch`: until the daemon stays away, or the reader falls behind.
 pub async fn watch(
-    mut inspect: Inspector,
+    endpoint: &Endpoint,
     screen: Screen,
     request: v1::WatchRequest,
 ) -> Result<(), Failure> {
-    let mut events = reply(inspect.watch(request)).await?;
-    while let Some(event) = events.message().await? {
-        let event = WatchEvent::from(event);
-        match screen.json {
-            // Never indented: a line is an event.
-            true => screen.line(serde_json::to_string(&event).map_err(std::io::Error::from)?)?,
-            false => screen.line(line(&screen, &event))?,
+    let mut inspect = inspect(endpoint).await?;
+    let mut events = reply(inspect.watch(request.clone())).await?;
+    loop {
+        let why = match events.message().await.map_err(Failure::from) {
+            Ok(Some(event)) => {
+                let event = WatchEvent::from(event);
+                match screen.json {
+                    true => print(&screen, &event)?,
+                    false => screen.line(line(&screen, &event))?,
+                }
+                continue;
+            }
+            Ok(None) => Failure::Unreachable("the daemon has left".into()),
+            Err(why @ Failure::Unreachable(_)) => why,
+            Err(why) => return Err(why),
+        };
+        let since = Instant::now();
+        events = match timeout(PATIENCE, again(endpoint, &request)).await {
+            Ok(events) => events,
+            Err(_) => return Err(why),
+        };
+        let away_s = since.elapsed().as_secs_f64();
+        complain(format_args!("{GAP} (for {away_s:.1} s)"));
+        if screen.json {
+            print(&screen, &Away { kind: "daemon_away", away_s, text: GAP })?;
         }
     }
-    Err(Failure::Unreachable("the daemon has left".into()))
+}
+
+/// The events of the daemon that comes next.
+async fn again(endpoint: &Endpoint, request: &v1::WatchRequest) -> Streaming<v1::WatchEvent> {
+    loop {
+        if let Ok(mut inspect) = inspect(endpoint).await
+            && let Ok(events) = reply(inspect.watch(request.clone())).await
+        {
+            return events;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Never indented: a line is an event.
+fn print(screen: &Screen, what: &impl Serialize) -> Result<(), Failure> {
+    screen.line(serde_json::to_string(what).map_err(std::io::Error::from)?)?;
+    Ok(())
 }
 
 fn line(screen: &Screen, event: &WatchEvent) -> String {

@@ -53,7 +53,7 @@ impl Core {
         let resumed = self.space.handle_resume(time(around.now), session, received);
         let outputs = self.outputs();
         let outputs = around.sabotage.comes_out(&Input::Resume { session, received }, outputs);
-        (resumed, outputs)
+        (resumed.map(|last| around.sabotage.handled(session, last)), outputs)
     }
 
     /// Makes a call that returns nothing but what comes out.

@@ -42,6 +42,8 @@ pub(super) struct Daemon {
     sessions: BTreeMap<SessionId, Session>,
     /// Processes that were seen to exit.
     exited: BTreeSet<u32>,
+    /// It was killed, and isn't back.
+    pub is_away: bool,
 }
 
 /// One session, or a part of its life.
@@ -64,6 +66,8 @@ struct Session {
     stream: u64,
     link: usize,
     attached: bool,
+    /// The highest number of an attempt to resume it.
+    attempt: u64,
     ended: bool,
     outbox: VecDeque<Message>,
 }
@@ -77,12 +81,13 @@ impl Daemon {
             streams: BTreeMap::new(),
             sessions: BTreeMap::new(),
             exited: BTreeSet::new(),
+            is_away: false,
         }
     }
 
     /// Whether the stream of a link has something to do.
     pub fn has_turn(&self, at: usize, link: &Link) -> bool {
-        if link.daemon_gone || !link.made {
+        if link.daemon_gone || !link.made || self.is_away {
             return false;
         }
         let waits = match self.streams.get(&at) {
@@ -264,6 +269,41 @@ impl Daemon {
             self.hand_out(outputs, None, around)?;
         }
         Ok(mine)
+    }
+
+    /// It is killed: what it has decided is known, and what it hadn't sent is gone.
+    pub fn die(&mut self, links: &mut BTreeMap<usize, Link>, around: &mut Surroundings<'_>) {
+        self.is_away = true;
+        self.streams.clear();
+        for link in links.values_mut().filter(|link| link.made && !link.daemon_gone) {
+            link.break_off(around.now, around.rng);
+            link.closed.get_or_insert(around.now);
+            link.daemon_gone = true;
+            link.up.clear();
+        }
+        for (id, session) in self.sessions.iter_mut().filter(|(_, session)| !session.ended) {
+            session.outbox.clear();
+            if std::mem::take(&mut session.attached) {
+                around.witness.away(*id);
+            }
+        }
+    }
+
+    /// The next one has what the last one had: its sessions keep what they hold.
+    pub fn come_back(&mut self, around: &mut Surroundings<'_>) -> Checked {
+        self.is_away = false;
+        let there = self.sessions.iter_mut().filter(|(_, session)| !session.ended);
+        let there: Vec<SessionId> = there
+            .map(|(id, session)| {
+                session.attempt = 0;
+                *id
+            })
+            .collect();
+        for session in there {
+            let outputs = self.core.call(Input::Restored(session), around);
+            self.hand_out(outputs, None, around)?;
+        }
+        Ok(())
     }
 
     /// Does what is due.

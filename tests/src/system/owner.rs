@@ -32,7 +32,9 @@ impl World<'_> {
             let idle =
                 |owner: &super::process::Owner| owner.pending.is_none() && owner.flood.is_empty();
             if self.processes[at].owners.iter().all(idle) {
-                self.processes[at].session = None;
+                let over = self.processes[at].session.take();
+                let replaced = over.as_ref().and_then(|over| over.protocol.poll_replaced());
+                self.processes[at].replaced = replaced.unwrap_or(&[]).to_vec();
             }
             return Ok(());
         }

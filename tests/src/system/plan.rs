@@ -91,6 +91,8 @@ impl Kind {
 #[allow(missing_docs)]
 pub struct Chaos {
     pub cut: u32,
+    /// The daemon is killed, and comes back after a while with all that it knew.
+    pub restart: u32,
     /// Of the cuts, how many in ten last for a while.
     pub partition: u32,
     pub die: u32,
@@ -124,6 +126,7 @@ impl Plan {
             recall: some(15, 3),
             detach: some(15, 8),
             flood: some(10, 60),
+            restart: some(3, 2),
         };
         let mut objects = Vec::new();
         let many = [0, 1, 1, 1, 2, 2, 3][rng.usize(..7)];
@@ -182,8 +185,9 @@ impl Plan {
                 });
             }
         }
-        let knobs: [fn(&mut Chaos) -> &mut u32; 10] = [
+        let knobs: [fn(&mut Chaos) -> &mut u32; 11] = [
             |c| &mut c.cut,
+            |c| &mut c.restart,
             |c| &mut c.partition,
             |c| &mut c.die,
             |c| &mut c.close,

@@ -27,6 +27,8 @@ pub(super) struct Process {
     pub owners: Vec<Owner>,
     /// No connection can be made before that time.
     pub partitioned: u64,
+    /// The key of a session that was given up, for the next one to name.
+    pub replaced: Vec<u8>,
     /// How readily it reads.
     pub pace: u32,
 }
@@ -98,6 +100,7 @@ impl Process {
             session: None,
             owners: (1..=owners).map(owner).collect(),
             partitioned: 0,
+            replaced: Vec::new(),
             pace,
         }
     }
@@ -117,7 +120,9 @@ impl World<'_> {
     /// Opens a session.
     pub fn begin(&mut self, at: usize) -> Checked {
         let sid = self.witness.begun(self.processes[at].pid);
-        let open = Open { protocol: PROTOCOL, ..Open::default() };
+        let replaces = std::mem::take(&mut self.processes[at].replaced);
+        let replaces = if self.sabotage.replaces() { replaces } else { Vec::new() };
+        let open = Open { protocol: PROTOCOL, replaces, ..Open::default() };
         self.processes[at].session = Some(Session {
             sid,
             protocol: Protocol::new(self.instant(self.now), open),
@@ -160,6 +165,9 @@ impl World<'_> {
                 let seen = &mut self.witness.sessions[session.sid.0];
                 seen.written = seen.written.max(message.id);
                 let written = self.sabotage.writes(session.sid, link, message.clone());
+                for message in &written {
+                    self.witness.written(session.sid, message)?;
+                }
                 written.into_iter().for_each(|message| link.send_up(message));
             }
         }
@@ -196,13 +204,18 @@ impl World<'_> {
     /// A connection was being made: there it is, or not.
     pub fn dial(&mut self, at: usize) -> Checked {
         let (now, partitioned) = (self.instant(self.now), self.processes[at].partitioned);
+        let is_away = self.daemon.is_away;
         let Some(session) = &mut self.processes[at].session else { return Ok(()) };
         let Some(number) = session.link else { return Ok(()) };
         let link = self.links.get_mut(&number).expect("it is being made");
-        if self.now < partitioned {
+        if self.now < partitioned || is_away {
             self.links.remove(&number);
             session.link = None;
-            session.protocol.handle_disconnected(now, End::Broken("unreachable".to_owned()));
+            let end = match self.now < partitioned {
+                true => End::Broken("unreachable".to_owned()),
+                false => End::Absent("nobody".to_owned()),
+            };
+            session.protocol.handle_disconnected(now, end);
         } else {
             link.made = true;
             session.protocol.handle_connected();
@@ -210,7 +223,7 @@ impl World<'_> {
         self.trace.note(self.now, ("dial", at, self.now < partitioned), || {
             format!(
                 "process {at} dials: {}",
-                if self.now < partitioned { "nobody" } else { "there" }
+                if self.now < partitioned || is_away { "nobody" } else { "there" }
             )
         });
         self.pump(at)
@@ -222,6 +235,8 @@ impl World<'_> {
         let Some(session) = &mut self.processes[at].session else { return Ok(()) };
         let Some(number) = session.link else { return Ok(()) };
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        // A shell tells the time at each turn.
+        let _ = session.protocol.poll_connect(now);
         if let Some(message) = link.down.pop_front() {
             for message in self.sabotage.reads(session.sid, message) {
                 self.trace.note(self.now, (at, message.seq, message.id), || {
@@ -262,6 +277,7 @@ impl World<'_> {
         self.witness.died(self.processes[at].pid);
         let process = &mut self.processes[at];
         process.is_running = false;
+        process.replaced.clear();
         let pid = process.pid;
         if let Some(session) = process.session.take() {
             self.witness.over(session.sid, Standing::Dead);

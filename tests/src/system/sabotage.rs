@@ -36,6 +36,16 @@ bugs! {
     ResumeSkipsAMessage,
     /// A resumed client leaves out the releases.
     ResumeForgetsReleases,
+    /// A client that comes back to a restarted daemon makes a bare release again, under a new id.
+    ReleasesAnewAfterARestart,
+    /// A client gives its session up when its daemon is gone.
+    GivesUpAtARestart,
+    /// The time without a daemon doesn't count.
+    TimeAwayForgotten,
+    /// The daemon that comes back counts the grace of those who haven't come back.
+    RestartCountsTheGrace,
+    /// One that was given up isn't named by the next, and stays.
+    GivenUpIsKept,
     /// Replies that come again are taken for new ones.
     RepliesTwice,
     /// A Cancel that gives a grant back isn't sent.
@@ -105,6 +115,9 @@ pub(super) struct Sabotage {
     heirs: BTreeSet<SessionId>,
     told: BTreeMap<ObjectId, std::sync::Arc<syncd_core::Abandonment>>,
     releases: u64,
+    /// Sessions that came back, and the numbers of requests that were made once more for them.
+    restored: BTreeSet<SessionId>,
+    doubled: BTreeMap<SessionId, Vec<u64>>,
 }
 
 /// A client's way to and from the link.
@@ -113,6 +126,8 @@ struct Client {
     highest: u64,
     written: VecDeque<ClientMessage>,
     resuming: bool,
+    /// What it wrote, by id.
+    asked: BTreeMap<u64, Asked>,
     seen: u64,
     shift: u64,
 }
@@ -124,6 +139,10 @@ impl Sabotage {
 
     fn is(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
+    }
+
+    pub fn replaces(&self) -> bool {
+        !self.is(Bug::GivenUpIsKept)
     }
 
     pub fn hears_superseded(&self) -> bool {
@@ -149,6 +168,9 @@ impl Sabotage {
         if client.written.len() > 4 {
             client.written.pop_front();
         }
+        if bug == Bug::TimeAwayForgotten && !again {
+            client.asked.extend(message.request.clone().map(|request| (message.id, request)));
+        }
         let first = std::mem::take(&mut client.resuming);
         let is_release = matches!(message.request, Some(Asked::Release(Release { .. })));
         match (&mut message.request, bug) {
@@ -164,6 +186,11 @@ impl Sabotage {
                 message.ack += 2;
                 vec![message]
             }
+            (Some(request), Bug::TimeAwayForgotten) if again => {
+                let before = client.asked.get(&message.id);
+                before.into_iter().for_each(|before| *request = before.clone());
+                vec![message]
+            }
             _ => vec![message],
         }
     }
@@ -174,6 +201,9 @@ impl Sabotage {
         let client = self.clients.entry(sid).or_default();
         if let (Some(Wire::Opened(opened)), Bug::PatienceTooLong) = (&mut message.message, bug) {
             opened.grace_us *= 3;
+        }
+        if let (Some(Wire::Opened(opened)), Bug::GivesUpAtARestart) = (&mut message.message, bug) {
+            (opened.grace_us, opened.outlives_daemon) = (0, false);
         }
         if bug == Bug::RepliesTwice && message.seq > 0 {
             if message.seq <= client.seen {
@@ -201,6 +231,35 @@ impl Sabotage {
         seq
     }
 
+    /// The last request that the core has handled: as its client numbers them.
+    pub fn handled(&self, session: SessionId, last: RequestId) -> RequestId {
+        let doubled = self.doubled.get(&session).into_iter().flatten();
+        RequestId(last.0 - doubled.filter(|id| **id <= last.0).count() as u64)
+    }
+
+    /// A request's number, as the core is to know it.
+    fn renumbered(&self, session: SessionId, id: RequestId) -> RequestId {
+        let doubled = self.doubled.get(&session).into_iter().flatten();
+        RequestId(doubled.fold(id.0, |id, doubled| id + u64::from(*doubled <= id)))
+    }
+
+    /// Numbers a request as the core is to know it; gives back one that is to be made besides.
+    fn renumbers(&mut self, input: &mut Input) -> Option<Input> {
+        let Input::Request { session, id, ack, request } = input else { return None };
+        if let Request::Cancel { request: named, .. } = request {
+            *named = self.renumbered(*session, *named);
+        }
+        *id = self.renumbered(*session, *id);
+        let is_bare = matches!(request, Request::Release { token: None, quiet: true, .. });
+        if !(is_bare && self.restored.remove(session)) {
+            return None;
+        }
+        let next = RequestId(id.0 + 1);
+        self.doubled.entry(*session).or_default().push(next.0);
+        let (session, ack, request) = (*session, *ack, request.clone());
+        Some(Input::Request { session, id: next, ack, request })
+    }
+
     /// A call of the core is to be made: which are.
     pub fn goes_in(&mut self, now: u64, mut input: Input) -> Vec<Input> {
         let Some(bug) = self.bug else { return vec![input] };
@@ -209,7 +268,17 @@ impl Sabotage {
             self.after_death = false;
         }
         self.after_death |= matches!(input, Input::Lost { cause: Cause::Died, .. });
+        if bug == Bug::ReleasesAnewAfterARestart {
+            if let Input::Restored(session) = &input {
+                self.restored.insert(*session);
+            }
+            let again = self.renumbers(&mut input);
+            return std::iter::once(input).chain(again).collect();
+        }
         match (&mut input, bug) {
+            (Input::Restored(session), Bug::RestartCountsTheGrace) => {
+                return vec![Input::Disconnect(*session)];
+            }
             (Input::Disconnect(session), Bug::NoGrace) => {
                 let lost = Input::Lost { session: *session, cause: Cause::Disconnected };
                 return vec![input, lost];
@@ -359,6 +428,7 @@ impl Sabotage {
         message: &mut Message,
     ) {
         let Body::Reply(id, reply) = &mut message.body else { return };
+        *id = self.handled(session, *id);
         match (&mut *reply, bug) {
             (Ok(Answer::Woken { notified, .. }), Bug::NotifyDiesWithItsTarget) => {
                 *notified &= !self.heirs.remove(&session);

@@ -116,6 +116,14 @@ impl World<'_> {
         self.healing = true;
         self.trace.note(self.now, "healing", || "from here on, nothing goes wrong".to_owned());
         self.processes.iter_mut().for_each(|process| process.partitioned = 0);
+        self.quiet()?;
+        // Who gave up a session that the daemon has opens another in its place.
+        for at in 1..self.processes.len() {
+            let process = &self.processes[at];
+            if process.is_running && process.session.is_none() && !process.replaced.is_empty() {
+                self.begin(at)?;
+            }
+        }
         for round in 0.. {
             self.quiet()?;
             self.witness.now = self.now;

@@ -53,6 +53,17 @@ pub(super) enum What {
     Close,
 }
 
+/// What a request asks for, in microseconds.
+fn timeout(message: &ClientMessage) -> Option<u64> {
+    match message.request.as_ref()? {
+        Request::Acquire(acquire) => acquire.timeout_us,
+        Request::Wait(wait) => wait.timeout_us,
+        Request::EventWait(wait) => wait.timeout_us,
+        Request::BarrierWait(wait) => wait.timeout_us,
+        _ => None,
+    }
+}
+
 /// A request whose answer somebody waits for, or did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
@@ -61,6 +72,8 @@ pub(super) struct Call {
     pub what: What,
     /// The daemon's, in microseconds.
     pub timeout: Option<u64>,
+    /// When it was made.
+    made: u64,
     /// The client's own clock may end it.
     pub deadline: bool,
     /// The highest token that anybody had been told of.
@@ -140,6 +153,7 @@ pub struct Count {
     pub cancelled: u64,
     pub undone: u64,
     pub resumed: u64,
+    pub restarted: u64,
     pub lost: u64,
     pub died: u64,
     pub abandoned: u64,
@@ -163,6 +177,7 @@ impl Count {
         self.cancelled += cancelled;
         self.undone += undone;
         self.resumed += resumed;
+        self.restarted += other.restarted;
         self.lost += lost;
         self.died += other.died;
         self.abandoned += other.abandoned;
@@ -228,6 +243,7 @@ impl Witness {
             object,
             what,
             timeout,
+            made: self.now,
             deadline,
             floor: self.highest_told,
             arrived: None,
@@ -263,6 +279,18 @@ impl Witness {
         }
     }
 
+    /// A client writes a request: the time since it was made counts, whether or not there was a
+    /// daemon. Rule R33.
+    pub fn written(&mut self, sid: Sid, message: &ClientMessage) -> Checked {
+        let Some(call) = self.calls.get(&(sid, message.id)) else { return Ok(()) };
+        let (Some(asked), Some(timeout)) = (call.timeout, timeout(message)) else { return Ok(()) };
+        if timeout > 0 && self.now + timeout > call.made + asked {
+            let late = self.now + timeout - call.made - asked;
+            return Err(format!("{sid:?} asks for {late} us more than was left: {call:?}"));
+        }
+        Ok(())
+    }
+
     /// A request came by the daemon's door.
     pub fn arrived(&mut self, session: SessionId, message: &ClientMessage) -> Checked {
         let Some(sid) = self.sid(session) else { return Ok(()) };
@@ -288,6 +316,8 @@ impl Witness {
             _ => {}
         }
         let Some(call) = self.calls.get_mut(&key) else { return Ok(()) };
+        // What was left of it then.
+        call.timeout = timeout(message).or(call.timeout);
         if call.arrived.replace(moment).is_some() {
             return Err(format!("request {} of {sid:?} is handed on twice: {call:?}", key.1));
         }

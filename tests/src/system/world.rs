@@ -49,6 +49,9 @@ pub(super) enum Event {
     Close(usize),
     Kick(usize),
     Force(usize),
+    /// The daemon is killed, and is back.
+    Kill,
+    Back,
 }
 
 /// See the [module](self).
@@ -70,6 +73,8 @@ pub(super) struct World<'a> {
     pub witness: Witness,
     pub trace: Trace,
     pub sabotage: Sabotage,
+    /// When the daemon comes back that was killed.
+    pub back_at: u64,
     /// Nothing goes wrong any more, and nobody begins anything.
     pub healing: bool,
     choices: Vec<(Event, u32)>,
@@ -99,6 +104,7 @@ impl<'a> World<'a> {
             witness: Witness::new(plan),
             trace: Trace::new(reading),
             sabotage: Sabotage::new(bug, plan.grace),
+            back_at: 0,
             healing: false,
             choices: Vec::new(),
         }
@@ -149,16 +155,25 @@ impl<'a> World<'a> {
                 choices.push((Event::Turn(number), 50));
             }
         }
-        if self.daemon.core.poll_timeout().is_some_and(|due| due <= self.now) {
-            choices.push((Event::Timeout, 40));
+        let is_away = self.daemon.is_away;
+        if !is_away {
+            if self.daemon.core.poll_timeout().is_some_and(|due| due <= self.now) {
+                choices.push((Event::Timeout, 40));
+            }
+            choices.extend(self.dead.iter().map(|pid| (Event::Reap(*pid), 15)));
+        } else if self.now >= self.back_at || !chaos {
+            choices.push((Event::Back, 60));
         }
-        choices.extend(self.dead.iter().map(|pid| (Event::Reap(*pid), 15)));
+        if chaos && !is_away {
+            choices.push((Event::Kill, self.plan.chaos.restart));
+        }
         if chaos {
             if self.latest() > self.now {
                 choices.push((Event::Advance, 40));
             }
             for object in 0..self.plan.objects.len() {
-                choices.push((Event::Force(object), self.plan.chaos.force));
+                let force = if is_away { 0 } else { self.plan.chaos.force };
+                choices.push((Event::Force(object), force));
             }
         }
         self.choices = choices;
@@ -200,7 +215,8 @@ impl<'a> World<'a> {
             choices.push((Event::Die(at), chaos.die));
             if session.protocol.is_up() && !session.is_closing {
                 choices.push((Event::Close(at), chaos.close));
-                choices.push((Event::Kick(at), chaos.kick));
+                let kick = if self.daemon.is_away { 0 } else { chaos.kick };
+                choices.push((Event::Kick(at), kick));
             }
         }
     }
@@ -230,6 +246,8 @@ impl<'a> World<'a> {
             Event::Start(at) => self.restart(at)?,
             Event::Close(at) => self.close(at)?,
             Event::Kick(at) => self.kick(at)?,
+            Event::Kill => self.kill()?,
+            Event::Back => self.with_daemon(|daemon, _, around| daemon.come_back(around))?,
             Event::Force(object) => {
                 let name = self.keys[object].clone().unwrap_or_default();
                 self.with_daemon(|daemon, _, around| daemon.force(&name, around))?;
@@ -301,7 +319,8 @@ impl<'a> World<'a> {
     /// The next time at which something is due.
     pub fn next_due(&self) -> Option<u64> {
         let clients = (0..self.processes.len()).filter_map(|at| self.client_due(at));
-        clients.chain(self.daemon.core.poll_timeout()).min()
+        let daemon = self.daemon.core.poll_timeout().filter(|_| !self.daemon.is_away);
+        clients.chain(daemon).min()
     }
 
     fn advance(&mut self) {
@@ -312,7 +331,31 @@ impl<'a> World<'a> {
             16..=18 => self.now + self.rng.u64(1..grace / 4),
             _ => self.now + self.rng.u64(1..grace * 2),
         };
-        self.now = to.min(self.latest());
+        let usher = self.processes[USHER].session.as_ref();
+        let is_served = usher.is_some_and(|session| session.protocol.is_up());
+        // The usher is let in again before it gives up: there would be nobody to end the run.
+        let soon = if is_served || self.daemon.is_away { u64::MAX } else { self.now + MILLI };
+        self.now = to.min(self.latest()).min(soon);
+    }
+
+    /// The daemon is killed, and comes back at once, soon, or after longer than any grace.
+    fn kill(&mut self) -> Checked {
+        let grace = self.plan.grace;
+        let away = match self.rng.u32(..8) {
+            0..=3 => 0,
+            4..=5 => self.rng.u64(1..5 * MILLI),
+            6 => self.rng.u64(1..grace),
+            _ => self.rng.u64(grace..grace * 2),
+        };
+        self.back_at = self.now + away;
+        self.witness.count.restarted += 1;
+        for link in self.links.values().filter(|link| link.made && !link.client_gone) {
+            self.witness.broken(link.sid);
+        }
+        self.with_daemon(|daemon, links, around| {
+            daemon.die(links, around);
+            Ok(())
+        })
     }
 
     fn cut(&mut self, at: usize) {

@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use syncd_proto::v1::{
-    ClientMessage, Open, client_message::Request, server_message::Message,
-};
+use syncd_proto::v1::{ClientMessage, Open, client_message::Request, server_message::Message};
 
 use super::{End, Event, Link, Protocol};
 use crate::error::SessionLost;
@@ -50,6 +48,7 @@ impl Protocol {
 
     /// Whether a connection is to be made now. True once for each attempt.
     pub fn poll_connect(&mut self, now: Instant) -> bool {
+        self.tell(now);
         let spread = self.spread();
         match &mut self.link {
             Link::Down(retry) if now >= retry.at => {
@@ -61,6 +60,11 @@ impl Protocol {
             }
             _ => false,
         }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+        self.note_time();
     }
 
     /// From 0.75 to 1.25: those who lost the same daemon don't all come at once. It needs no real
@@ -171,8 +175,7 @@ impl Protocol {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.clock = now;
-        self.note_time();
+        self.tell(now);
         if let Link::Down(retry) | Link::Connecting(retry) = &self.link
             && self.end(retry).is_some_and(|end| now >= end)
         {

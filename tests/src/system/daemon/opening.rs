@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use syncd::convert;
-use syncd_core::{Process, SessionId};
+use syncd_core::{Cause, Process, SessionId};
 use syncd_proto::{
     PROTOCOL,
     v1::{
@@ -39,6 +39,7 @@ impl Daemon {
         } else if self.exited.contains(&link.pid) {
             Err(refusal(ErrorCode::SessionLost))
         } else if open.resume_key.is_empty() {
+            self.replace(link, &open.replaces, around)?;
             self.begin(at, link, around)?
         } else {
             self.resume(at, link, &open, around)?
@@ -72,8 +73,16 @@ impl Daemon {
         };
         let secret = around.rng.u64(..).to_be_bytes();
         let (stream, outbox) = (1, VecDeque::new());
-        let session =
-            Session { pid, secret, stream, link: at, attached: true, ended: false, outbox };
+        let session = Session {
+            pid,
+            secret,
+            stream,
+            link: at,
+            attached: true,
+            attempt: 0,
+            ended: false,
+            outbox,
+        };
         self.sessions.insert(id, session);
         self.hand_out(outputs, None, around)?;
         let open = Stream::Open { session: id, number: 1, queue: VecDeque::new() };
@@ -87,13 +96,13 @@ impl Daemon {
         open: &Open,
         around: &mut Surroundings<'_>,
     ) -> Result<Result<(Opened, Stream), Box<v1::Error>>, String> {
-        let found = open.resume_key.split_first_chunk::<8>().and_then(|(id, secret)| {
-            let id = SessionId(u64::from_be_bytes(*id));
-            let session = self.sessions.get_mut(&id)?;
-            let same = session.pid == link.pid && session.secret[..] == *secret;
-            (same && !session.ended).then_some((id, session))
-        });
-        let Some((id, _)) = found else { return Ok(Err(refusal(ErrorCode::NotFound))) };
+        let found = self.find(link, &open.resume_key);
+        let Some(id) = found else { return Ok(Err(refusal(ErrorCode::NotFound))) };
+        let known = self.sessions.get_mut(&id).expect("it was found");
+        if open.attempt < known.attempt {
+            return Ok(Err(refusal(ErrorCode::InvalidArgument)));
+        }
+        known.attempt = open.attempt;
         let (resumed, outputs) = self.core.resume(id, open.resume_seq, around);
         let number = match &resumed {
             Ok(_) => {
@@ -119,6 +128,27 @@ impl Daemon {
         })
     }
 
+    fn find(&self, link: &Link, key: &[u8]) -> Option<SessionId> {
+        let (id, secret) = key.split_first_chunk::<8>()?;
+        let id = SessionId(u64::from_be_bytes(*id));
+        let session = self.sessions.get(&id)?;
+        let same = session.pid == link.pid && session.secret[..] == *secret;
+        (same && !session.ended).then_some(id)
+    }
+
+    /// A session that its client has given up is over.
+    fn replace(
+        &mut self,
+        link: &Link,
+        key: &[u8],
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), String> {
+        match self.find(link, key) {
+            Some(id) => self.lose(id, Cause::Disconnected, around),
+            None => Ok(()),
+        }
+    }
+
     fn opened(&self, id: SessionId, last_id: u64) -> Opened {
         let mut resume_key = id.0.to_be_bytes().to_vec();
         resume_key.extend_from_slice(&self.sessions[&id].secret);
@@ -128,6 +158,7 @@ impl Daemon {
             resume_key,
             last_id,
             grace_us: self.grace,
+            outlives_daemon: true,
             server_version,
             namespace,
             ..Opened::default()

@@ -1,0 +1,252 @@
+//! A daemon that is killed and comes back, as its clients see it: not at all. The daemon is the
+//! tests' own, whose state is in the memory of the test; the witnesses are flags, counters, files
+//! under flock(2) and tokens, none of which the daemon knows.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, SeqCst},
+        },
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use syncd_client::{AcquireError, Client};
+use syncd_tests::{
+    daemon::{eventually, program},
+    phoenix::Phoenix,
+};
+
+/// What a lock guards, and whoever is in it at the wrong time.
+#[derive(Default)]
+struct Witness {
+    inside: AtomicBool,
+    token: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Witness {
+    fn enter(&self, token: u64) {
+        assert!(!self.inside.swap(true, AcqRel), "two hold the lock");
+        let last = self.token.swap(token, SeqCst);
+        assert!(token > last, "token {token} after {last}");
+        let count = self.count.load(SeqCst);
+        thread::yield_now();
+        self.count.store(count + 1, SeqCst);
+    }
+
+    fn leave(&self) {
+        self.inside.store(false, SeqCst);
+    }
+}
+
+/// Kills the daemon until all is done, and has it back after a while that differs.
+fn kill_until(phoenix: &mut Phoenix, done: impl Fn() -> bool) -> u64 {
+    let mut kills = 0;
+    while !done() {
+        thread::sleep(Duration::from_millis(3 + kills * 7 % 20));
+        phoenix.die();
+        thread::sleep(Duration::from_millis([0, 1, 5, 30][kills as usize % 4]));
+        phoenix.rise();
+        kills += 1;
+    }
+    kills
+}
+
+#[test]
+fn threads_and_tasks_take_turns_whatever_becomes_of_the_daemon() {
+    const WORKERS: u64 = 6;
+    const TURNS: u64 = 150;
+    let mut phoenix = Phoenix::start();
+    let witness = Arc::new(Witness::default());
+    let (given, taken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut workers = Vec::new();
+    for worker in 0..WORKERS {
+        let (witness, builder) = (witness.clone(), phoenix.builder());
+        let (given, taken) = (given.clone(), taken.clone());
+        workers.push(thread::spawn(move || match worker % 2 {
+            0 => {
+                let client = builder.connect_blocking().unwrap();
+                let lock = client.lock("l").unwrap();
+                let items = client.semaphore("items", 0).unwrap();
+                for _ in 0..TURNS {
+                    let guard = lock.acquire().unwrap();
+                    witness.enter(guard.fencing_token().into());
+                    witness.leave();
+                    drop(guard);
+                    items.release().unwrap();
+                    given.fetch_add(1, SeqCst);
+                }
+                drop((lock, items));
+                client.close();
+            }
+            _ => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.unwrap().block_on(async {
+                    let client = builder.connect().await.unwrap();
+                    let lock = client.lock("l").await.unwrap();
+                    let items = client.semaphore("items", 0).await.unwrap();
+                    for _ in 0..TURNS {
+                        let guard = lock.acquire().await.unwrap();
+                        witness.enter(guard.fencing_token().into());
+                        witness.leave();
+                        drop(guard);
+                        items.acquire_unowned().await.unwrap();
+                        taken.fetch_add(1, SeqCst);
+                    }
+                    drop((lock, items));
+                    client.close().await;
+                });
+            }
+        }));
+    }
+    let kills = kill_until(&mut phoenix, || workers.iter().all(|worker| worker.is_finished()));
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    println!("{kills} kills");
+    assert!(kills > 3, "{kills} kills say nothing");
+    assert_eq!(witness.count.load(SeqCst), WORKERS * TURNS);
+    assert_eq!(given.load(SeqCst), taken.load(SeqCst));
+    let client = phoenix.builder().connect_blocking().unwrap();
+    assert_eq!(client.semaphore("items", 0).unwrap().value().unwrap(), 0, "a release came twice");
+}
+
+#[test]
+fn whoever_misses_it_first_starts_it_and_nobody_else_does() {
+    const KILLS: usize = 10;
+    let mut phoenix = Phoenix::start();
+    let starts = phoenix.file("starts");
+    let script = format!("echo >> {}; exec sleep 1", starts.display());
+    let builder = || {
+        let builder = Client::builder().endpoint(phoenix.endpoint());
+        builder.daemon("sh", ["-c", &*script]).connect_blocking().unwrap()
+    };
+    let holder = builder();
+    let waiters: Vec<_> = (0..5).map(|_| builder()).collect();
+    let started = || fs::read_to_string(&starts).map_or(0, |starts| starts.lines().count());
+    for kill in 1..=KILLS {
+        let name = format!("l{kill}");
+        let guard = holder.lock(&name).unwrap().acquire().unwrap();
+        let waiting: Vec<_> = waiters
+            .iter()
+            .map(|waiter| {
+                let lock = waiter.lock(&name).unwrap();
+                thread::spawn(move || drop(lock.acquire().unwrap()))
+            })
+            .collect();
+        phoenix.die();
+        let since = Instant::now();
+        eventually("a start", || (started() >= kill).then_some(()));
+        println!("missed and started after {:?}", since.elapsed());
+        phoenix.rise();
+        drop(guard);
+        waiting.into_iter().for_each(|waiter| waiter.join().unwrap());
+        println!("granted after {:?}", since.elapsed());
+        assert_eq!(started(), kill);
+    }
+}
+
+#[test]
+fn a_time_out_is_as_long_as_it_says_though_there_is_no_daemon() {
+    let mut phoenix = Phoenix::start();
+    let client = phoenix.builder().connect_blocking().unwrap();
+    let other = phoenix.builder().connect_blocking().unwrap();
+    let (lock, theirs) = (client.lock("l").unwrap(), other.lock("l").unwrap());
+    let guard = theirs.acquire().unwrap();
+    phoenix.die();
+    let late = lock.acquire_timeout(Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(late, AcquireError::TimedOut { .. }), "{late}");
+    phoenix.rise();
+    // What was given up is nobody's; what is held is still held.
+    assert!(lock.try_acquire().unwrap().is_none());
+    assert!(guard.is_valid());
+    guard.release().unwrap();
+    drop(lock.acquire().unwrap());
+}
+
+#[test]
+fn what_is_released_while_it_is_away_is_free_when_it_is_back() {
+    let mut phoenix = Phoenix::start();
+    let other = phoenix.builder().connect_blocking().unwrap();
+    let (theirs, items) = (other.lock("l").unwrap(), other.semaphore("items", 0).unwrap());
+    for _ in 0..5 {
+        let client = phoenix.builder().connect_blocking().unwrap();
+        let (lock, mine) = (client.lock("l").unwrap(), client.semaphore("items", 0).unwrap());
+        let guard = lock.acquire().unwrap();
+        phoenix.die();
+        drop(guard);
+        (0..100).for_each(|_| mine.release().unwrap());
+        phoenix.rise();
+        // Nobody waits at that client, and it makes no call.
+        drop(theirs.acquire().unwrap());
+        (0..100).for_each(|_| items.acquire_unowned().unwrap());
+    }
+    assert_eq!(items.value().unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_goes_while_it_is_away_keeps_nothing() {
+    let mut phoenix = Phoenix::start();
+    let other = phoenix.builder().connect_blocking().unwrap();
+    let client = phoenix.builder().connect_blocking().unwrap();
+    let guard = client.lock("l").unwrap().acquire().unwrap();
+    phoenix.die();
+    drop((guard, client));
+    phoenix.rise();
+    drop(other.lock("l").unwrap().acquire().unwrap());
+}
+
+#[test]
+fn a_client_that_gives_up_leaves_nothing_behind() {
+    let mut phoenix = Phoenix::start();
+    let builder = phoenix.builder().restart_timeout(Duration::ZERO);
+    // The grace is the least that it waits.
+    let client = builder.connect_blocking().unwrap();
+    let guard = client.lock("l").unwrap().acquire().unwrap();
+    phoenix.die();
+    let why = client.lost().unwrap();
+    assert!(!guard.is_valid(), "{why}");
+    phoenix.rise();
+    drop(client.lock("l").unwrap().acquire().unwrap());
+}
+
+fn flock(file: &Path) -> String {
+    // Who can't have the file's lock at once was let in beside another one.
+    format!("flock -n {0} sh -c 'echo in; sleep 0.05; echo x >> {0}.count'", file.display())
+}
+
+#[test]
+fn commands_run_on_and_in_turns() {
+    const COMMANDS: usize = 12;
+    let mut phoenix = Phoenix::start();
+    let file = phoenix.file("witness");
+    let commands: Vec<_> = (0..COMMANDS)
+        .map(|_| {
+            let mut command = Command::new(program("ctl"));
+            command.arg("--socket").arg(phoenix.endpoint().as_path());
+            command.args(["run", "l", "--", "sh", "-c", &flock(&file)]);
+            command.env("SYNCD_NO_AUTOSTART", "1").stdin(Stdio::null()).stdout(Stdio::piped());
+            command.stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let waiting: Vec<_> = commands
+        .into_iter()
+        .map(|command| thread::spawn(move || command.wait_with_output().unwrap()))
+        .collect();
+    // A new one finds a daemon only while there is one.
+    thread::sleep(Duration::from_millis(300));
+    let kills = kill_until(&mut phoenix, || waiting.iter().all(|waiting| waiting.is_finished()));
+    println!("{kills} kills");
+    for waiting in waiting {
+        let output = waiting.join().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout, b"in\n");
+    }
+    let count = fs::read_to_string(phoenix.file("witness.count")).unwrap();
+    assert_eq!(count.lines().count(), COMMANDS);
+}
