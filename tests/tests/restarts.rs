@@ -12,12 +12,17 @@ use std::{
             AtomicBool, AtomicU64,
             Ordering::{AcqRel, SeqCst},
         },
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use syncd_client::{AcquireError, Client};
+use syncd_client::{
+    AcquireError, Client, SessionError,
+    proto::v1::{EventSpec, create::Spec},
+    raw::{self, Object},
+};
 use syncd_tests::{
     daemon::{eventually, program},
     phoenix::Phoenix,
@@ -213,6 +218,34 @@ fn a_client_that_gives_up_leaves_nothing_behind() {
     assert!(!guard.is_valid(), "{why}");
     phoenix.rise();
     drop(client.lock("l").unwrap().acquire().unwrap());
+}
+
+extern "C" fn ignore(_: libc::c_int) {}
+
+/// As Ctrl-C does in Python.
+#[test]
+fn a_signal_that_comes_while_there_is_no_daemon_may_end_the_wait() {
+    let mut phoenix = Phoenix::start();
+    let client = raw::client(phoenix.builder()).unwrap();
+    let event = Object::create(client.object("e"), Spec::Event(EventSpec {}), None);
+    let event = event.wait(&mut || false).unwrap().event();
+    phoenix.die();
+    let (id, ids) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        // SAFETY: it only asks.
+        id.send(unsafe { libc::pthread_self() }).unwrap();
+        Object::set(&event).wait(&mut || true)
+    });
+    let thread = ids.recv().unwrap();
+    // SAFETY: the handler does nothing, and the thread has not been joined.
+    unsafe {
+        libc::signal(libc::SIGUSR2, ignore as *const () as libc::sighandler_t);
+        while !waiting.is_finished() {
+            libc::pthread_kill(thread, libc::SIGUSR2);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert!(matches!(waiting.join().unwrap(), Err(SessionError::Interrupted)));
 }
 
 fn flock(file: &Path) -> String {

@@ -271,3 +271,34 @@ fn open_terminal() -> (File, File) {
         (OwnedFd::from_raw_fd(terminal).into(), OwnedFd::from_raw_fd(line).into())
     }
 }
+
+#[test]
+fn watch_goes_on_with_the_next_daemon_and_says_what_may_be_missed() {
+    let mut house = House::new();
+    let mut watch = house.command(&["--json", "watch"]).spawn().unwrap();
+    let stdout = watch.stdout.take().unwrap();
+    let (line, lines) = std::sync::mpsc::channel::<serde_json::Value>();
+    std::thread::spawn(move || {
+        for text in std::io::BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = line.send(serde_json::from_str(&text).unwrap());
+        }
+    });
+    // There is something to be seen until it has been.
+    let sees = |house: &House, kind: &str| {
+        eventually(kind, || {
+            assert!(house.syncctl(&["run", "l", "--", "true"]).status.success());
+            lines.try_iter().any(|line| line["kind"] == kind)
+        });
+    };
+    sees(&house, "granted");
+    house.daemon.kill().unwrap();
+    house.daemon.wait().unwrap();
+    let mut next = house.command(&["daemon", "--log", "error"]);
+    house.daemon = next.stderr(std::process::Stdio::null()).spawn().unwrap();
+    eventually("the next daemon", || house.syncctl(&["status"]).status.success());
+    sees(&house, "daemon_away");
+    sees(&house, "granted");
+    watch.kill().unwrap();
+    let said = String::from_utf8(watch.wait_with_output().unwrap().stderr).unwrap();
+    assert!(said.contains("may have been missed"), "{said}");
+}
