@@ -4,13 +4,14 @@
 //! what clients were told checks that no promise is broken.
 //!
 //! A run is a [`Plan`], drawn from its seed, and a world that lives it: `world` has the parts and
-//! the scheduler, `process`, `owner` and `calls` the clients, `link` the connections, `daemon`
+//! the scheduler, `process`, `owner` and `calls` the clients, `link` the connections, `harm` what goes wrong, `daemon`
 //! and `broker` the daemon; `settle` heals the world, has everybody leave and looks at what is
 //! left; `witness` checks; `sabotage` makes faults that the witness must see.
 
 mod broker;
 mod calls;
 mod daemon;
+mod harm;
 mod link;
 mod owner;
 mod plan;

@@ -69,6 +69,8 @@ struct Session {
     /// The highest number of an attempt to resume it.
     attempt: u64,
     ended: bool,
+    /// It has made a request, so its client knows of it.
+    is_known: bool,
     outbox: VecDeque<Message>,
 }
 
@@ -215,6 +217,9 @@ impl Daemon {
             Err(convert::Invalid { field, why }) => Asked::Invalid { field, why },
         };
         let (request_id, ack) = (RequestId(message.id), message.ack);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.is_known = true;
+        }
         let input = Input::Request { session: id, id: request_id, ack, request };
         let outputs = self.core.call(input, around);
         self.hand_out(outputs, Some(id), around)
@@ -293,14 +298,19 @@ impl Daemon {
     pub fn come_back(&mut self, around: &mut Surroundings<'_>) -> Checked {
         self.is_away = false;
         let there = self.sessions.iter_mut().filter(|(_, session)| !session.ended);
-        let there: Vec<SessionId> = there
+        let there: Vec<(SessionId, bool)> = there
             .map(|(id, session)| {
                 session.attempt = 0;
-                *id
+                (*id, session.is_known)
             })
             .collect();
-        for session in there {
-            let outputs = self.core.call(Input::Restored(session), around);
+        for (session, is_known) in there {
+            // Whose opening may never have been heard of has nothing, and nobody who would end it.
+            let input = match is_known {
+                true => Input::Restored(session),
+                false => Input::Disconnect(session),
+            };
+            let outputs = self.core.call(input, around);
             self.hand_out(outputs, None, around)?;
         }
         Ok(())

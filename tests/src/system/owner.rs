@@ -134,7 +134,9 @@ impl World<'_> {
                 _ => Binding::None,
             };
         }
-        let is_void = session.is_over || session.is_closing || call.detached;
+        // A wait that had its lock again before its condition was given up has a lock.
+        let is_detached = call.detached && !matches!(call.what, What::Wait { .. });
+        let is_void = session.is_over || session.is_closing || is_detached;
         self.witness.answered(sid, id, &result)?;
         let me = &mut self.processes[at].owners[owner];
         me.pending = None;

@@ -4,6 +4,7 @@
 
 mod abandonments;
 mod conditions;
+mod count;
 mod end;
 mod holds;
 mod meetings;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syncd_core::{Answer, Body, Cause, Message, SessionId};
 use syncd_proto::v1::{ClientMessage, client_message::Request};
 
+pub use self::count::Count;
 use super::{
     Checked,
     plan::{Kind, Plan},
@@ -143,55 +145,6 @@ pub(super) struct Object {
     acting: BTreeSet<(Sid, u64)>,
 }
 
-/// How much there was of what a run is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Count {
-    pub events: u64,
-    pub granted: u64,
-    pub timed_out: u64,
-    pub cancelled: u64,
-    pub undone: u64,
-    pub resumed: u64,
-    pub restarted: u64,
-    pub lost: u64,
-    pub died: u64,
-    pub abandoned: u64,
-    pub taken: u64,
-    pub notified: u64,
-    pub passed_on: u64,
-    pub woken: u64,
-    pub passed: u64,
-    pub deadlocks: u64,
-    pub poisoned: u64,
-    pub unowned: u64,
-}
-
-impl Count {
-    /// Adds up.
-    pub fn add(&mut self, other: &Self) {
-        let Self { events, granted, timed_out, cancelled, undone, resumed, lost, .. } = other;
-        self.events += events;
-        self.granted += granted;
-        self.timed_out += timed_out;
-        self.cancelled += cancelled;
-        self.undone += undone;
-        self.resumed += resumed;
-        self.restarted += other.restarted;
-        self.lost += lost;
-        self.died += other.died;
-        self.abandoned += other.abandoned;
-        self.taken += other.taken;
-        self.notified += other.notified;
-        self.passed_on += other.passed_on;
-        self.woken += other.woken;
-        self.passed += other.passed;
-        self.deadlocks += other.deadlocks;
-        self.poisoned += other.poisoned;
-        self.unowned += other.unowned;
-    }
-}
-
 impl Witness {
     pub fn new(plan: &Plan) -> Self {
         let object = |&kind: &Kind| Object {
@@ -279,14 +232,13 @@ impl Witness {
         }
     }
 
-    /// A client writes a request: the time since it was made counts, whether or not there was a
-    /// daemon. Rule R33.
+    /// A client writes a request: the time for which it had no connection counts. Rule R33.
     pub fn written(&mut self, sid: Sid, message: &ClientMessage) -> Checked {
         let Some(call) = self.calls.get(&(sid, message.id)) else { return Ok(()) };
         let (Some(asked), Some(timeout)) = (call.timeout, timeout(message)) else { return Ok(()) };
-        if timeout > 0 && self.now + timeout > call.made + asked {
-            let late = self.now + timeout - call.made - asked;
-            return Err(format!("{sid:?} asks for {late} us more than was left: {call:?}"));
+        let away = self.sessions[sid.0].up_since.saturating_sub(call.made);
+        if timeout > asked.saturating_sub(away) {
+            return Err(format!("{sid:?} asks for {timeout} us, {away} us later: {call:?}"));
         }
         Ok(())
     }

@@ -26,9 +26,11 @@ pub(super) struct Retry {
     pause: Duration,
     /// When the one before broke; none for a session that was never opened.
     since: Option<Instant>,
-    /// The daemon of that connection is gone, so that no grace is counted.
+    /// From when a daemon may count the grace.
+    grace_from: Instant,
+    /// No daemon is there that could.
     is_gone: bool,
-    /// There is a connection, by which a daemon is to answer when there is one.
+    /// There is a connection, by which a daemon is to answer.
     is_heard: bool,
     pub reason: String,
 }
@@ -36,7 +38,15 @@ pub(super) struct Retry {
 impl Retry {
     pub(super) fn first(now: Instant) -> Self {
         let reason = "no connection was made".to_owned();
-        Self { at: now, pause: PAUSE, since: None, is_gone: false, is_heard: false, reason }
+        Self {
+            at: now,
+            pause: PAUSE,
+            since: None,
+            grace_from: now,
+            is_gone: false,
+            is_heard: false,
+            reason,
+        }
     }
 }
 
@@ -114,8 +124,11 @@ impl Protocol {
         self.link = match std::mem::replace(&mut self.link, Link::Up) {
             Link::Lost(why) => Link::Lost(why),
             Link::Down(retry) | Link::Connecting(retry) => {
-                let is_gone = retry.is_gone || is_absent;
-                Link::Down(Retry { reason, is_gone, is_heard: false, ..retry })
+                // Whoever was there may have taken the session up, and counts from here on.
+                let is_counting = retry.is_gone && retry.is_heard && !is_absent;
+                let grace_from = if is_counting { now } else { retry.grace_from };
+                let is_gone = is_absent || (retry.is_gone && !is_counting);
+                Link::Down(Retry { reason, is_gone, grace_from, is_heard: false, ..retry })
             }
             Link::Up => {
                 let (since, is_gone) = (Some(now), is_leaving);
@@ -128,12 +141,16 @@ impl Protocol {
     ///
     /// As long as its daemon may live, that is before the grace which it counts is over: whoever
     /// must stop what a lock guards does so before somebody else gets the lock. If the daemon is
-    /// gone and the session isn't, nobody gets the lock; nor while nobody answers who could.
+    /// gone and the session isn't, nobody gets the lock; nor from the next daemon, as long as it
+    /// keeps the connection by which the session is to be resumed.
     fn end(&self, retry: &Retry) -> Option<Instant> {
         let (since, opened) = (retry.since?, self.opened.as_ref()?);
-        let waits = opened.outlives_daemon && (retry.is_gone || retry.is_heard);
+        let waits = opened.outlives_daemon && retry.is_gone;
         let grace = Duration::from_micros(opened.grace_us) * 3 / 4;
-        since.checked_add(if waits { self.patience.max(grace) } else { grace })
+        match waits {
+            true => since.checked_add(self.patience.max(grace)),
+            false => retry.grace_from.checked_add(grace),
+        }
     }
 
     pub(super) fn handle_greeting(&mut self, answer: Option<Message>) {

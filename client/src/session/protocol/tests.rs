@@ -1,10 +1,12 @@
-//! The protocol, one promise at a time; and in `seeded` against a daemon of a few lines.
+//! The protocol, one promise at a time, in `reconnect` those over connections that break; and in
+//! `seeded` against a daemon of a few lines.
 
+mod reconnect;
 mod seeded;
 
 use syncd_proto::v1::{
-    Acquire, Cause, EventSet, EventWait, Granted, Release, SemLockClass, SessionEnd,
-    client_message::Request, server_message::Message,
+    Acquire, Cause, EventSet, Granted, Release, SemLockClass, SessionEnd, client_message::Request,
+    server_message::Message,
 };
 
 use super::*;
@@ -45,38 +47,6 @@ fn cut(protocol: &mut Protocol, now: Instant) {
     protocol.handle_disconnected(now, End::Broken("cut".to_owned()));
 }
 
-/// Nobody is there when it looks for its daemon.
-fn miss(protocol: &mut Protocol, now: Instant) {
-    assert!(protocol.poll_connect(now));
-    protocol.handle_disconnected(now, End::Absent("nobody".to_owned()));
-}
-
-/// As [`connect`], to a daemon whose sessions outlive it, or not; gives back what it began with.
-fn connect_to(protocol: &mut Protocol, now: Instant, outlives_daemon: bool) -> Open {
-    assert!(protocol.poll_connect(now));
-    protocol.handle_connected();
-    let greeting = transmit(protocol).remove(0);
-    let grace_us = GRACE.as_micros() as u64;
-    let resume_key = vec![1];
-    let opened = Opened { outlives_daemon, grace_us, resume_key, ..Opened::default() };
-    protocol.handle_timeout(now);
-    protocol.handle_message(message(0, 0, Message::Opened(opened)));
-    let Some(Request::Open(open)) = greeting.request else { panic!("{greeting:?}") };
-    open
-}
-
-/// When it gives up, if from `now` on each attempt ends so.
-fn end_of(protocol: &mut Protocol, mut now: Instant, end: &End) -> Instant {
-    while protocol.lost().is_none() {
-        if protocol.poll_connect(now) {
-            protocol.handle_disconnected(now, end.clone());
-        }
-        now = protocol.poll_timeout().unwrap_or(now);
-        protocol.handle_timeout(now);
-    }
-    now
-}
-
 fn acquire(protocol: &mut Protocol, deadline: Option<Instant>) -> u64 {
     let undo = Undo::Grant { handle: LOCK, owner: 1, unowned: false };
     let acquire = Acquire { handle: LOCK, owner: 1, ..Acquire::default() };
@@ -98,148 +68,6 @@ fn a_resume_sends_again_what_has_not_arrived_and_no_more() {
     connect(&mut protocol, now, ids[0]);
     let again: Vec<u64> = transmit(&mut protocol).iter().map(|message| message.id).collect();
     assert_eq!(again, ids[1..]);
-}
-
-#[test]
-fn a_session_is_given_up_before_its_grace_is_over_however_often_it_was_tried() {
-    let start = Instant::now();
-    let mut now = start;
-    let mut protocol = opened(now);
-    let id = acquire(&mut protocol, None);
-    cut(&mut protocol, now);
-    while protocol.lost().is_none() {
-        if protocol.poll_connect(now) {
-            // It is connected, and not answered.
-            protocol.handle_connected();
-        }
-        now = protocol.poll_timeout().expect("it has an end");
-        protocol.handle_timeout(now);
-    }
-    assert!(now < start + GRACE);
-    assert!(matches!(protocol.poll_reply(id), Some(Err(Failure::Lost(_)))));
-}
-
-#[test]
-fn one_that_outlives_its_daemon_waits_for_the_next_and_no_longer_than_told() {
-    let start = Instant::now();
-    let absent = End::Absent("nobody".to_owned());
-    let end = |outlives: bool, is_leaving: bool, end: &End| {
-        let mut protocol = Protocol::new(start, Open::default());
-        protocol.set_patience(GRACE * 3);
-        connect_to(&mut protocol, start, outlives);
-        if is_leaving {
-            let leaves = SessionEnd { shutting_down: true, ..SessionEnd::default() };
-            protocol.handle_message(message(1, 0, Message::SessionEnd(leaves)));
-        }
-        cut(&mut protocol, start);
-        let end = end_of(&mut protocol, start, end);
-        assert_eq!(protocol.poll_replaced().is_some(), outlives);
-        end - start
-    };
-    let broken = End::Broken("no".to_owned());
-    let grace = GRACE * 3 / 4;
-    assert_eq!(end(false, false, &absent), grace);
-    assert_eq!(end(true, false, &absent), GRACE * 3);
-    // The daemon may live, and give its locks to others after the grace.
-    assert_eq!(end(true, false, &broken), grace);
-    assert_eq!(end(true, true, &broken), GRACE * 3);
-}
-
-/// As under a service manager, which listens while there is no daemon.
-#[test]
-fn a_connection_that_nobody_answers_is_waited_for_like_a_daemon_that_is_away() {
-    let start = Instant::now();
-    let mut protocol = Protocol::new(start, Open::default());
-    connect_to(&mut protocol, start, true);
-    cut(&mut protocol, start);
-    assert!(protocol.poll_connect(start));
-    protocol.handle_connected();
-    protocol.handle_timeout(start + GRACE);
-    assert!(protocol.lost().is_none());
-    assert_eq!(protocol.poll_timeout(), Some(start + PATIENCE));
-}
-
-#[test]
-fn a_session_that_its_next_daemon_has_not_got_is_lost_at_once() {
-    let now = Instant::now();
-    let mut protocol = Protocol::new(now, Open::default());
-    connect_to(&mut protocol, now, true);
-    let id = acquire(&mut protocol, None);
-    cut(&mut protocol, now);
-    miss(&mut protocol, now);
-    let now = protocol.poll_timeout().unwrap();
-    assert!(protocol.poll_connect(now));
-    protocol.handle_connected();
-    transmit(&mut protocol);
-    let error = v1::Error { text: "none".to_owned(), ..v1::Error::default() };
-    protocol.handle_message(message(0, 0, Message::Error(error)));
-    assert!(matches!(protocol.poll_reply(id), Some(Err(Failure::Lost(_)))));
-    assert_eq!(protocol.poll_replaced(), None);
-}
-
-#[test]
-fn attempts_are_numbered_and_come_soon_and_then_less_often() {
-    let start = Instant::now();
-    let mut now = start;
-    let mut protocol = Protocol::new(now, Open::default());
-    assert_eq!(connect_to(&mut protocol, now, true).attempt, 0);
-    for attempt in 1..4 {
-        cut(&mut protocol, now);
-        let open = connect_to(&mut protocol, now, true);
-        assert_eq!((open.attempt, open.resume_key), (attempt, vec![1]));
-    }
-    cut(&mut protocol, now);
-    let mut pauses = Vec::new();
-    for _ in 0..12 {
-        miss(&mut protocol, now);
-        let next = protocol.poll_timeout().unwrap();
-        pauses.push(next - now);
-        now = next;
-    }
-    let within = |pause: Duration, most: u64| {
-        let most = Duration::from_millis(most);
-        pause >= most * 3 / 4 && pause <= most * 5 / 4
-    };
-    assert!(within(pauses[0], 1) && within(pauses[3], 8), "{pauses:?}");
-    assert!(pauses[7..].iter().all(|pause| within(*pause, 100)), "{pauses:?}");
-}
-
-/// Rule R33: also while there is no daemon to count it.
-#[test]
-fn the_time_without_a_daemon_counts() {
-    let start = Instant::now();
-    let second = Duration::from_secs(1);
-    let mut protocol = Protocol::new(start, Open::default());
-    connect_to(&mut protocol, start, true);
-    let wait = |protocol: &mut Protocol, seconds: u64, now: Instant| {
-        let timeout_us = Some(seconds * 1_000_000);
-        let wait = Request::EventWait(EventWait { handle: 9, owner: 1, timeout_us });
-        protocol.handle_request(wait, Some(Undo::Wait), None);
-        protocol.handle_timeout(now);
-    };
-    wait(&mut protocol, 5, start);
-    transmit(&mut protocol);
-    cut(&mut protocol, start);
-    let mut now = start;
-    miss(&mut protocol, now);
-    now += second * 2;
-    wait(&mut protocol, 5, now);
-    wait(&mut protocol, 1, now);
-    miss(&mut protocol, now);
-    now += second * 2;
-    connect_to(&mut protocol, now, true);
-    let timeouts = |sent: Vec<ClientMessage>| {
-        let timeout = |message: ClientMessage| match message.request {
-            Some(Request::EventWait(wait)) => wait.timeout_us.unwrap() / 1_000_000,
-            other => panic!("{other:?}"),
-        };
-        sent.into_iter().map(timeout).collect::<Vec<_>>()
-    };
-    assert_eq!(timeouts(transmit(&mut protocol)), [1, 3, 0]);
-    // And once more, from the beginning.
-    cut(&mut protocol, now);
-    connect_to(&mut protocol, now + second, true);
-    assert_eq!(timeouts(transmit(&mut protocol)), [0, 2, 0]);
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl Daemon {
             attached: true,
             attempt: 0,
             ended: false,
+            is_known: false,
             outbox,
         };
         self.sessions.insert(id, session);

@@ -254,7 +254,8 @@ impl Witness {
             self.abandonment_told(call, left)?;
         }
         let token = self.tokens.get_mut(&number).ok_or("a grant that nobody made")?;
-        if self.sessions[key.0.0].standing != Standing::Living || call.detached {
+        let is_detached = call.detached && lent.is_none();
+        if self.sessions[key.0.0].standing != Standing::Living || is_detached {
             // The answer was there, and the session or its reference is not: its owner has nothing.
             token.end.get_or_insert(End::Gone);
             token.told = true;

@@ -26,6 +26,8 @@ pub(in crate::system) struct Seen {
     pub id: Option<SessionId>,
     /// When its connection was last seen to work; none while it does.
     pub broken_since: Option<u64>,
+    /// When the last one was answered.
+    pub up_since: u64,
     pub dead: bool,
     pub kicked: bool,
     /// It has given everything back before it left.
@@ -64,6 +66,7 @@ impl Witness {
             pid,
             id: None,
             broken_since: Some(self.now),
+            up_since: 0,
             dead: false,
             kicked: false,
             in_order: false,
@@ -137,7 +140,8 @@ impl Witness {
 
     /// Its client has a connection whose greeting was answered.
     pub fn up(&mut self, sid: Sid) {
-        self.sessions[sid.0].broken_since = None;
+        let seen = &mut self.sessions[sid.0];
+        (seen.broken_since, seen.up_since) = (None, self.now);
     }
 
     /// A message came to the client by a connection. Rules R3, R5.
