@@ -19,7 +19,7 @@ use std::{
 };
 
 use syncd_client::{
-    AcquireError, Client, SessionError,
+    AcquireError, Builder, Client, Endpoint, SessionError,
     proto::v1::{EventSpec, create::Spec},
     raw::{self, Object},
 };
@@ -64,61 +64,141 @@ fn kill_until(phoenix: &mut Phoenix, done: impl Fn() -> bool) -> u64 {
     kills
 }
 
-#[test]
-fn threads_and_tasks_take_turns_whatever_becomes_of_the_daemon() {
+/// Threads and tasks that take turns, and give and take permits that are nobody's.
+struct Crowd {
+    witness: Arc<Witness>,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Crowd {
     const WORKERS: u64 = 6;
     const TURNS: u64 = 150;
-    let mut phoenix = Phoenix::start();
-    let witness = Arc::new(Witness::default());
-    let (given, taken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut workers = Vec::new();
-    for worker in 0..WORKERS {
-        let (witness, builder) = (witness.clone(), phoenix.builder());
-        let (given, taken) = (given.clone(), taken.clone());
-        workers.push(thread::spawn(move || match worker % 2 {
-            0 => {
-                let client = builder.connect_blocking().unwrap();
-                let lock = client.lock("l").unwrap();
-                let items = client.semaphore("items", 0).unwrap();
-                for _ in 0..TURNS {
-                    let guard = lock.acquire().unwrap();
-                    witness.enter(guard.fencing_token().into());
-                    witness.leave();
-                    drop(guard);
-                    items.release().unwrap();
-                    given.fetch_add(1, SeqCst);
+
+    fn of(builder: impl Fn() -> Builder) -> Self {
+        let witness = Arc::new(Witness::default());
+        let work = |worker| {
+            let (witness, builder) = (witness.clone(), builder());
+            thread::spawn(move || match worker % 2 {
+                0 => Self::give(&witness, builder),
+                _ => {
+                    let mut runtime = tokio::runtime::Builder::new_current_thread();
+                    let runtime = runtime.enable_all().build().unwrap();
+                    runtime.block_on(Self::take(&witness, builder));
                 }
-                drop((lock, items));
-                client.close();
-            }
-            _ => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.unwrap().block_on(async {
-                    let client = builder.connect().await.unwrap();
-                    let lock = client.lock("l").await.unwrap();
-                    let items = client.semaphore("items", 0).await.unwrap();
-                    for _ in 0..TURNS {
-                        let guard = lock.acquire().await.unwrap();
-                        witness.enter(guard.fencing_token().into());
-                        witness.leave();
-                        drop(guard);
-                        items.acquire_unowned().await.unwrap();
-                        taken.fetch_add(1, SeqCst);
-                    }
-                    drop((lock, items));
-                    client.close().await;
-                });
-            }
-        }));
+            })
+        };
+        let workers = (0..Self::WORKERS).map(work).collect();
+        Self { witness, workers }
     }
-    let kills = kill_until(&mut phoenix, || workers.iter().all(|worker| worker.is_finished()));
-    workers.into_iter().for_each(|worker| worker.join().unwrap());
-    println!("{kills} kills");
-    assert!(kills > 3, "{kills} kills say nothing");
-    assert_eq!(witness.count.load(SeqCst), WORKERS * TURNS);
-    assert_eq!(given.load(SeqCst), taken.load(SeqCst));
-    let client = phoenix.builder().connect_blocking().unwrap();
-    assert_eq!(client.semaphore("items", 0).unwrap().value().unwrap(), 0, "a release came twice");
+
+    fn give(witness: &Witness, builder: Builder) {
+        let client = builder.connect_blocking().unwrap();
+        let lock = client.lock("l").unwrap();
+        let items = client.semaphore("items", 0).unwrap();
+        for _ in 0..Self::TURNS {
+            let guard = lock.acquire().unwrap();
+            witness.enter(guard.fencing_token().into());
+            witness.leave();
+            drop(guard);
+            items.release().unwrap();
+        }
+        drop((lock, items));
+        client.close();
+    }
+
+    async fn take(witness: &Witness, builder: Builder) {
+        let client = builder.connect().await.unwrap();
+        let lock = client.lock("l").await.unwrap();
+        let items = client.semaphore("items", 0).await.unwrap();
+        for _ in 0..Self::TURNS {
+            let guard = lock.acquire().await.unwrap();
+            witness.enter(guard.fencing_token().into());
+            witness.leave();
+            drop(guard);
+            items.acquire_unowned().await.unwrap();
+        }
+        drop((lock, items));
+        client.close().await;
+    }
+
+    fn is_done(&self) -> bool {
+        self.workers.iter().all(|worker| worker.is_finished())
+    }
+
+    /// All have had their turns, and nothing is left over.
+    fn check(self, kills: u64, builder: Builder) {
+        self.workers.into_iter().for_each(|worker| worker.join().unwrap());
+        println!("{kills} kills");
+        assert!(kills > 3, "{kills} kills say nothing");
+        assert_eq!(self.witness.count.load(SeqCst), Self::WORKERS * Self::TURNS);
+        let client = builder.connect_blocking().unwrap();
+        let left = client.semaphore("items", 0).unwrap().value().unwrap();
+        assert_eq!(left, 0, "as many were taken as were given");
+    }
+}
+
+#[test]
+fn threads_and_tasks_take_turns_whatever_becomes_of_the_daemon() {
+    let mut phoenix = Phoenix::start();
+    let crowd = Crowd::of(|| phoenix.builder());
+    let kills = kill_until(&mut phoenix, || crowd.is_done());
+    crowd.check(kills, phoenix.builder());
+}
+
+/// The daemon that listens at a place, whoever started it.
+fn daemon_at(socket: &Path) -> Option<libc::pid_t> {
+    use std::os::{fd::AsRawFd as _, unix::net::UnixStream};
+    let stream = UnixStream::connect(socket).ok()?;
+    // SAFETY: it writes what it is given room for.
+    unsafe {
+        let mut peer: libc::ucred = std::mem::zeroed();
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+        let to = (&raw mut peer).cast();
+        let asked = libc::getsockopt(stream.as_raw_fd(), level, option, to, &raw mut length);
+        (asked == 0).then_some(peer.pid)
+    }
+}
+
+fn signal(pid: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: a plain system call.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Real daemons, killed or told to leave, started again by whoever misses them.
+#[test]
+fn a_real_daemon_that_is_killed_is_started_by_its_clients_and_nobody_notices() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let endpoint: Endpoint = socket.to_str().unwrap().parse().unwrap();
+    let builder =
+        || Client::builder().endpoint(endpoint.clone()).daemon(program("daemon"), [""; 0]);
+    // It is there before a crowd comes, each of which would start it.
+    let watcher = builder().connect_blocking().unwrap();
+    let lock = watcher.lock("watched").unwrap();
+    let crowd = Crowd::of(builder);
+    let mut kills = 0;
+    let mut times = Vec::new();
+    while !crowd.is_done() {
+        thread::sleep(Duration::from_millis(20 + kills * 7 % 40));
+        let Some(pid) = daemon_at(&socket) else { continue };
+        signal(pid, if kills % 4 == 3 { libc::SIGTERM } else { libc::SIGKILL });
+        let since = Instant::now();
+        drop(lock.acquire().unwrap());
+        times.push(since.elapsed());
+        kills += 1;
+    }
+    times.sort();
+    let middle = times.get(times.len() / 2);
+    println!(
+        "from the kill to the next grant: {middle:?} in the middle, {:?} at most",
+        times.last()
+    );
+    crowd.check(kills, builder());
+    let last = daemon_at(&socket).unwrap();
+    drop((lock, watcher));
+    signal(last, libc::SIGTERM);
+    eventually("its end", || daemon_at(&socket).is_none().then_some(()));
 }
 
 #[test]
