@@ -164,7 +164,7 @@ async fn a_hold_taken_by_force_is_no_longer_valid() {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_daemon_calls_go_on_and_old_guards_do_not() {
+async fn after_a_restart_of_the_daemon_calls_go_on_and_guards_are_good() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = support::endpoint_in(dir.path(), "syncd.sock");
     let mut daemon = Daemon::at(&endpoint);
@@ -173,6 +173,24 @@ async fn after_a_restart_of_the_daemon_calls_go_on_and_old_guards_do_not() {
     let guard = lock.acquire().await.unwrap();
     daemon.stop();
     let daemon = Daemon::at(&endpoint);
+    within(event.set()).await.unwrap();
+    assert!(guard.is_valid());
+    let theirs = daemon.client().await.lock("l").await.unwrap();
+    assert!(theirs.try_acquire().await.unwrap().is_none());
+    drop(guard);
+    assert!(within(theirs.acquire()).await.unwrap().is_valid());
+}
+
+#[tokio::test]
+async fn a_daemon_that_keeps_nothing_voids_guards_by_its_restart_and_calls_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = support::endpoint_in(dir.path(), "syncd.sock");
+    let mut daemon = Daemon::keeping(&endpoint, syncd::Journaling::Off);
+    let client = daemon.client().await;
+    let (lock, event) = (client.lock("l").await.unwrap(), client.event("e").await.unwrap());
+    let guard = lock.acquire().await.unwrap();
+    daemon.stop();
+    let daemon = Daemon::keeping(&endpoint, syncd::Journaling::Off);
     within(event.set()).await.unwrap();
     let next = within(lock.acquire()).await.unwrap();
     assert!(next.is_valid() && !guard.is_valid());

@@ -44,7 +44,13 @@ impl Daemon {
     }
 
     pub fn at(endpoint: &Endpoint) -> Self {
-        let config = syncd::Config::new(endpoint.clone());
+        Self::keeping(endpoint, syncd::Journaling::Beside)
+    }
+
+    /// One that leaves what it knows to the next one, or not.
+    pub fn keeping(endpoint: &Endpoint, journal: syncd::Journaling) -> Self {
+        let mut config = syncd::Config::new(endpoint.clone());
+        config.journal = journal;
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
