@@ -339,9 +339,10 @@ fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {
             };
             lock.acquire(raw::owner(), None).wait(&mut in_handler).unwrap()
         });
+        // Made before they are set: an event that nobody is attached to is gone.
+        let waited = events.map(|name| raw_object(client, name, Spec::Event(EventSpec {})).event());
         let reader = scope.spawn(move || {
-            for name in events {
-                let event = raw_object(client, name, Spec::Event(EventSpec {})).event();
+            for event in waited {
                 Object::wait_set(&event, raw::owner(), None).wait(&mut || false).unwrap();
             }
         });
