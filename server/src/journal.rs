@@ -8,7 +8,7 @@
 //! one is written to, the one before is left as it was, until the next snapshot goes there.
 //!
 //! # Layout
-//! - `log`: [`Journal`], the store. `current`: the generation that it writes to. `compaction`: the next snapshot, made beside the work.
+//! - `log`: `Journal`, the store. `current`: the generation that it writes to. `compaction`: the next snapshot, made beside the work.
 //! - `directory`: the files, and room in them. `area`: a file in memory.
 //! - `format`, `parse`: the bytes. `load`: what a daemon finds that starts.
 //! - `boot`: which run of the machine. `failpoint`: where tests have the process killed.
