@@ -257,8 +257,8 @@ pub(crate) fn is_back(
     now: Instant,
     error: &mut LinkError,
 ) -> bool {
-    let outlives = protocol.opened().is_some_and(|opened| opened.outlives_daemon);
-    let Some(again) = again.filter(|_| outlives && error.is_absent()) else { return false };
+    let is_missed = protocol.outlives_daemon() && error.is_absent();
+    let Some(again) = again.filter(|_| is_missed) else { return false };
     match again.miss(now) {
         Missed::Up => return true,
         Missed::Awaited => {}

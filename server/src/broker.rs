@@ -221,7 +221,7 @@ impl Broker {
         }
         drop(state);
 
-        if let Some(Err(error)) = after.store.take().map(|store| Box::new(store).remove()) {
+        if let Some(Err(error)) = after.store.take().map(Journal::remove) {
             warn!(namespace = %namespace.address, "its journal could not be removed: {error}");
         }
         after.wakers.drain(..).for_each(Waker::wake);

@@ -223,7 +223,7 @@ mod tests {
     use super::*;
     use crate::journal::{Entry, parse};
 
-    /// What this version recorded (`server/tests/restart.rs` says how). A change of what is
+    /// What this version recorded (`server/tests/restart/record.rs` says how). A change of what is
     /// serialized raises the format's number and adds a way to read the one before, and a
     /// recording: this one stays.
     #[test]

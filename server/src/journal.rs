@@ -42,7 +42,7 @@ pub use parse::{Entry, Generation, Reason, parse};
 ///
 /// A [`Journal`] is done when `append` returns. A store far away may be done later, and write many
 /// records as one: what it returns is a number to wait for, and what is told waits with it.
-pub trait Store: Send {
+pub trait Store: Send + Sized {
     /// Adds a record (1 byte to [`MAX_RECORD`]).
     ///
     /// # Errors
@@ -73,7 +73,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// If something stays.
-    fn remove(self: Box<Self>) -> io::Result<()>;
+    fn remove(self) -> io::Result<()>;
 }
 
 /// What a record does to the state.

@@ -66,10 +66,11 @@ pub(crate) fn restore(broker: &Arc<Broker>) {
                     broker.doubts.add_unknown(found.files()[0].clone(), error.to_string());
                 }
             }
-            Err(Failed { kept, why }) => {
+            Err(failed) => {
+                let why = &failed.why;
                 error!(namespace = %address, "{why}: served from what can be proved, once nobody is \
                     left who may hold more");
-                broker.doubts.add(address, Doubt::of(found, kept, why));
+                broker.doubts.add(address, Doubt::of(found, failed));
             }
         }
     }
@@ -79,9 +80,11 @@ pub(crate) fn restore(broker: &Arc<Broker>) {
     }
 }
 
-/// Why a journal can't be gone on with, and the last state that it proves.
+/// Why a journal can't be gone on with, and the last state that it proves: that after the first
+/// so many records.
 struct Failed {
     kept: Option<Box<Kept>>,
+    proved: usize,
     why: String,
 }
 
@@ -89,21 +92,23 @@ struct Failed {
 fn replay(found: &Found) -> Result<Kept, Failed> {
     let files = found.files().iter().map(|file| file.display().to_string());
     let files = files.collect::<Vec<_>>().join(" and ");
-    let snapshot = |why| Failed { kept: None, why: format!("{files}: the snapshot: {why}") };
-    let mut kept = Kept::read(found.snapshot()).map_err(snapshot)?;
-    for (number, record) in found.records().enumerate() {
-        if record.is_after_damage {
-            break;
-        }
+    let mut kept = Kept::read(found.snapshot()).map_err(|why| {
+        let why = format!("{files}: the snapshot: {why}");
+        Failed { kept: None, proved: 0, why }
+    })?;
+    let mut proved = 0;
+    for record in found.records().take_while(|record| !record.is_after_damage) {
         if let Err(why) = kept.replay(record.bytes) {
             // The call was made; so the state before it has to be made again.
-            let why = format!("{files}, record {}: {why}", number + 1);
-            return Err(Failed { kept: replay_first(found, number).ok().map(Box::new), why });
+            let kept = replay_first(found, proved).ok().map(Box::new);
+            let why = format!("{files}, record {}: {why}", proved + 1);
+            return Err(Failed { kept, proved, why });
         }
+        proved += 1;
     }
     match found.damage.first() {
         Some(damage) if !found.is_whole => {
-            Err(Failed { kept: Some(Box::new(kept)), why: damage.to_string() })
+            Err(Failed { kept: Some(Box::new(kept)), proved, why: damage.to_string() })
         }
         _ => Ok(kept),
     }
@@ -211,4 +216,75 @@ fn rejoin(broker: &Arc<Broker>, namespace: &Arc<Namespace>, id: SessionId, membe
         }
         state.count_references(&session, now);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use syncd_core::{Process, Space, Time};
+    use syncd_proto::Endpoint;
+
+    use super::*;
+    use crate::{
+        Config, Server,
+        broker::NoNamespace,
+        entry::{self, Members},
+        journal::Need,
+    };
+
+    /// A daemon at whose place a journal is found: `write` makes it, of the namespace that is
+    /// returned.
+    fn found(write: impl FnOnce(&Arc<Directory>, &str)) -> (Server, Address, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address { owner: Some(7), name: "n".into() };
+        let directory = Directory::open(&dir.path().join("s.sock.journal")).unwrap();
+        write(&directory, &address.to_string());
+        let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+        let server = Server::bind(Config::new(endpoint)).unwrap();
+        restore(&server.broker);
+        (server, address, dir)
+    }
+
+    fn is_refused(server: &Server, address: &Address) -> bool {
+        matches!(server.broker.namespace(address), Err(NoNamespace::InDoubt(_)))
+    }
+
+    // Rule R68
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn who_came_after_a_call_that_comes_out_otherwise_may_hold_something() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (server, address, _dir) = found(|directory, address| {
+            let config = syncd_core::Config::default();
+            let mut space = Space::new(config.clone(), 1);
+            let empty = entry::snapshot(&space, &Members::default(), &config, Time(0));
+            let mut journal = Journal::create(directory, address, None, &empty).unwrap();
+            let nobody = i32::MAX as u32;
+            for (pid, is_as_told) in [(nobody, false), (child.id(), true)] {
+                let process = Process { pid, uid: 7, command: "c".into() };
+                space.handle_open(Time(1), process).unwrap();
+                let mut step = space.take_step().unwrap();
+                if !is_as_told {
+                    step.outputs.clear();
+                }
+                journal.append(&entry::write(&step, None, Vec::new()), Need::Growth).unwrap();
+            }
+        });
+        assert!(is_refused(&server, &address));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_refused(&server, &address));
+    }
+
+    // Rule R68
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_read_may_say_that_anything_is_held() {
+        let (server, address, dir) = found(|directory, address| {
+            drop(Journal::create(directory, address, None, b"\xff\xff").unwrap());
+        });
+        assert!(is_refused(&server, &address));
+        for file in std::fs::read_dir(dir.path().join("s.sock.journal")).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        assert!(!is_refused(&server, &address));
+    }
 }

@@ -236,7 +236,7 @@ impl Inner {
             });
             inner.finish();
         };
-        let outlives = self.lock().outlives_daemon();
+        let outlives = self.lock().protocol.outlives_daemon();
         let thread = thread::Builder::new().name("syncd-goodbye".to_owned());
         outlives && thread.spawn(say).is_ok()
     }
@@ -275,17 +275,10 @@ impl State {
         }
     }
 
-    fn outlives_daemon(&self) -> bool {
-        self.protocol.opened().is_some_and(|opened| opened.outlives_daemon)
-    }
-
-    /// The daemon has a goodbye. What is in the socket of one that is killed is lost, which matters
-    /// only to a session that the next one has.
+    /// The daemon has a goodbye.
     pub(super) fn is_heard_out(&mut self, goodbye: u64) -> bool {
-        match self.outlives_daemon() {
-            true => self.protocol.poll_reply(goodbye).is_some(),
-            false => !self.is_unsent(),
-        }
+        let is_unsent = self.is_unsent();
+        self.protocol.is_heard_out(goodbye, is_unsent)
     }
 
     /// Something queued has not reached the socket.

@@ -340,8 +340,8 @@ impl Store for Journal {
         }
     }
 
-    fn remove(self: Box<Self>) -> io::Result<()> {
-        let Self { slots, current, spare, .. } = *self;
+    fn remove(self) -> io::Result<()> {
+        let Self { slots, current, spare, .. } = self;
         let newer = current.slot;
         drop((current, spare));
         // The older first: should this be cut short, what is found is the last state.

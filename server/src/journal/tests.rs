@@ -117,7 +117,7 @@ fn what_was_appended_is_found_in_order_after_the_last_snapshot() {
     let status = journal.status();
     assert_eq!((status.records, status.snapshot_bytes, status.error), (50, 7, None));
     assert_eq!(status.directory, place.path());
-    Box::new(journal).remove().unwrap();
+    journal.remove().unwrap();
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
@@ -190,7 +190,7 @@ fn what_is_removed_goes_oldest_first() {
     journal.switch(b"second").unwrap();
     fs::remove_file(place.file(0)).unwrap();
     // It stops at the first that it can't remove.
-    assert!(Box::new(journal).remove().is_err());
+    assert!(journal.remove().is_err());
     assert_eq!(place.found().snapshot(), b"second");
 }
 

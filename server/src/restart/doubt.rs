@@ -13,7 +13,7 @@ use dashmap::{DashMap, Entry};
 use syncd_core::{Cause, SessionId, Time};
 use tracing::{error, info};
 
-use super::{begin, keep_aside};
+use super::{Failed, begin, keep_aside};
 use crate::{
     broker::Broker,
     entry::{self, Kept},
@@ -53,7 +53,8 @@ impl Suspect {
 }
 
 impl Doubt {
-    pub(super) fn of(found: Found, kept: Option<Box<Kept>>, why: String) -> Self {
+    pub(super) fn of(found: Found, failed: Failed) -> Self {
+        let Failed { kept, proved, why } = failed;
         let mut doubt = Self { why, kept, suspects: Vec::new(), found };
         let members = doubt.kept.iter().flat_map(|kept| {
             kept.members.iter().filter_map(|(id, member)| {
@@ -61,8 +62,8 @@ impl Doubt {
                 Some((process.pid, process.uid, member.started))
             })
         });
-        // Also those that are in the proved state: then they count twice, and nothing is lost.
-        let opened = doubt.found.records().filter(|record| record.is_after_damage);
+        // Whoever came after the state that is proved may hold something, too.
+        let opened = doubt.found.records().skip(proved);
         let opened = opened.filter_map(|record| entry::opened(record.bytes));
         let suspects: Vec<_> = members.chain(opened).collect();
         for (pid, user, started) in suspects {
@@ -71,21 +72,29 @@ impl Doubt {
         doubt
     }
 
-    /// Where records are missing, somebody who knows must remove the files.
-    fn check_files(&self, address: &Address) -> Result<(), String> {
-        let is_left = |file: &&PathBuf| file.exists();
-        if let Some(file) = self.found.files().iter().find(is_left)
-            && !self.found.is_whole
-        {
-            return Err(advise(address, file, &self.why));
-        }
-        Ok(())
+    /// All who may hold something are suspects: no record is missing, and what came before them
+    /// can be read.
+    fn knows_all(&self) -> bool {
+        self.found.is_whole && self.kept.is_some()
     }
 
-    /// Who may hold something, as far as that is known.
-    fn may_hold(&self) -> impl Iterator<Item = &Suspect> {
-        let all = if self.found.is_whole { &self.suspects[..] } else { &[] };
-        all.iter().filter(|suspect| suspect.may_hold())
+    /// Why nobody may enter. Where it can't be known who holds something, somebody who does must
+    /// remove the files.
+    fn check(&self, address: &Address) -> Result<(), String> {
+        if !self.knows_all() {
+            return match self.found.files().iter().find(|file| file.exists()) {
+                Some(file) => Err(advise(address, file, &self.why)),
+                None => Ok(()),
+            };
+        }
+        let mut left = self.suspects.iter().filter(|suspect| suspect.may_hold());
+        let Some(first) = left.next() else { return Ok(()) };
+        let (pid, why) = (first.peer.pid, &self.why);
+        let others = left.count();
+        Err(format!(
+            "what is held in {address} isn't known ({why}): it can be used again once process \
+             {pid} and {others} others, which may hold something, have ended"
+        ))
     }
 
     fn suspect(&mut self, pid: u32, user: u32, started: Option<u64>) {
@@ -134,16 +143,7 @@ impl Doubts {
     /// Why not.
     pub fn settle(&self, broker: &Arc<Broker>, address: &Address) -> Result<(), String> {
         if let Some(doubt) = self.namespaces.get(address) {
-            doubt.check_files(address)?;
-            let mut left = doubt.may_hold();
-            if let Some(first) = left.next() {
-                let (pid, why) = (first.peer.pid, &doubt.why);
-                let others = left.count();
-                return Err(format!(
-                    "what is held in {address} isn't known ({why}): it can be used again once \
-                     process {pid} and {others} others, which may hold something, have ended"
-                ));
-            }
+            doubt.check(address)?;
         } else if !broker.registry.namespaces.contains_key(address) {
             return self.check_unknown(address);
         }

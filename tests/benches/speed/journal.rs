@@ -34,7 +34,7 @@ fn mapped(path: &Path, length: usize) -> f64 {
         }
     }
     let mean = start.elapsed().as_nanos() as f64 / RECORDS as f64;
-    Box::new(journal).remove().expect("its files are there");
+    journal.remove().expect("its files are there");
     mean
 }
 

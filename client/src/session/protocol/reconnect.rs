@@ -178,6 +178,20 @@ impl Protocol {
         }
     }
 
+    /// The next daemon has the session, should this one be killed.
+    pub fn outlives_daemon(&self) -> bool {
+        self.opened.as_ref().is_some_and(|opened| opened.outlives_daemon)
+    }
+
+    /// The daemon has a goodbye; `is_unsent`: something hasn't reached the socket. What is in the
+    /// socket of one that is killed is lost, which matters only to a session that the next one has.
+    pub fn is_heard_out(&mut self, goodbye: u64, is_unsent: bool) -> bool {
+        match self.outlives_daemon() {
+            true => self.poll_reply(goodbye).is_some(),
+            false => !is_unsent,
+        }
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) or [`poll_connect`](Self::poll_connect) has
     /// something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -197,7 +211,7 @@ impl Protocol {
             && self.end(retry).is_some_and(|end| now >= end)
         {
             let why = SessionLost::disconnected(&retry.reason);
-            self.is_given_up = self.opened.as_ref().is_some_and(|opened| opened.outlives_daemon);
+            self.is_given_up = self.outlives_daemon();
             self.lose(why);
         }
         while let Some(&(at, id)) = self.deadlines.first()
