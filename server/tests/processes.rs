@@ -5,60 +5,17 @@
 mod support;
 
 use std::{
-    io::{BufRead as _, BufReader, Lines, Read as _},
-    process::{Child, ChildStdout, Command, Stdio},
+    io::Read as _,
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use support::{Daemon, Session, acquire};
+use support::{Daemon, Holder, SOCKET, Session, acquire};
 use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message};
 
-/// Where the client's part finds its daemon, and what else it is to do.
-const SOCKET: &str = "SYNCD_TEST_SOCKET";
+/// What else the client's part is to do.
 const FORK: &str = "SYNCD_TEST_FORK";
 const RELEASE: &str = "SYNCD_TEST_RELEASE";
-
-/// A process that holds the lock "a".
-struct Holder(
-    Child,
-    #[expect(dead_code, reason = "open until its end")] Lines<BufReader<ChildStdout>>,
-);
-
-impl Holder {
-    async fn start(daemon: &Daemon, part: Option<&str>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
-        command.env(SOCKET, daemon.endpoint.to_string()).stdin(Stdio::piped());
-        if let Some(part) = part {
-            command.env(part, "1");
-        }
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = tokio::task::spawn_blocking(move || {
-            let holds = said.any(|line| line.unwrap().contains("holding"));
-            (holds, said)
-        });
-        let (holds, said) = support::within(ready).await.unwrap();
-        assert!(holds, "it ended without its lock");
-        Self(child, said)
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn signal(&self, signal: libc::c_int) {
-        // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.pid().cast_signed(), signal) }, 0);
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Not a test but the client's part in them. It ends with its standard input, and so does the
 /// child that it may have forked.
@@ -114,7 +71,7 @@ async fn is_told_of(mut waiter: Session, pid: u32) {
 #[tokio::test]
 async fn a_killed_holder_lets_go() {
     let daemon = Daemon::start();
-    let mut holder = Holder::start(&daemon, None).await;
+    let mut holder = Holder::start(&daemon.endpoint, None).await;
     let (waiter, _) = waiter(&daemon).await;
     holder.0.kill().unwrap();
     is_told_of(waiter, holder.pid()).await;
@@ -123,7 +80,7 @@ async fn a_killed_holder_lets_go() {
 #[tokio::test]
 async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent() {
     let daemon = Daemon::start();
-    let mut holder = Holder::start(&daemon, Some(FORK)).await;
+    let mut holder = Holder::start(&daemon.endpoint, Some(FORK)).await;
     let (waiter, _) = waiter(&daemon).await;
     // The child's copy of the pipe keeps this end's reader waiting: it lives on.
     let stdin = holder.0.stdin.take();
@@ -160,7 +117,7 @@ async fn what_a_process_said_before_it_exited_counts() {
 async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
     let grace = Duration::from_millis(500);
     let daemon = Daemon::with(|config| config.grace = grace);
-    let holder = Holder::start(&daemon, None).await;
+    let holder = Holder::start(&daemon.endpoint, None).await;
     holder.signal(libc::SIGSTOP);
     let mut session = daemon.session().await;
     let handle = session.lock("a").await;
@@ -181,7 +138,7 @@ async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
 async fn a_process_that_dies_is_told_from_one_that_left_however_short_the_grace() {
     let daemon = Daemon::with(|config| config.grace = Duration::ZERO);
     for _ in 0..20 {
-        let mut holder = Holder::start(&daemon, None).await;
+        let mut holder = Holder::start(&daemon.endpoint, None).await;
         let (waiter, _) = waiter(&daemon).await;
         holder.0.kill().unwrap();
         is_told_of(waiter, holder.pid()).await;
@@ -191,7 +148,7 @@ async fn a_process_that_dies_is_told_from_one_that_left_however_short_the_grace(
 #[tokio::test]
 async fn a_process_that_dies_in_its_grace_lets_go_at_once() {
     let daemon = Daemon::with(|config| config.grace = Duration::from_secs(3600));
-    let mut holder = Holder::start(&daemon, None).await;
+    let mut holder = Holder::start(&daemon.endpoint, None).await;
     let (waiter, _) = waiter(&daemon).await;
     // Its standard input at its end, it drops its connection and exits.
     drop(holder.0.stdin.take());

@@ -9,20 +9,16 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
-use support::{Session, acquire, channel, open, within};
+use support::{Holder, SOCKET, Session, acquire, channel, open, within};
 use syncd_proto::{
     Endpoint,
     v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message},
 };
-
-/// Where the client's part finds its daemon.
-const SOCKET: &str = "SYNCD_TEST_SOCKET";
 
 /// A daemon that can be killed, and its place.
 struct Daemon {
@@ -200,8 +196,8 @@ async fn the_time_that_the_daemon_was_away_counts() {
 #[tokio::test]
 async fn what_a_process_held_that_died_meanwhile_is_abandoned_and_told_once() {
     let mut daemon = Daemon::start(&[]).await;
-    let mut holder = Holder::start(&daemon.endpoint()).await;
-    let pid = holder.0.id();
+    let mut holder = Holder::start(&daemon.endpoint(), None).await;
+    let pid = holder.pid();
     let mut waiter = daemon.session().await;
     let handle = waiter.lock("a").await;
     let wait = waiter.send(acquire(handle)).await;
@@ -298,7 +294,7 @@ async fn many_snapshots_lose_nothing() {
 #[tokio::test]
 async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
     let mut daemon = Daemon::start(&[]).await;
-    let holder = Holder::start(&daemon.endpoint()).await;
+    let holder = Holder::start(&daemon.endpoint(), None).await;
     let mut session = daemon.session().await;
     let handle = session.lock("kept-back").await;
     granted(&mut session, acquire(handle)).await;
@@ -335,34 +331,6 @@ async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
     let grant = granted(&mut next, acquire(handle)).await;
     // The state before the damage was proved.
     assert!(grant.abandoned.is_some());
-}
-
-/// A process that holds the lock "a".
-struct Holder(Child);
-
-impl Holder {
-    async fn start(endpoint: &Endpoint) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
-        command.env(SOCKET, endpoint.to_string()).stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = tokio::task::spawn_blocking(move || {
-            let holds = said.any(|line| line.unwrap().contains("holding"));
-            // Open until its end.
-            std::mem::forget(said);
-            holds
-        });
-        assert!(within(ready).await.unwrap(), "it ended without its lock");
-        Self(child)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Not a test: the part of a client's process.

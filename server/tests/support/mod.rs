@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
+    io::{BufRead as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -183,4 +185,51 @@ pub async fn stream(
     let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
     let replies = BrokerClient::new(channel).session(outbound).await?.into_inner();
     Ok((requests, replies))
+}
+
+/// Where the part of a client's process finds its daemon.
+pub const SOCKET: &str = "SYNCD_TEST_SOCKET";
+
+/// A process that holds the lock "a".
+pub struct Holder(
+    pub Child,
+    #[allow(dead_code, reason = "open until its end")] Lines<BufReader<ChildStdout>>,
+);
+
+impl Holder {
+    /// This test binary's `the_client`, told to do that part.
+    pub async fn start(endpoint: &Endpoint, part: Option<&str>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "the_client", "--nocapture", "--test-threads=1"]);
+        command.env(SOCKET, endpoint.to_string()).stdin(Stdio::piped());
+        if let Some(part) = part {
+            command.env(part, "1");
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = tokio::task::spawn_blocking(move || {
+            let holds = said.any(|line| line.unwrap().contains("holding"));
+            (holds, said)
+        });
+        let (holds, said) = within(ready).await.unwrap();
+        assert!(holds, "it ended without its lock");
+        Self(child, said)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    #[cfg(unix)]
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.pid().cast_signed(), signal) }, 0);
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
