@@ -171,7 +171,8 @@ impl Server {
     /// runtime with I/O and time.
     ///
     /// # Errors
-    /// [`ServeError::AlreadyRunning`] if another daemon has the socket.
+    /// [`ServeError::AlreadyRunning`] if another daemon has the socket; [`ServeError::PlaceLost`] if
+    /// its directory is replaced meanwhile.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let Config {
             endpoint, mode, group, idle_exit, grace, linger, shared, limits, journal, ..
@@ -205,7 +206,12 @@ impl Server {
             Journaling::Off => None,
         };
         let open = |path: PathBuf| {
-            Directory::open(&path).map_err(|error| ServeError::Journal { path, error })
+            Directory::open(&path).map_err(|error| {
+                match instance.as_ref().and_then(Instance::lost) {
+                    Some(why) => ServeError::PlaceLost { endpoint: endpoint.clone(), why },
+                    None => ServeError::Journal { path, error },
+                }
+            })
         };
         let journal = journal.map(open).transpose()?;
         let settings =

@@ -110,6 +110,25 @@ async fn a_daemon_that_is_stopped_keeps_its_place_though_its_directory_is_made_a
     session(&endpoint).await;
 }
 
+/// At whichever of its first steps a daemon is: it says what has become of its place.
+#[tokio::test]
+async fn a_place_may_be_lost_while_its_daemon_starts() {
+    for delay in (0..40).map(|step| Duration::from_micros(step * 50)) {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("syncd");
+        fs::create_dir(&dir).unwrap();
+        let endpoint = endpoint(&dir);
+        let daemon = spawn(&endpoint);
+        while !dir.join("s.sock.pid").exists() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(delay);
+        fs::rename(&dir, parent.path().join("away")).unwrap();
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(exit(daemon).await.code(), Some(PLACE_LOST), "after {delay:?}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_takes_the_path_over_keeps_it() {
     let dir = tempfile::tempdir().unwrap();

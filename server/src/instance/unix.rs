@@ -41,6 +41,8 @@ impl Identity {
     }
 }
 
+const DIRECTORY_LOST: &str = "its path leads to another directory";
+
 /// What makes this daemon the only one at its place, for as long as it is kept. The lock file
 /// stays: to remove it would let two others each lock a file of their own.
 #[derive(Debug)]
@@ -61,13 +63,30 @@ impl Instance {
     ///
     /// # Errors
     /// [`ServeError::AlreadyRunning`] if another daemon has it, or somebody listens there without
-    /// the lock (a socket that systemd has bound, say).
+    /// the lock (a socket that systemd has bound, say). [`ServeError::PlaceLost`] if the directory
+    /// is replaced meanwhile.
     pub fn take(
         endpoint: &Endpoint,
         mode: u32,
         group: Option<u32>,
     ) -> Result<(Self, Listener), ServeError> {
         let (directory, directory_is) = open_directory(endpoint, mode)?;
+        Self::take_in(directory, directory_is, endpoint, mode, group).map_err(|error| {
+            match identity_of(&endpoint.directory()) {
+                Ok(now) if now == directory_is => error,
+                // Whatever failed, this is why.
+                _ => ServeError::PlaceLost { endpoint: endpoint.clone(), why: DIRECTORY_LOST },
+            }
+        })
+    }
+
+    fn take_in(
+        directory: OwnedFd,
+        directory_is: Identity,
+        endpoint: &Endpoint,
+        mode: u32,
+        group: Option<u32>,
+    ) -> Result<(Self, Listener), ServeError> {
         let name = |suffix| beside(endpoint, suffix).file_name().unwrap_or_default().to_owned();
         let (lock_name, socket_name) = (name(".pid"), name(""));
         let (lock, lock_is) = take_lock(endpoint, &directory, &lock_name)?;
@@ -158,7 +177,7 @@ impl Instance {
         let within = |name| statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
         let directory = statat(CWD, self.endpoint.directory(), AtFlags::empty());
         if is_gone(directory, self.directory_is) {
-            Some("its path leads to another directory")
+            Some(DIRECTORY_LOST)
         } else if is_gone(within(&self.socket_name), self.socket_is) {
             Some("the socket is gone or another's")
         } else if is_gone(within(&self.lock_name), self.lock_is) {
