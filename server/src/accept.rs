@@ -99,6 +99,10 @@ impl Acceptor {
         }
     }
 
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
     /// A connection has ended: there may be room again.
     pub fn retry(&mut self) {
         self.wait_until = None;

@@ -2,6 +2,7 @@
 //! Never here: what a lock means (the core), how it is written (convert), or the data (registry).
 
 mod clock;
+mod gate;
 mod making;
 mod snapshot;
 
@@ -23,11 +24,13 @@ use tokio::{
 use tracing::{error, warn};
 
 use clock::Clock;
+use gate::Gate;
 pub(crate) use making::NoNamespace;
 
 use crate::{
     accept::Seldom,
     convert::cause_text,
+    handover::Successors,
     journal::{Directory, Journal, Store as _, StoreError},
     limits::Limits,
     namespace::{Namespace, Standing, State},
@@ -52,12 +55,14 @@ pub(crate) struct Broker {
     closing: AtomicBool,
     /// The daemon is about to leave: for who waits for that.
     pub closed: Arc<Notify>,
-    sealed: AtomicBool,
+    gate: Gate,
+    /// Other daemons that want to take this one's place.
+    pub successors: Successors,
     /// Of refused connections the log tells seldom.
     pub refusals: Seldom,
     tasks: Mutex<JoinSet<()>>,
     /// Who may make a snapshot beside the work.
-    compactions: Arc<Semaphore>,
+    pub compactions: Arc<Semaphore>,
 }
 
 /// What the daemon was told at its start.
@@ -69,6 +74,8 @@ pub(crate) struct Settings {
     pub limits: Limits,
     /// Where namespaces are kept; `None`: nowhere, and they end with the daemon.
     pub journal: Option<Arc<Directory>>,
+    /// The socket is a service manager's.
+    pub is_activated: bool,
 }
 
 /// Nobody enters any more: the namespace has been retired or has failed, or the daemon has lost
@@ -118,7 +125,8 @@ impl Broker {
             last_number: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             closed: Arc::default(),
-            sealed: AtomicBool::new(false),
+            gate: Gate::default(),
+            successors: Successors::default(),
             refusals: Seldom::default(),
             tasks: Mutex::new(JoinSet::new()),
             compactions: Arc::new(Semaphore::new(1)),
@@ -168,10 +176,7 @@ impl Broker {
         change: impl FnOnce(&mut State, Time) -> R,
     ) -> Result<R, Over> {
         let mut after = Aftermath::default();
-        let mut state = namespace.lock();
-        if state.standing != Standing::Good || self.sealed.load(Relaxed) {
-            return Err(Over);
-        }
+        let mut state = self.admit(namespace)?;
         let now = now.max(state.latest);
         state.latest = now;
         let direct = own.as_mut().is_some_and(Own::prepare);
@@ -219,11 +224,12 @@ impl Broker {
         if earlier {
             state.armed = due;
         }
-        drop(state);
-
+        // Before others may think that nobody is within.
         if let Some(Err(error)) = after.store.take().map(Journal::remove) {
             warn!(namespace = %namespace.address, "its journal could not be removed: {error}");
         }
+        drop(state);
+
         after.wakers.drain(..).for_each(Waker::wake);
         if over {
             self.registry.retire(namespace);
@@ -353,17 +359,6 @@ impl Broker {
         }
         for client in &self.registry.clients {
             client.drain();
-        }
-    }
-
-    /// Changes nothing any more, from when this returns: somebody else may own what is here.
-    pub fn seal(&self) {
-        // First: who opens a session tries again as long as a namespace is over and the daemon isn't.
-        self.closing.store(true, Relaxed);
-        self.sealed.store(true, Relaxed);
-        for namespace in &self.registry.namespaces {
-            // Whoever is within has read the flag before.
-            drop(namespace.lock());
         }
     }
 

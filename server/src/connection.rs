@@ -35,6 +35,7 @@ use last_words::LastWords;
 use crate::{
     broker::Broker,
     clients::ClientUse,
+    handover,
     panic::{self, Caught, Panicked},
     peer::{Peer, Unidentified},
     registry::{QuotaError, User},
@@ -246,6 +247,10 @@ pub(crate) async fn serve(
     peer: Result<Peer, Unidentified>,
 ) {
     let Some(place) = Place::take(&broker, &socket) else { return };
+    #[cfg(unix)]
+    if handover::is_successor(&broker, &socket).await {
+        return handover::answer(broker, socket).await;
+    }
     let client = match peer {
         Ok(peer) => ClientUse::of(&broker, peer, &place.user).await,
         Err(refusal) => Err(refusal),

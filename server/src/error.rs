@@ -62,6 +62,23 @@ pub enum ServeError {
         /// What has become of it.
         why: &'static str,
     },
+    /// The daemon whose place was wanted goes on, or another has it.
+    #[error("the daemon at {endpoint} was not replaced, and goes on: {why}")]
+    NotReplaced {
+        /// Where it is.
+        endpoint: Endpoint,
+        /// What it said, or what is missing.
+        why: String,
+    },
+    /// The daemon that was given the place has ended, and didn't serve yet.
+    #[error(
+        "process {pid}, which was given this daemon's place, ended before it served: start a \
+         daemon again, and it goes on from the journal (clients that may start one do so)"
+    )]
+    HeirLost {
+        /// Its process.
+        pid: u32,
+    },
     /// The runtime can't start.
     #[error("runtime: {0}")]
     Runtime(io::Error),

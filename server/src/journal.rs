@@ -31,7 +31,7 @@ use std::{io, path::PathBuf, sync::Arc};
 pub use compaction::Compaction;
 pub use directory::Directory;
 pub use failpoint::failpoint;
-pub use format::{BootId, MAX_RECORD, Refusal};
+pub use format::{BootId, MAX_RECORD, Refusal, VERSION as FORMAT};
 pub use load::{Damage, Found, Loaded, Record, Unusable, Why};
 pub use log::Journal;
 pub use parse::{Entry, Generation, Reason, parse};

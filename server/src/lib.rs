@@ -11,7 +11,8 @@
 //!   daemon makes of them.
 //! - `session`, `outbox`: the traffic of one client. `inspect`, `watch`: looking in from outside.
 //! - `convert`: the only place where the wire and the core meet.
-//! - `options`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
+//! - `handover`: from a living daemon to the next one. `routes`: what is answered, by name.
+//! - `options`, `signals`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
 //!
 //! No decision about a lock is made in this crate: that is `syncd-core`'s.
 //!
@@ -34,6 +35,7 @@ mod connection;
 pub mod convert;
 mod entry;
 mod error;
+mod handover;
 mod inspect;
 mod instance;
 /// What keeps a namespace's state, for benchmarks and for tests that kill it. Unstable.
@@ -49,34 +51,30 @@ mod panic;
 mod peer;
 mod registry;
 mod restart;
+mod routes;
 mod session;
+mod signals;
 mod watch;
 
 use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use syncd_proto::{
-    DESCRIPTORS, Endpoint,
-    socket::Listener,
-    v1::{broker_server::BrokerServer, inspect_server::InspectServer},
-};
+use syncd_proto::{Endpoint, socket::Listener};
 use tokio::{
     task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
-use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use accept::Acceptor;
 use broker::{Broker, Settings};
 pub use error::ServeError;
-use inspect::InspectService;
+use handover::{Coming, Heir, Predecessor};
 use instance::{Instance, beside, tokens_of_activated};
 use journal::Directory;
 pub use limits::Limits;
 use numbers::Numbers;
 pub use options::{Options, run};
-use session::BrokerService;
+use routes::{SERVICES, routes};
 
 /// How long a daemon that leaves waits for its clients to have heard of it.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -84,10 +82,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a daemon that was idle looks for somebody who has just come.
 const LAST_LOOK: Duration = Duration::from_millis(10);
-/// The longest message that is read, in bytes: names and keys are the longest fields.
-const MAX_MESSAGE: usize = 64 << 10;
-/// The longest reply to an inspection, in bytes: what clients read by default.
-const MAX_REPLY: usize = 4 << 20;
 
 /// How a daemon is to serve. [`Config::new`] gives what suits one user.
 #[derive(Debug)]
@@ -104,6 +98,8 @@ pub struct Config {
     pub activated: Option<std::os::fd::OwnedFd>,
     /// Leave after so long without a connection, a session or an object.
     pub idle_exit: Option<Duration>,
+    /// Take the place of a daemon that is there, without a gap. Not on Windows.
+    pub replace: bool,
     /// How long a session whose connection broke keeps what it holds: 10 s.
     pub grace: Duration,
     /// How long an anonymous object without references can still be attached to: 60 s.
@@ -139,6 +135,7 @@ impl Config {
             #[cfg(unix)]
             activated: None,
             idle_exit: None,
+            replace: false,
             grace: core.grace,
             linger: core.linger,
             shared: Vec::new(),
@@ -164,6 +161,16 @@ pub struct Server {
     /// None of a socket that somebody else has bound. It is dropped before the listener.
     instance: Option<Instance>,
     listener: Listener,
+    /// Whose place it took.
+    predecessor: Option<Predecessor>,
+}
+
+/// Why a daemon leaves.
+enum End {
+    Told,
+    Lost(&'static str),
+    /// Another one has its place.
+    Replaced(Heir),
 }
 
 impl Server {
@@ -181,16 +188,27 @@ impl Server {
         let activated = config.activated;
         #[cfg(windows)]
         let activated: Option<std::convert::Infallible> = None;
-        let (listener, instance) = match activated {
+        let journal = match journal {
+            Journaling::Beside => Some(beside(&endpoint, ".journal")),
+            Journaling::In(directory) => Some(directory),
+            Journaling::Off => None,
+        };
+        let take = || Instance::take(&endpoint, mode, group);
+        let came = match (activated, &journal) {
             #[cfg(unix)]
-            Some(fd) => (Listener::from_fd(fd).map_err(ServeError::Activation)?, None),
+            (Some(fd), _) => {
+                let listener = Listener::from_fd(fd).map_err(ServeError::Activation)?;
+                Coming { listener, instance: None, predecessor: None }
+            }
             #[cfg(windows)]
-            Some(never) => match never {},
-            None => {
-                let (instance, listener) = Instance::take(&endpoint, mode, group)?;
-                (listener, Some(instance))
+            (Some(never), _) => match never {},
+            (None, Some(journal)) if config.replace => handover::come(&endpoint, journal, take)?,
+            (None, _) => {
+                let (instance, listener) = take()?;
+                Coming { listener, instance: Some(instance), predecessor: None }
             }
         };
+        let Coming { listener, instance, predecessor } = came;
         let tokens = match &instance {
             Some(instance) => instance.tokens(),
             None => tokens_of_activated(&endpoint),
@@ -200,11 +218,6 @@ impl Server {
                 clock be set back before the next daemon starts, its tokens would be lower");
         });
         let limits = limits.within_descriptors();
-        let journal = match journal {
-            Journaling::Beside => Some(beside(&endpoint, ".journal")),
-            Journaling::In(directory) => Some(directory),
-            Journaling::Off => None,
-        };
         let open = |path: PathBuf| {
             Directory::open(&path).map_err(|error| {
                 match instance.as_ref().and_then(Instance::lost) {
@@ -213,16 +226,32 @@ impl Server {
                 }
             })
         };
-        let journal = journal.map(open).transpose()?;
-        let settings =
-            Settings { endpoint: endpoint.to_string(), shared, grace, linger, limits, journal };
+        let journal = match &predecessor {
+            Some(predecessor) => Some(predecessor.journal.clone()),
+            None => journal.map(open).transpose()?,
+        };
+        let is_activated = instance.is_none();
+        let settings = Settings {
+            endpoint: endpoint.to_string(),
+            shared,
+            grace,
+            linger,
+            limits,
+            journal,
+            is_activated,
+        };
         let broker = Broker::new(settings, Numbers::open(tokens.ok()));
-        Ok(Self { endpoint, idle_exit, broker, listener, instance })
+        Ok(Self { endpoint, idle_exit, broker, listener, instance, predecessor })
     }
 
     /// Where it listens.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The daemon before started it, and tells the service manager.
+    pub(crate) fn replaces_its_starter(&self) -> bool {
+        self.predecessor.as_ref().is_some_and(|predecessor| predecessor.is_parent)
     }
 
     /// Serves until `shutdown` is done, the daemon has been idle for long enough, or its place (the
@@ -236,12 +265,18 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future ends all connections without a farewell.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { endpoint, idle_exit, broker, listener, instance } = self;
-        if let Some(instance) = &instance {
+        let Self { endpoint, idle_exit, broker, listener, instance, predecessor } = self;
+        if let Some(instance) = instance.as_ref().filter(|_| predecessor.is_none()) {
             instance.settle().await?;
         }
         let _abort = AbortOnDrop(broker.clone());
-        restart::restore(&broker);
+        match predecessor {
+            None => restart::restore(&broker),
+            Some(mut predecessor) => {
+                std::mem::take(&mut predecessor.legacy).restore(&broker);
+                predecessor.dismiss();
+            }
+        }
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);
         // Dropped before the listener, should this future be.
@@ -258,11 +293,11 @@ impl Server {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "serving");
-        let lost = loop {
+        let end = loop {
             let (socket, peer) = tokio::select! {
                 () = &mut shutdown => {
                     info!("shutting down");
-                    break None;
+                    break End::Told;
                 }
                 () = &mut idling => match timeout(LAST_LOOK, acceptor.accept()).await {
                     // Somebody came while the daemon was stopped, say.
@@ -272,12 +307,19 @@ impl Server {
                     }
                     Err(_) => {
                         info!("idle: leaving");
-                        break None;
+                        break End::Told;
                     }
                 },
                 _ = look.tick() => match instance.as_ref().and_then(Instance::lost) {
-                    Some(why) => break Some(why),
+                    Some(why) => break End::Lost(why),
                     None => continue,
+                },
+                successor = broker.successors.next() => {
+                    match successor.lead_in(&broker, acceptor.listener(), instance.as_mut()) {
+                        Ok(heir) => break End::Replaced(heir),
+                        Err(why) => warn!("this daemon wasn't replaced, and goes on: {why}"),
+                    }
+                    continue;
                 },
                 accepted = acceptor.accept() => accepted,
                 Some(ended) = connections.join_next() => {
@@ -288,7 +330,7 @@ impl Server {
             };
             connections.spawn(connection::serve(broker.clone(), routes.clone(), socket, peer));
         };
-        if let Some(why) = lost {
+        if let End::Lost(why) = end {
             error!(%endpoint, "this place isn't the daemon's any more: {why}: leaving");
             // Whoever has it now waits until this one doesn't listen: nothing is granted by then.
             broker.seal();
@@ -309,9 +351,10 @@ impl Server {
         if timeout(FAREWELL, farewell).await.is_err() {
             warn!(connections = connections.len(), "some clients have not let go: leaving");
         }
-        match lost {
-            Some(why) => Err(ServeError::PlaceLost { endpoint, why }),
-            None => Ok(()),
+        match end {
+            End::Told => Ok(()),
+            End::Lost(why) => Err(ServeError::PlaceLost { endpoint, why }),
+            End::Replaced(heir) => heir.has_come().await,
         }
     }
 }
@@ -329,32 +372,6 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// What the health service knows by name; empty is the daemon as a whole.
-const SERVICES: [&str; 3] = ["", "syncd.v1.Broker", "syncd.v1.Inspect"];
-
-async fn routes(broker: &Arc<Broker>) -> (Routes, HealthReporter) {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    for service in SERVICES {
-        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
-    }
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let sessions = BrokerServer::new(BrokerService(broker.clone()));
-    let inspect = InspectServer::new(InspectService(broker.clone()));
-    let routes = Routes::new(sessions.max_decoding_message_size(MAX_MESSAGE))
-        .add_service(
-            inspect.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_REPLY),
-        )
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect("the descriptors were compiled with this"))
-        .add_service(reflection().build_v1alpha().expect("the descriptors were compiled with this"))
-        .prepare();
-    (routes, health)
 }
 
 #[cfg(test)]

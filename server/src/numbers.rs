@@ -33,6 +33,8 @@ pub(crate) struct Numbers {
     /// Somebody is moving the mark.
     moving: AtomicBool,
     failing: AtomicBool,
+    /// Somebody else may write the file.
+    frozen: AtomicBool,
 }
 
 impl Numbers {
@@ -47,7 +49,11 @@ impl Numbers {
         });
         let clock = unix_micros();
         if let Some(mark) = before.filter(|&mark| mark > clock.saturating_add(AHEAD)) {
-            info!(mark, clock, "the clock was set back: fencing tokens go on from the mark");
+            info!(
+                mark,
+                clock,
+                "the clock is behind the mark (it was set back, or daemons came in quick succession): fencing tokens go on from the mark"
+            );
         }
         let numbers = Self {
             next: AtomicU64::new(clock.max(before.unwrap_or(0))),
@@ -55,6 +61,7 @@ impl Numbers {
             file: file.map(Mutex::new),
             moving: AtomicBool::new(false),
             failing: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
         };
         numbers.move_mark(numbers.next.load(Ordering::Relaxed));
         numbers
@@ -89,11 +96,18 @@ impl Numbers {
         self.next.fetch_max(after, Ordering::Relaxed);
     }
 
+    /// Leaves the file alone from when this returns, or no longer. While it does nobody may be told
+    /// of any number.
+    pub fn freeze(&self, frozen: bool) {
+        let _file = self.file.as_ref().map(panic::lock);
+        self.frozen.store(frozen, Ordering::Relaxed);
+    }
+
     fn move_mark(&self, last: u64) {
         let mark = last + AHEAD;
         if let Some(file) = &self.file {
             let mut file = panic::lock(file);
-            if mark <= self.mark.load(Ordering::Acquire) {
+            if mark <= self.mark.load(Ordering::Acquire) || self.frozen.load(Ordering::Relaxed) {
                 return;
             }
             let written = file.write(mark);

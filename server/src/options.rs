@@ -14,7 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     Config, Journaling, Limits, ServeError, Server,
+    handover::Reload,
     log::{Destination, Log},
+    signals,
 };
 
 /// The daemon's flags. Each has a twin in the environment; a flag wins.
@@ -42,6 +44,13 @@ pub struct Options {
     /// Leave after so long without a connection, a session or an object: 300s, 5m, 1h.
     #[arg(long, env = "SYNCD_IDLE_EXIT", value_name = "DURATION", value_parser = duration)]
     idle_exit: Option<Duration>,
+
+    /// Take the place of the daemon that is there, which leaves: its clients go on, blocked calls
+    /// too, and nobody is refused meanwhile. Both must keep the same journal. If there is none, start
+    /// as ever; if it isn't replaced, it goes on.
+    #[cfg(unix)]
+    #[arg(long, env = "SYNCD_REPLACE", conflicts_with = "no_journal")]
+    replace: bool,
 
     /// How long a process that lives keeps what it holds after its connection broke; at least
     /// 100ms. (One that dies loses it at once.)
@@ -112,7 +121,8 @@ Exit codes:
   1  it could not start
   2  the flags are wrong
   3  another daemon has the socket already
-  4  its socket, lock file or directory was removed or taken over";
+  4  its socket, lock file or directory was removed or taken over
+  5  --replace: the daemon that is there goes on, and why";
 
     fn config(self) -> Result<Config, String> {
         let endpoint = match self.socket {
@@ -126,6 +136,10 @@ Exit codes:
             config.group = self.group;
         }
         config.idle_exit = self.idle_exit;
+        #[cfg(unix)]
+        {
+            config.replace = self.replace;
+        }
         config.grace = self.grace;
         config.linger = self.linger;
         config.shared = self.share;
@@ -143,6 +157,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 const ALREADY_RUNNING: u8 = 3;
 const PLACE_LOST: u8 = 4;
+const NOT_REPLACED: u8 = 5;
 
 /// Is the daemon: logs, serves until SIGTERM or SIGINT, and gives its exit code. To be called
 /// before the process has other threads.
@@ -158,6 +173,7 @@ pub fn run(options: Options) -> u8 {
     };
     // The log has a thread of its own: what needs to be alone comes first.
     let activated = activated();
+    let (reload, predecessor) = Reload::prepare();
     let destination = match &options.log_file {
         Some(path) => Destination::File(path.clone()),
         None => Destination::Stderr { ansi: std::io::stderr().is_terminal() },
@@ -180,12 +196,18 @@ pub fn run(options: Options) -> u8 {
         Ok(config) => config,
         Err(error) => return usage(error),
     };
+    if let Some(endpoint) = predecessor {
+        (config.endpoint, config.replace) = (endpoint, true);
+    }
+    if config.replace && config.journal == Journaling::Off {
+        return usage("--replace: without a journal all that is held would be lost".into());
+    }
     let served = activated.and_then(|activated| {
         #[cfg(unix)]
         prepare(&mut config, activated);
         #[cfg(windows)]
         let () = activated;
-        serve(config, workers)
+        serve(config, workers, reload)
     });
     match served {
         Ok(()) => 0,
@@ -197,6 +219,7 @@ pub fn run(options: Options) -> u8 {
                     ALREADY_RUNNING
                 }
                 ServeError::PlaceLost { .. } => PLACE_LOST,
+                ServeError::NotReplaced { .. } => NOT_REPLACED,
                 _ => FAILURE,
             }
         }
@@ -241,7 +264,7 @@ fn bound_path(fd: &std::os::fd::OwnedFd) -> Option<Endpoint> {
     socket.local_addr().ok()?.as_pathname()?.to_str()?.parse().ok()
 }
 
-fn serve(config: Config, workers: u16) -> Result<(), ServeError> {
+fn serve(config: Config, workers: u16, reload: Reload) -> Result<(), ServeError> {
     let mut runtime = match workers {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -250,50 +273,20 @@ fn serve(config: Config, workers: u16) -> Result<(), ServeError> {
     let runtime = runtime.build().map_err(ServeError::Runtime)?;
     let served = runtime.block_on(async {
         let server = Server::bind(config)?;
-        let stopped = stopped().map_err(ServeError::Runtime)?;
-        notify_manager("READY=1");
+        let stopped = signals::stopped().map_err(ServeError::Runtime)?;
+        signals::reload_when_told(reload, server.endpoint()).map_err(ServeError::Runtime)?;
+        if !server.replaces_its_starter() {
+            signals::notify_manager("READY=1");
+        }
         server
             .run(async {
                 stopped.await;
-                notify_manager("STOPPING=1");
+                signals::notify_manager("STOPPING=1");
             })
             .await
     });
     runtime.shutdown_background();
     served
-}
-
-/// SIGTERM or SIGINT.
-#[cfg(unix)]
-fn stopped() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(windows)]
-fn stopped() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        interrupt.recv().await;
-    })
-}
-
-/// Tells systemd, if it started this process with Type=notify.
-fn notify_manager(state: &'static str) {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(state)]) {
-        tracing::warn!(%error, "the service manager could not be told {state}");
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = state;
 }
 
 /// "90", "90s", "1500ms", "5m", "2h": seconds unless it says otherwise.

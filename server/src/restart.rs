@@ -7,7 +7,12 @@
 
 mod doubt;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use syncd_core::{Cause, SessionId};
 use tracing::{debug, error, info, warn};
@@ -19,7 +24,7 @@ use crate::{
     broker::Broker,
     clients::ClientUse,
     entry::{Kept, Member, Unusable},
-    journal::{Directory, Found, Journal, Store as _, StoreError},
+    journal::{self, Directory, Found, Journal, Loaded, Store as _, StoreError},
     namespace::{Address, Namespace},
     outbox::Session,
     peer::{self, Peer},
@@ -27,56 +32,105 @@ use crate::{
 
 /// Restores all that is kept in the broker's directory. To be called before anybody is served.
 pub(crate) fn restore(broker: &Arc<Broker>) {
-    let Some(directory) = &broker.settings.journal else { return };
-    let begun = Instant::now();
-    let loaded = match directory.load() {
-        Ok(loaded) => loaded,
-        Err(error) => {
+    if let Some(directory) = &broker.settings.journal {
+        Legacy::load(directory).restore(broker);
+    }
+}
+
+/// All that a daemon left, loaded and replayed; nothing is changed by that.
+#[derive(Default)]
+pub(crate) struct Legacy {
+    unreadable: Option<io::Error>,
+    unusable: Vec<journal::Unusable>,
+    replayed: Vec<(Found, Result<Kept, Failed>)>,
+    took: Duration,
+}
+
+impl Legacy {
+    pub fn load(directory: &Directory) -> Self {
+        let begun = Instant::now();
+        let (loaded, unreadable) = match directory.load() {
+            Ok(loaded) => (loaded, None),
+            Err(error) => (Loaded::default(), Some(error)),
+        };
+        let replayed = loaded.found.into_iter().map(|found| {
+            let kept = replay(&found);
+            (found, kept)
+        });
+        let replayed = replayed.collect();
+        Self { unreadable, unusable: loaded.unusable, replayed, took: begun.elapsed() }
+    }
+
+    /// Whether all of it can be gone on with.
+    ///
+    /// # Errors
+    /// What can't be.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(error) = &self.unreadable {
+            return Err(format!("the journal can't be read: {error}"));
+        }
+        if let Some(bad) = self.unusable.iter().find(|unusable| !unusable.why.is_worthless()) {
+            return Err(format!("{}: {}", bad.file.display(), bad.why));
+        }
+        for (found, kept) in &self.replayed {
+            if Address::shown(&found.address).is_none() {
+                return Err(format!("{:?} is no namespace", found.address));
+            }
+            kept.as_ref().map_err(|failed| failed.why.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with it, as far as that can be done.
+    pub fn restore(self, broker: &Arc<Broker>) {
+        let Some(directory) = &broker.settings.journal else { return };
+        let begun = Instant::now();
+        if let Some(error) = self.unreadable {
             let file = directory.path().to_owned();
             error!("{}: what was kept can't be read: {error}", file.display());
             return broker.doubts.add_unknown(file, error.to_string());
         }
-    };
-    for unusable in loaded.unusable {
-        let (file, why) = (unusable.file, unusable.why);
-        if why.is_worthless() {
-            debug!("{}: {why}: removed", file.display());
-            if let Err(error) = directory.discard(&file) {
-                warn!("{}: {why}, but it can't be removed: {error}", file.display());
+        for unusable in self.unusable {
+            let (file, why) = (unusable.file, unusable.why);
+            if why.is_worthless() {
+                debug!("{}: {why}: removed", file.display());
+                if let Err(error) = directory.discard(&file) {
+                    warn!("{}: {why}, but it can't be removed: {error}", file.display());
+                }
+            } else {
+                error!("{}: {why}: nobody is granted what it may say is held", file.display());
+                broker.doubts.add_unknown(file, why.to_string());
             }
-        } else {
-            error!("{}: {why}: nobody is granted what it may say is held", file.display());
-            broker.doubts.add_unknown(file, why.to_string());
         }
-    }
-    let (mut namespaces, mut sessions) = (0, 0);
-    for found in loaded.found {
-        let Some(address) = Address::shown(&found.address) else {
-            let file = found.files()[0].clone();
-            error!("{}: {:?} is no namespace", file.display(), found.address);
-            broker.doubts.add_unknown(file, "its namespace has no name".into());
-            continue;
-        };
-        match replay(&found) {
-            Ok(kept) => {
-                sessions += kept.members.len();
-                namespaces += 1;
-                if let Err(error) = go_on(broker, directory, &found, address.clone(), kept) {
-                    error!(namespace = %address, "what was kept of it can't be gone on with: {error}");
-                    broker.doubts.add_unknown(found.files()[0].clone(), error.to_string());
+        let (mut namespaces, mut sessions) = (0, 0);
+        for (found, kept) in self.replayed {
+            let Some(address) = Address::shown(&found.address) else {
+                let file = found.files()[0].clone();
+                error!("{}: {:?} is no namespace", file.display(), found.address);
+                broker.doubts.add_unknown(file, "its namespace has no name".into());
+                continue;
+            };
+            match kept {
+                Ok(kept) => {
+                    sessions += kept.members.len();
+                    namespaces += 1;
+                    if let Err(error) = go_on(broker, directory, &found, address.clone(), kept) {
+                        error!(namespace = %address, "what was kept of it can't be gone on with: {error}");
+                        broker.doubts.add_unknown(found.files()[0].clone(), error.to_string());
+                    }
+                }
+                Err(failed) => {
+                    let why = &failed.why;
+                    error!(namespace = %address, "{why}: served from what can be proved, once nobody \
+                        is left who may hold more");
+                    broker.doubts.add(address, Doubt::of(found, failed));
                 }
             }
-            Err(failed) => {
-                let why = &failed.why;
-                error!(namespace = %address, "{why}: served from what can be proved, once nobody is \
-                    left who may hold more");
-                broker.doubts.add(address, Doubt::of(found, failed));
-            }
         }
-    }
-    if namespaces > 0 {
-        let took = begun.elapsed();
-        info!(namespaces, sessions, ?took, "restored what the daemon before had kept");
+        if namespaces > 0 {
+            let took = self.took + begun.elapsed();
+            info!(namespaces, sessions, ?took, "restored what the daemon before had kept");
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! clients are this process and, where one must die, this test binary run again.
 #![cfg(target_os = "linux")]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "restart/record.rs"]
 mod record;
 mod support;
@@ -10,90 +12,12 @@ mod support;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command},
     time::{Duration, Instant},
 };
 
+use program::Daemon;
 use support::{Holder, SOCKET, Session, acquire, channel, open, within};
-use syncd_proto::{
-    Endpoint,
-    v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message},
-};
-
-/// A daemon that can be killed, and its place.
-struct Daemon {
-    dir: tempfile::TempDir,
-    flags: Vec<String>,
-    child: Option<Child>,
-}
-
-impl Daemon {
-    async fn start(flags: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut daemon = Self { dir, flags, child: None };
-        daemon.run().await;
-        daemon
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        self.dir.path().join("s.sock").to_str().unwrap().parse().unwrap()
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.dir.path().join("s.sock.journal")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap()
-    }
-
-    /// Starts it, and waits until it listens.
-    async fn run(&mut self) {
-        let mut log = fs::OpenOptions::new();
-        let log = log.create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_syncd"));
-        command.env_clear().env("SYNCD_SOCKET", self.endpoint().to_string()).args(&self.flags);
-        self.child = Some(command.stderr(log).spawn().unwrap());
-        within(async {
-            while support::try_channel(self.endpoint()).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        })
-        .await;
-    }
-
-    fn end(&mut self, signal: libc::c_int) {
-        let mut child = self.child.take().unwrap();
-        // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
-        child.wait().unwrap();
-    }
-
-    async fn kill_and_run(&mut self) {
-        self.end(libc::SIGKILL);
-        self.run().await;
-    }
-
-    async fn session(&self) -> Session {
-        Session::open(channel(self.endpoint()).await, open()).await.unwrap()
-    }
-
-    async fn resume(&self, old: &Session, received: u64) -> Result<Session, Box<v1::Error>> {
-        let key = old.opened.resume_key.clone();
-        let open = v1::Open { resume_key: key, resume_seq: received, ..open() };
-        Session::open(channel(self.endpoint()).await, open).await
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
+use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message};
 
 async fn granted(session: &mut Session, request: Request) -> v1::Granted {
     match session.ask(request).await {

@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod core_driver;
+pub mod crowd;
 pub mod daemon;
 pub mod faults;
 pub mod fuzz;

@@ -6,50 +6,21 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, SeqCst},
-        },
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use syncd_client::{
-    AcquireError, Builder, Client, Endpoint, SessionError,
+    AcquireError, Client, Endpoint, SessionError,
     proto::v1::{EventSpec, create::Spec},
     raw::{self, Object},
 };
 use syncd_tests::{
+    crowd::{Crowd, daemon_at, signal},
     daemon::{eventually, program},
     phoenix::Phoenix,
 };
-
-/// What a lock guards, and whoever is in it at the wrong time.
-#[derive(Default)]
-struct Witness {
-    inside: AtomicBool,
-    token: AtomicU64,
-    count: AtomicU64,
-}
-
-impl Witness {
-    fn enter(&self, token: u64) {
-        assert!(!self.inside.swap(true, AcqRel), "two hold the lock");
-        let last = self.token.swap(token, SeqCst);
-        assert!(token > last, "token {token} after {last}");
-        let count = self.count.load(SeqCst);
-        thread::yield_now();
-        self.count.store(count + 1, SeqCst);
-    }
-
-    fn leave(&self) {
-        self.inside.store(false, SeqCst);
-    }
-}
 
 /// Kills the daemon until all is done, and has it back after a while that differs.
 fn kill_until(phoenix: &mut Phoenix, done: impl Fn() -> bool) -> u64 {
@@ -64,105 +35,12 @@ fn kill_until(phoenix: &mut Phoenix, done: impl Fn() -> bool) -> u64 {
     kills
 }
 
-/// Threads and tasks that take turns, and give and take permits that are nobody's.
-struct Crowd {
-    witness: Arc<Witness>,
-    workers: Vec<thread::JoinHandle<()>>,
-}
-
-impl Crowd {
-    const WORKERS: u64 = 6;
-    const TURNS: u64 = 150;
-
-    fn of(builder: impl Fn() -> Builder) -> Self {
-        let witness = Arc::new(Witness::default());
-        let work = |worker| {
-            let (witness, builder) = (witness.clone(), builder());
-            thread::spawn(move || match worker % 2 {
-                0 => Self::give(&witness, builder),
-                _ => {
-                    let mut runtime = tokio::runtime::Builder::new_current_thread();
-                    let runtime = runtime.enable_all().build().unwrap();
-                    runtime.block_on(Self::take(&witness, builder));
-                }
-            })
-        };
-        let workers = (0..Self::WORKERS).map(work).collect();
-        Self { witness, workers }
-    }
-
-    fn give(witness: &Witness, builder: Builder) {
-        let client = builder.connect_blocking().unwrap();
-        let lock = client.lock("l").unwrap();
-        let items = client.semaphore("items", 0).unwrap();
-        for _ in 0..Self::TURNS {
-            let guard = lock.acquire().unwrap();
-            witness.enter(guard.fencing_token().into());
-            witness.leave();
-            drop(guard);
-            items.release().unwrap();
-        }
-        drop((lock, items));
-        client.close();
-    }
-
-    async fn take(witness: &Witness, builder: Builder) {
-        let client = builder.connect().await.unwrap();
-        let lock = client.lock("l").await.unwrap();
-        let items = client.semaphore("items", 0).await.unwrap();
-        for _ in 0..Self::TURNS {
-            let guard = lock.acquire().await.unwrap();
-            witness.enter(guard.fencing_token().into());
-            witness.leave();
-            drop(guard);
-            items.acquire_unowned().await.unwrap();
-        }
-        drop((lock, items));
-        client.close().await;
-    }
-
-    fn is_done(&self) -> bool {
-        self.workers.iter().all(|worker| worker.is_finished())
-    }
-
-    /// All have had their turns, and nothing is left over.
-    fn check(self, kills: u64, builder: Builder) {
-        self.workers.into_iter().for_each(|worker| worker.join().unwrap());
-        println!("{kills} kills");
-        assert!(kills > 3, "{kills} kills say nothing");
-        assert_eq!(self.witness.count.load(SeqCst), Self::WORKERS * Self::TURNS);
-        let client = builder.connect_blocking().unwrap();
-        let left = client.semaphore("items", 0).unwrap().value().unwrap();
-        assert_eq!(left, 0, "as many were taken as were given");
-    }
-}
-
 #[test]
 fn threads_and_tasks_take_turns_whatever_becomes_of_the_daemon() {
     let mut phoenix = Phoenix::start();
     let crowd = Crowd::of(|| phoenix.builder());
     let kills = kill_until(&mut phoenix, || crowd.is_done());
     crowd.check(kills, phoenix.builder());
-}
-
-/// The daemon that listens at a place, whoever started it.
-fn daemon_at(socket: &Path) -> Option<libc::pid_t> {
-    use std::os::{fd::AsRawFd as _, unix::net::UnixStream};
-    let stream = UnixStream::connect(socket).ok()?;
-    // SAFETY: it writes what it is given room for.
-    unsafe {
-        let mut peer: libc::ucred = std::mem::zeroed();
-        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
-        let to = (&raw mut peer).cast();
-        let asked = libc::getsockopt(stream.as_raw_fd(), level, option, to, &raw mut length);
-        (asked == 0).then_some(peer.pid)
-    }
-}
-
-fn signal(pid: libc::pid_t, signal: libc::c_int) {
-    // SAFETY: a plain system call.
-    unsafe { libc::kill(pid, signal) };
 }
 
 /// Real daemons, killed or told to leave, started again by whoever misses them.
@@ -199,6 +77,51 @@ fn a_real_daemon_that_is_killed_is_started_by_its_clients_and_nobody_notices() {
     drop((lock, watcher));
     signal(last, libc::SIGTERM);
     eventually("its end", || daemon_at(&socket).is_none().then_some(()));
+}
+
+/// A daemon that is replaced while they work, by hand and by SIGHUP in turn.
+#[test]
+fn a_daemon_that_is_replaced_is_never_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let endpoint: Endpoint = socket.to_str().unwrap().parse().unwrap();
+    let builder = || Client::builder().endpoint(endpoint.clone()).auto_start(false);
+    let log = dir.path().join("log");
+    let mut starts = 0;
+    let mut start = |replace: &[&str]| {
+        starts += 1;
+        let mut command = Command::new(program("daemon"));
+        command.arg("--socket").arg(&socket).args(replace).stdin(Stdio::null());
+        command.arg("--log-file").arg(&log).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut daemons = vec![start(&[])];
+    let crowd = eventually("a daemon", || daemon_at(&socket).map(|_| Crowd::of(builder)));
+    let lock = builder().connect_blocking().unwrap().lock("watched").unwrap();
+    let mut times = Vec::new();
+    while times.len() < 20 || !crowd.is_done() {
+        thread::sleep(Duration::from_millis(20));
+        let before = daemon_at(&socket).unwrap();
+        daemons.push(start(&["--replace"]));
+        eventually("the next one", || {
+            let since = Instant::now();
+            drop(lock.acquire().unwrap());
+            times.push(since.elapsed());
+            (daemon_at(&socket)? != before).then_some(())
+        });
+    }
+    times.sort();
+    println!("a lock was had within {:?} at most, {} replaced", times.last(), daemons.len() - 1);
+    let replaced = daemons.len() as u64 - 1;
+    let mut last = daemons.pop().unwrap();
+    for mut daemon in daemons {
+        let status = eventually("its end", || daemon.try_wait().unwrap());
+        assert!(status.success(), "{status}: {}", fs::read_to_string(&log).unwrap());
+    }
+    crowd.check(replaced, builder());
+    drop(lock);
+    signal(last.id().cast_signed(), libc::SIGTERM);
+    assert!(last.wait().unwrap().success());
 }
 
 #[test]

@@ -85,6 +85,12 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+impl From<Direct> for UnixStream {
+    fn from(direct: Direct) -> Self {
+        direct.0
+    }
+}
+
 impl AsFd for Direct {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

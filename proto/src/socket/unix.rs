@@ -82,6 +82,19 @@ impl Stream {
         read(self.as_fd(), buf)
     }
 
+    pub(super) async fn peek(&self) -> io::Result<Option<u8>> {
+        loop {
+            let mut guard = self.socket.readable().await?;
+            let mut first = [0];
+            let peeked = retry_on_intr(|| net::recv(self.as_fd(), &mut first, RecvFlags::PEEK));
+            match peeked {
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Ok((read, _)) => return Ok((read > 0).then_some(first[0])),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     pub(super) fn into_direct(self) -> Direct {
         Direct(self.socket.into_inner())
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use syncd_core::{Space, Time};
 
-use super::{Broker, SHORTEST_GRACE, Settings, clock};
+use super::{Broker, Over, SHORTEST_GRACE, Settings, clock};
 use crate::{
     entry::{self, Members},
     journal::{Journal, StoreError},
@@ -23,12 +23,15 @@ pub(crate) enum NoNamespace {
     /// More may be held in it than is known.
     #[error("{0}")]
     InDoubt(String),
+    #[error("the daemon is shutting down")]
+    Leaving,
 }
 
 impl Broker {
     /// The namespace at `address`, made if it isn't there. It may be over by the time that it is
     /// entered; then its caller comes here again.
     pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, NoNamespace> {
+        let _leave = self.leave_to_make().map_err(|Over| NoNamespace::Leaving)?;
         self.doubts.settle(self, address).map_err(NoNamespace::InDoubt)?;
         let make = || {
             let config = self.core_config(address);

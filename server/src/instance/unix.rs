@@ -302,7 +302,7 @@ fn take_lock(
     let path = endpoint.directory().join(name);
     let failed = |error: io::Error| ServeError::Lock { path: path.clone(), error };
     loop {
-        let (mut file, identity) = open_own(directory, name, OFlags::CREATE).map_err(failed)?;
+        let (file, identity) = open_own(directory, name, OFlags::CREATE).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -323,14 +323,18 @@ fn take_lock(
             Ok(_) | Err(Errno::NOENT) => continue,
             Err(error) => return Err(failed(error.into())),
         }
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        if let Err(error) = written {
-            warn!(%error, path = %path.display(), "the lock is taken, but its file can't name the holder");
-        }
+        write_holder(&file, &path);
         return Ok((file, identity));
+    }
+}
+
+fn write_holder(mut file: &File, path: &Path) {
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = written {
+        warn!(%error, path = %path.display(), "the lock is taken, but its file can't name the holder");
     }
 }
 
@@ -394,5 +398,6 @@ pub(crate) fn activated() -> Result<Option<OwnedFd>, ServeError> {
     Ok(first.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+mod inherit;
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,17 @@ impl Directory {
         Ok(Arc::new(directory))
     }
 
+    /// What tells the directory at `path` from all others.
+    ///
+    /// # Errors
+    /// If it can't be looked at.
+    #[cfg(unix)]
+    pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::metadata(path)?;
+        Ok((found.dev(), found.ino()))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -38,6 +38,7 @@ fn no_namespace(why: NoNamespace) -> Box<Error> {
         NoNamespace::InDoubt(why) => {
             refusal(ErrorCode::Quota, convert::NOT_KEPT.0, format!("journal: {why}"))
         }
+        NoNamespace::Leaving => refusal(ErrorCode::SessionLost, "", why.to_string()),
     }
 }
 

@@ -1,0 +1,122 @@
+//! Who may change anything: everybody; nobody for a moment, while another daemon looks at what is
+//! kept; or nobody any more. Never here: why.
+
+use std::sync::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{
+        AtomicU8,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use super::{Broker, Over};
+use crate::{
+    namespace::{Namespace, Standing, State},
+    panic,
+};
+
+const OPEN: u8 = 0;
+const PAUSED: u8 = 1;
+const SEALED: u8 = 2;
+
+#[derive(Default)]
+pub(super) struct Gate {
+    standing: AtomicU8,
+    queue: Mutex<()>,
+    moved: Condvar,
+    /// Held by who makes a namespace.
+    making: RwLock<()>,
+}
+
+impl Gate {
+    /// Waits until it isn't paused.
+    #[cold]
+    fn wait(&self) {
+        let mut queue = panic::lock(&self.queue);
+        while self.standing.load(Acquire) == PAUSED {
+            queue = self.moved.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    fn set(&self, standing: u8) {
+        let _queue = panic::lock(&self.queue);
+        self.standing.store(standing, Release);
+        self.moved.notify_all();
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.standing.load(Acquire) == SEALED
+    }
+}
+
+impl Broker {
+    /// The state of a namespace that may be changed.
+    pub(super) fn admit<'a>(
+        &self,
+        namespace: &'a Namespace,
+    ) -> Result<MutexGuard<'a, State>, Over> {
+        loop {
+            let state = namespace.lock();
+            match self.gate.standing.load(Relaxed) {
+                OPEN if state.standing == Standing::Good => return Ok(state),
+                PAUSED => {
+                    drop(state);
+                    self.gate.wait();
+                }
+                _ => return Err(Over),
+            }
+        }
+    }
+
+    /// Leave to make a namespace, as long as it is kept.
+    pub(super) fn leave_to_make(&self) -> Result<RwLockReadGuard<'_, ()>, Over> {
+        let making = self.gate.making.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.gate.is_sealed() { Err(Over) } else { Ok(making) }
+    }
+
+    /// Changes nothing any more, from when this returns: somebody else may own what is here.
+    pub fn seal(&self) {
+        self.pause().seal();
+    }
+
+    /// Changes nothing as long as the pause is kept: what is in the journals is all that anybody was
+    /// told. Whoever comes waits, his thread with him; so who keeps it must not wait for a task.
+    /// No snapshot may be in the making ([`compactions`](Self::compactions)) if others are to read
+    /// the journals.
+    pub fn pause(&self) -> Pause<'_> {
+        let making = self.gate.making.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let namespaces: Vec<_> =
+            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
+        self.gate.set(PAUSED);
+        for namespace in namespaces {
+            // Whoever is within has read the standing before.
+            drop(namespace.lock());
+        }
+        self.numbers.freeze(true);
+        Pause { broker: self, _making: making }
+    }
+}
+
+/// See [`Broker::pause`].
+pub(crate) struct Pause<'a> {
+    broker: &'a Broker,
+    _making: RwLockWriteGuard<'a, ()>,
+}
+
+impl Pause<'_> {
+    /// It never ends: what is here is somebody else's.
+    pub fn seal(self) {
+        // First: who opens a session tries again as long as a namespace is over and the daemon isn't.
+        self.broker.closing.store(true, Relaxed);
+        self.broker.gate.set(SEALED);
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        if !self.broker.gate.is_sealed() {
+            self.broker.numbers.freeze(false);
+            self.broker.gate.set(OPEN);
+        }
+    }
+}

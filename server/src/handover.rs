@@ -1,0 +1,67 @@
+//! A daemon takes the place of one that lives: `syncd --replace`. The listening socket is never
+//! closed, so nobody is refused; what the old one knew is in its journals.
+//!
+//! They talk by the very socket that clients use: whoever begins with [`GREETING`] wants the place.
+//!
+//! ```text
+//! new                          old
+//! greeting, its journal  ->          refuses, or waits until no snapshot is in the making
+//!                        <-   LOOK   pauses: nobody is told anything any more
+//! loads all, changes nothing
+//! READY                  ->          from here on it never decides again
+//!                        <-   YOURS  with the descriptors: socket, directory, lock file
+//! restores, serves
+//! SERVING                ->          leaves
+//! ```
+//! Until YOURS the new one has nothing: should it be killed, refuse or be late, the old one goes
+//! on where it was. After it the old one is sealed: should the new one be killed, both are gone,
+//! as after any kill, and the next daemon restores. At no time do two decide.
+
+#[cfg_attr(unix, path = "handover/coming.rs")]
+#[cfg_attr(not(unix), path = "handover/none.rs")]
+mod coming;
+#[cfg(unix)]
+mod leaving;
+#[cfg_attr(not(unix), path = "handover/never.rs")]
+mod reload;
+#[cfg(unix)]
+mod talk;
+
+pub(crate) use coming::{Coming, Heir, Predecessor, Successor, come};
+#[cfg(unix)]
+pub(crate) use leaving::{answer, is_successor};
+pub(crate) use reload::Reload;
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use tokio::sync::Notify;
+
+use crate::panic;
+
+/// Those who want the place of this daemon.
+#[derive(Default)]
+pub(crate) struct Successors {
+    queue: Mutex<VecDeque<Successor>>,
+    came: Notify,
+}
+
+impl Successors {
+    /// The next one.
+    ///
+    /// # Cancel safety
+    /// Nobody is lost by dropping the future.
+    pub async fn next(&self) -> Successor {
+        loop {
+            if let Some(next) = panic::lock(&self.queue).pop_front() {
+                return next;
+            }
+            self.came.notified().await;
+        }
+    }
+
+    #[cfg(unix)]
+    fn add(&self, successor: Successor) {
+        panic::lock(&self.queue).push_back(successor);
+        self.came.notify_one();
+    }
+}

@@ -1,0 +1,247 @@
+//! The old daemon's part: who may take its place, and when it decides no more.
+
+use std::{
+    env, io,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::geteuid;
+use syncd_proto::socket::{Listener, Socket};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::OwnedSemaphorePermit,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::talk::{FIRST, GREETING, LINE, Talk};
+use crate::{
+    ServeError,
+    broker::Broker,
+    instance::Instance,
+    journal::{Directory, FORMAT, failpoint},
+};
+
+/// How long callers wait, at most, for a daemon that looks at what is kept.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long one that wants the place waits for a snapshot to be finished.
+const SNAPSHOT: Duration = Duration::from_secs(30);
+/// How long a new daemon may take to restore what it has loaded.
+const RESTORE: Duration = Duration::from_secs(60);
+/// How long its greeting may take.
+const GREET: Duration = Duration::from_secs(10);
+
+/// Whether the other end is a daemon that wants this one's place, once it has said something. Who
+/// says nothing is none.
+pub(crate) async fn is_successor(broker: &Broker, socket: &Socket) -> bool {
+    let closed = broker.closed.notified();
+    if broker.is_closing() {
+        return false;
+    }
+    tokio::select! {
+        first = socket.peek() => matches!(first, Ok(Some(FIRST))),
+        () = closed => false,
+        () = sleep(GREET) => false,
+    }
+}
+
+/// Hears what it says, and refuses it or leads it to the front.
+pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
+    let pid = socket.peer().pid.unwrap_or_default();
+    let heard = timeout(GREET, hear_greeting(&mut socket)).await;
+    let Ok(Ok(greeting)) = heard else { return };
+    let snapshots = async {
+        check(&broker, &socket, &greeting)?;
+        let compactions = broker.compactions.clone();
+        match timeout(SNAPSHOT, compactions.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err("it is busy with a snapshot: try again".to_owned()),
+        }
+    };
+    match snapshots.await {
+        Ok(snapshots) => {
+            let talk = UnixStream::from(socket.into_direct());
+            if let Ok(talk) = Talk::over(talk) {
+                broker.successors.add(Successor { talk, pid, _snapshots: snapshots });
+            }
+        }
+        Err(why) => {
+            warn!(pid, "a daemon that wants this one's place is refused: {why}");
+            let _ = socket.write_all(format!("NO {why}\n").as_bytes()).await;
+        }
+    }
+}
+
+async fn hear_greeting(socket: &mut Socket) -> io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        match socket.read_u8().await? {
+            b'\n' => return String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into()),
+            _ if line.len() >= LINE => return Err(io::ErrorKind::InvalidData.into()),
+            byte => line.push(byte),
+        }
+    }
+}
+
+/// Why it may not have the place.
+fn check(broker: &Broker, socket: &Socket, greeting: &str) -> Result<(), String> {
+    let us = geteuid().as_raw();
+    let peer = socket.peer();
+    if peer.uid != Some(us) {
+        return Err(format!(
+            "the daemon runs as user {us}, and only that user's own may take its place"
+        ));
+    }
+    let theirs = greeting.strip_prefix(GREETING).and_then(|rest| {
+        let mut words = rest.strip_prefix(' ')?.split(' ').map(str::parse::<u64>);
+        Some((words.next()?.ok()?, words.next()?.ok()?, words.next()?.ok()?))
+    });
+    let Some((device, inode, format)) = theirs else {
+        let ours = env!("CARGO_PKG_VERSION");
+        return Err(format!(
+            "the daemon ({ours}) doesn't understand this version: stop it instead"
+        ));
+    };
+    let Some(journal) = &broker.settings.journal else {
+        return Err("the daemon keeps no journal (--no-journal), and all that it knows would be \
+                    lost: stop it instead"
+            .into());
+    };
+    if Directory::identity(journal.path()).ok() != Some((device, inode)) {
+        let path = journal.path().display();
+        return Err(format!("the daemon keeps its state in {path}: name it with --journal"));
+    }
+    if format < u64::from(FORMAT) {
+        return Err(format!(
+            "the daemon's journal has format {FORMAT}, and the new one reads none beyond {format}"
+        ));
+    }
+    let is_managed = broker.settings.is_activated || env::var_os("NOTIFY_SOCKET").is_some();
+    if is_managed && peer.pid.is_none_or(|pid| !is_own_child(pid)) {
+        return Err("the daemon is a service: its manager must know who it is. Have that replace \
+                    it (systemctl reload syncd)"
+            .into());
+    }
+    Ok(())
+}
+
+fn is_own_child(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1));
+    parent.and_then(|parent| parent.parse().ok()) == Some(std::process::id())
+}
+
+/// A daemon that may take this one's place.
+pub(crate) struct Successor {
+    talk: Talk,
+    pid: u32,
+    /// No snapshot is in the making as long as it is kept.
+    _snapshots: OwnedSemaphorePermit,
+}
+
+impl Successor {
+    /// Has it look at all that is kept, and gives it the place. Meanwhile nothing is done: this
+    /// waits, and the runtime's thread with it.
+    ///
+    /// # Errors
+    /// Why it doesn't have the place: this daemon goes on.
+    pub fn lead_in(
+        mut self,
+        broker: &Broker,
+        listener: &Listener,
+        instance: Option<&mut Instance>,
+    ) -> Result<Heir, String> {
+        let pid = self.pid;
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                "it is gone".to_owned()
+            }
+            io::ErrorKind::TimedOut => format!("it has not looked through the journal in {LOOK:?}"),
+            _ => error.to_string(),
+        };
+        let pause = broker.pause();
+        failpoint("replace.paused");
+        let led = self.show(instance.as_deref(), listener).map_err(failed);
+        led.and_then(|ready| ready).inspect_err(|why| {
+            // It may still be there, and late.
+            let _ = self.talk.say(&format!("NO {why}"));
+        })?;
+        failpoint("replace.given");
+        pause.seal();
+        failpoint("replace.sealed");
+        if let Some(instance) = instance {
+            instance.bequeath();
+        }
+        info!(successor = pid, "another daemon takes this one's place");
+        Ok(Heir { talk: self.talk, pid, _snapshots: self._snapshots })
+    }
+
+    /// Up to its descriptors, which are given last: if that fails, it has nothing.
+    fn show(
+        &mut self,
+        instance: Option<&Instance>,
+        listener: &Listener,
+    ) -> io::Result<Result<(), String>> {
+        self.talk.say("LOOK")?;
+        failpoint("replace.shown");
+        match self.talk.hear(LOOK)?.0.split_once(' ') {
+            None => {}
+            Some((_, why)) => return Ok(Err(why.to_owned())),
+        }
+        let us = std::process::id();
+        match instance {
+            Some(instance) => {
+                let (device, inode) = instance.socket_identity();
+                let [directory, lock] = instance.descriptors();
+                let words = format!("YOURS {us} {device} {inode}");
+                self.talk.give(&words, &[listener.as_fd(), directory, lock])?;
+            }
+            None => self.talk.give(&format!("YOURS {us}"), &[listener.as_fd()])?,
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// The daemon that has the place now.
+pub(crate) struct Heir {
+    talk: Talk,
+    pid: u32,
+    _snapshots: OwnedSemaphorePermit,
+}
+
+impl Heir {
+    /// Returns when it serves.
+    ///
+    /// # Errors
+    /// [`ServeError::HeirLost`] if it has ended instead.
+    pub async fn has_come(self) -> Result<(), ServeError> {
+        let Self { mut talk, pid, _snapshots } = self;
+        let heard = spawn_blocking(move || talk.hear(RESTORE)).await;
+        match heard.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(_) => {
+                notify_manager(pid);
+                info!(successor = pid, "it serves: leaving");
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                warn!(successor = pid, "it has the place, and doesn't serve yet: leaving");
+                notify_manager(pid);
+                Ok(())
+            }
+            Err(_) => Err(ServeError::HeirLost { pid }),
+        }
+    }
+}
+
+/// Tells systemd who the daemon is from now on, if it watches this one.
+fn notify_manager(pid: u32) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
+        warn!(%error, "the service manager could not be told of process {pid}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = pid;
+}

@@ -1,0 +1,55 @@
+//! Where a listener can't be handed over, all daemons come to a free place.
+
+use std::{convert::Infallible, path::Path, sync::Arc};
+
+use syncd_proto::{Endpoint, socket::Listener};
+
+use crate::{ServeError, broker::Broker, instance::Instance, journal::Directory, restart::Legacy};
+
+pub(crate) struct Successor(Infallible);
+pub(crate) struct Heir(Infallible);
+
+impl Successor {
+    pub fn lead_in(
+        self,
+        _: &Broker,
+        _: &Listener,
+        _: Option<&mut Instance>,
+    ) -> Result<Heir, String> {
+        Ok(Heir(self.0))
+    }
+}
+
+impl Heir {
+    pub async fn has_come(self) -> Result<(), ServeError> {
+        match self.0 {}
+    }
+}
+
+pub(crate) struct Coming {
+    pub listener: Listener,
+    pub instance: Option<Instance>,
+    pub predecessor: Option<Predecessor>,
+}
+
+pub(crate) struct Predecessor {
+    never: Infallible,
+    pub legacy: Legacy,
+    pub journal: Arc<Directory>,
+    pub is_parent: bool,
+}
+
+impl Predecessor {
+    pub fn dismiss(self) {
+        match self.never {}
+    }
+}
+
+pub(crate) fn come(
+    _: &Endpoint,
+    _: &Path,
+    take: impl Fn() -> Result<(Instance, Listener), ServeError>,
+) -> Result<Coming, ServeError> {
+    let (instance, listener) = take()?;
+    Ok(Coming { listener, instance: Some(instance), predecessor: None })
+}
