@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, mem,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
@@ -13,7 +13,7 @@ mod similar;
 pub(crate) use similar::similar;
 
 use crate::{
-    entry::{self, Member, Members},
+    entry::{self, Member, Members, Page},
     journal::{Done, Journal, Store as _, StoreError},
     limits::{weigh, weigh_share},
     outbox::Session,
@@ -174,7 +174,7 @@ pub(crate) struct State {
     /// Who opens a session by the call that is made.
     pub opening: Option<Member>,
     /// For the next record.
-    record: Vec<u8>,
+    page: Page,
     pub counters: Counters,
     /// When its timer is going to look at it.
     pub armed: Option<Time>,
@@ -198,9 +198,8 @@ impl State {
     pub fn keep(&mut self, step: &Step) -> Result<(), StoreError> {
         let opening = self.opening.take();
         let Some(store) = &mut self.store else { return Ok(()) };
-        self.record.clear();
-        self.record = entry::write(step, opening.as_ref(), mem::take(&mut self.record));
-        match store.append(&self.record, entry::need(&step.input))? {
+        let record = self.page.write(step, opening.as_ref());
+        match store.append(record, entry::need(&step.input))? {
             Done::Now => {}
             Done::At(_) => unreachable!("a journal on this machine is done at once"),
         }
@@ -297,7 +296,7 @@ impl Namespace {
             store,
             members: Members::default(),
             opening: None,
-            record: Vec::new(),
+            page: Page::default(),
             counters: Counters::default(),
             armed: None,
             standing: Standing::Good,

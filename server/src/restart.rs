@@ -320,7 +320,7 @@ mod tests {
                 if !is_as_told {
                     step.outputs.clear();
                 }
-                journal.append(&entry::write(&step, None, Vec::new()), Need::Growth).unwrap();
+                journal.append(entry::Page::default().write(&step, None), Need::Growth).unwrap();
             }
         });
         assert!(is_refused(&server, &address));
