@@ -44,6 +44,7 @@ async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction
     loop {
         let worked = spawn_blocking(move || {
             let worked = work(&mut compaction);
+            give_memory_back();
             (compaction, worked)
         });
         // If it has panicked the journal goes on as it was.
@@ -76,4 +77,13 @@ fn rebuild(snapshot: &[u8], records: &mut dyn Iterator<Item = &[u8]>) -> Result<
         kept.replay(record)?;
     }
     Ok(kept.snapshot())
+}
+
+/// The allocator would keep the memory of the state that was rebuilt for the next one.
+fn give_memory_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes the allocator's own locks, and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

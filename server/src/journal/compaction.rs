@@ -29,6 +29,8 @@ pub struct Compaction {
     /// Records before it are in the new snapshot or the new log.
     copied: u64,
     next: Option<Current>,
+    /// What the journal is done with: to unmap it takes a while, which nobody is to wait for.
+    left: Option<Area>,
 }
 
 impl Compaction {
@@ -43,7 +45,7 @@ impl Compaction {
         header: Header,
         position: u64,
     ) -> Self {
-        Self { slots, shared, header, position, copied: position, next: None }
+        Self { slots, shared, header, position, copied: position, next: None, left: None }
     }
 
     /// Makes the snapshot, without the journal: `rebuild` makes the state from the snapshot before
@@ -173,6 +175,11 @@ impl Compaction {
 
     pub(super) fn give_back(&mut self, next: Current) {
         self.next = Some(next);
+    }
+
+    /// Unmaps it when the compaction is dropped.
+    pub(super) fn leave(&mut self, area: Option<Area>) {
+        self.left = area;
     }
 }
 

@@ -44,7 +44,8 @@ pub struct Journal {
     slots: [Arc<Slot>; 2],
     shared: Arc<Shared>,
     current: Current,
-    /// The other file: to touch each of its pages anew would cost more than all else does.
+    /// The other file, if it is small: to touch each of its pages anew would cost more than all else
+    /// does.
     spare: Option<Area>,
     /// Why there was no room, or no snapshot, and when.
     trouble: Option<(Instant, StoreError)>,
@@ -247,6 +248,7 @@ impl Journal {
         next.growth = next.position;
         failpoint("journal.compaction.before_complete");
         self.complete(next);
+        compaction.leave(self.spare.take());
         (self.trouble, self.failed) = (None, None);
         Ok(true)
     }
