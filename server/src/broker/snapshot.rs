@@ -40,11 +40,14 @@ impl Broker {
 async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction: Compaction) {
     // One at a time: each needs as much memory again as its namespace.
     let Ok(_turn) = turn.acquire().await else { return };
-    let mut work: fn(&mut Compaction) -> _ = |compaction| compaction.work(rebuild);
+    let mut work: fn(&mut Compaction) -> _ = |compaction| {
+        let worked = compaction.work(rebuild);
+        give_memory_back();
+        worked
+    };
     loop {
         let worked = spawn_blocking(move || {
             let worked = work(&mut compaction);
-            give_memory_back();
             (compaction, worked)
         });
         // If it has panicked the journal goes on as it was.

@@ -74,7 +74,7 @@ pub fn serve(path: &str, journal: &str) {
         let _context = runtime.enter();
         let mut config = Config::new(path.parse().expect("a short path"));
         (config.limits.connections, config.limits.calls) = (20_000, 20_000);
-        if journal == "no-journal" {
+        if journal == "no-journal" || std::env::var_os("SYNCD_NO_JOURNAL").is_some() {
             config.journal = Journaling::Off;
         }
         Server::bind(config).expect("the path is free")

@@ -1,6 +1,7 @@
 //! The speed table: `cargo bench -p syncd-tests -- [S1 S4 ...] [--pinned | --unpinned]
 //! [--rounds N]`. Each figure is taken in turn with its rival's, round by round, and stands
-//! beside its goal; none makes this fail. What is measured lies in the modules, never here.
+//! beside its goal; none makes this fail. With SYNCD_NO_JOURNAL set the daemon keeps nothing, as one
+//! by the name of `syncd` would. What is measured lies in the modules, never here.
 
 mod core;
 mod daemon;
