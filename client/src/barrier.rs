@@ -70,7 +70,7 @@ impl Barrier {
         self.arrive(owner::current(), None, false).run().await.map(|arrival| arrival.result)
     }
 
-    /// Waits until all parties have come, but not longer than so.
+    /// Waits until all parties have come, for at most `timeout`.
     ///
     /// # Errors
     /// [`TimedOut`](BarrierError::TimedOut), and then the barrier is broken; or as

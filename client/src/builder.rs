@@ -1,4 +1,4 @@
-//! What a client is to be: which daemon, which namespace, and how it gets there.
+//! A client's settings: which daemon, which namespace, and how it gets there.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +15,7 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client is to be. Made by [`Client::builder`].
+/// A client's settings. Made by [`Client::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     endpoint: Option<Endpoint>,

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     slot: PerProcess<Slot>,
 }
 
-/// What each process has of its own.
+/// State that each process has of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     session: Mutex<Option<Arc<Session>>>,
@@ -74,7 +74,7 @@ impl Slot {
         self.lock().as_ref().is_some_and(|session| session.is_usable())
     }
 
-    /// What a session in the place of the last one is to name.
+    /// The session that the next one replaces.
     pub(crate) fn replaced(&self) -> Vec<u8> {
         let session = self.lock().clone();
         session.map_or_else(Vec::new, |session| session.replaced())
@@ -106,7 +106,7 @@ impl Client {
         Self::builder().connect().await
     }
 
-    /// A client that is to differ from the usual one.
+    /// A client with settings of its own: endpoint, namespace, time-outs, how a daemon is started.
     pub fn builder() -> Builder {
         Builder::new()
     }

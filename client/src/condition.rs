@@ -76,7 +76,7 @@ impl Condition {
         self.wait_by(guard, None).run().await.map(drop)
     }
 
-    /// As [`wait`](Self::wait), but waits for the notify not longer than so. The lock is held
+    /// As [`wait`](Self::wait), but waits for the notify for at most `timeout`. The lock is held
     /// again in either case, and taking it again may take longer.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ impl Event {
         self.wait_by(owner::current(), None).run().await.map(drop)
     }
 
-    /// Waits until it is set, but not longer than so.
+    /// Waits until it is set, for at most `timeout`.
     ///
     /// # Errors
     /// As for any call.

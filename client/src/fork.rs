@@ -24,7 +24,8 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Relaxed)
 }
 
-/// Has forks noticed from now on; and notices one that got past the handler (a bare clone).
+/// Installs the handler that notices forks, once; and notices a fork that it missed (a bare
+/// clone).
 pub(crate) fn watch() {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(|| {

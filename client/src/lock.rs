@@ -59,7 +59,7 @@ impl Lock {
         none_if_busy(self.acquire_timeout(Duration::ZERO).await)
     }
 
-    /// Waits for the lock, but not longer than so.
+    /// Waits for the lock for at most `timeout`.
     ///
     /// # Errors
     /// [`TimedOut`](AcquireError::TimedOut), with those who hold it; or as
@@ -107,7 +107,7 @@ impl RLock {
         none_if_busy(self.acquire_timeout(Duration::ZERO).await)
     }
 
-    /// Waits for the lock, but not longer than so.
+    /// Waits for the lock for at most `timeout`.
     ///
     /// # Errors
     /// As [`Lock::acquire_timeout`].

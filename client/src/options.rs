@@ -24,7 +24,7 @@ use crate::{
 pub struct ObjectOptions {
     pub(crate) client: Arc<Shared>,
     create: Create,
-    /// It is to have a name, and not an empty one.
+    /// Its name must not be empty.
     named: bool,
 }
 
@@ -38,7 +38,7 @@ impl ObjectOptions {
         Self { client, create: Create::default(), named: false }
     }
 
-    /// It stays, with its state, when nobody is attached any more; until it is unlinked.
+    /// Keeps the object and its state when nobody is attached any more, until it is unlinked.
     pub fn keep(mut self) -> Self {
         self.create.keep = true;
         self

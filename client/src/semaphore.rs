@@ -57,7 +57,7 @@ macro_rules! semaphore {
                 none_if_busy(self.acquire_timeout(Duration::ZERO).await)
             }
 
-            /// Waits for a permit, but not longer than so.
+            /// Waits for a permit for at most `timeout`.
             ///
             /// # Errors
             /// [`TimedOut`](AcquireError::TimedOut), with those who hold permits; or as
@@ -103,7 +103,7 @@ macro_rules! semaphore {
                 Ok(none_if_busy(self.acquire_unowned_timeout(Duration::ZERO).await)?.is_some())
             }
 
-            /// As [`acquire_unowned`](Self::acquire_unowned), but not longer than so.
+            /// As [`acquire_unowned`](Self::acquire_unowned), for at most `timeout`.
             ///
             /// # Errors
             /// As [`acquire_timeout`](Self::acquire_timeout).

@@ -100,7 +100,7 @@ impl Session {
         room.filter(|_| self.is_usable())
     }
 
-    /// Sends a request to which no reply is wanted, before it returns if the socket has room.
+    /// Sends a request that has no reply; before it returns, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         if self.is_usable() {
             match self {

@@ -36,7 +36,7 @@ impl Client {
         Self::builder().connect_blocking()
     }
 
-    /// A client that is to differ from the usual one; [`Builder::connect_blocking`] makes it.
+    /// A client with settings of its own; [`Builder::connect_blocking`] makes it.
     pub fn builder() -> Builder {
         crate::Client::builder()
     }

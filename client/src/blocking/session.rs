@@ -26,7 +26,7 @@ use crate::{
 /// much before it, and at the session's end.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// For how long the answer to a goodbye is waited for.
+/// How long to wait for the answer to a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The session, as long as anybody has it.
@@ -152,7 +152,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a request to which no reply is wanted, before it returns if the socket has room.
+    /// Sends a request that has no reply; before it returns, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         let mut state = self.inner.lock();
         state.protocol.handle_post(request);

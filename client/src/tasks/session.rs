@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// For how long the answer to a goodbye is waited for.
+/// How long to wait for the answer to a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The session, as long as anybody has it.
@@ -138,7 +138,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a request to which no reply is wanted, before it returns if the socket has room.
+    /// Sends a request that has no reply; before it returns, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         self.inner.with(|state| {
             state.protocol.handle_post(request);

@@ -25,7 +25,7 @@ impl Waiting<'_> {
         let (inner, id) = (self.inner, self.id);
         poll_fn(move |cx| {
             if !inner.facts.is_ours() {
-                // In a forked child, of a runtime that is no more: nobody polls it in earnest.
+                // In a forked child, whose runtime is gone: nobody will poll it.
                 return Poll::Pending;
             }
             inner.with(|state| {

@@ -87,7 +87,7 @@ pub(super) struct Timed {
     since: Option<Instant>,
 }
 
-/// What somebody is to collect.
+/// A reply that its caller has yet to collect.
 pub(super) struct Done {
     /// Of the reply; none if its deadline came first.
     seq: Option<u64>,
