@@ -3,6 +3,7 @@
 
 mod clock;
 mod gate;
+mod lost;
 mod making;
 mod snapshot;
 

@@ -312,7 +312,10 @@ impl Server {
                 },
                 _ = look.tick() => match instance.as_ref().and_then(Instance::lost) {
                     Some(why) => break End::Lost(why),
-                    None => continue,
+                    None => {
+                        broker.look_at_journals();
+                        continue;
+                    }
                 },
                 successor = broker.successors.next() => {
                     match successor.lead_in(&broker, acceptor.listener(), instance.as_mut()) {

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 #[cfg_attr(unix, path = "directory/unix.rs")]
@@ -20,6 +21,8 @@ mod place;
 use super::{StoreError, format::BootId};
 use crate::{numbers::write_at, panic};
 
+/// How often files are touched that nothing is written to.
+const FRESH: Duration = Duration::from_secs(3600);
 /// Zeros are written in pieces of this size.
 const PIECE: usize = 64 << 10;
 static ZEROS: [u8; PIECE] = [0; PIECE];
@@ -32,6 +35,8 @@ pub struct Directory {
     pub(super) user: u32,
     pub(super) boot: Option<BootId>,
     next: AtomicU64,
+    /// How it looked last, and when its files were touched last.
+    seen: Mutex<(Option<place::Look>, Instant)>,
     /// How many more bytes may be reserved.
     #[cfg(test)]
     pub(super) quota: AtomicU64,
@@ -55,6 +60,7 @@ impl Directory {
             user,
             boot,
             next: AtomicU64::new(1),
+            seen: Mutex::new((None, Instant::now())),
             #[cfg(test)]
             quota: AtomicU64::new(u64::MAX),
         };
@@ -72,6 +78,27 @@ impl Directory {
         use std::os::unix::fs::MetadataExt as _;
         let found = std::fs::metadata(path)?;
         Ok((found.dev(), found.ino()))
+    }
+
+    /// Whether files have come or gone since the last look, or what the path led to has: then a
+    /// new directory was made.
+    ///
+    /// # Errors
+    /// If it can't be looked at or made.
+    pub fn has_changed(&self) -> io::Result<bool> {
+        let mut seen = panic::lock(&self.seen);
+        let (before, touched) = &mut *seen;
+        if touched.elapsed() > FRESH {
+            self.place.keep_fresh()?;
+            *touched = Instant::now();
+        }
+        let now = self.place.look(&self.path)?;
+        Ok(before.replace(now) != Some(now))
+    }
+
+    /// The next look finds a change.
+    pub fn look_again(&self) {
+        panic::lock(&self.seen).0 = None;
     }
 
     /// Where it is.
@@ -176,6 +203,11 @@ impl Slot {
 
     pub fn path(&self) -> PathBuf {
         self.directory.path_of(&self.name)
+    }
+
+    /// Whether a daemon that looks for it would find it.
+    pub fn is_there(&self) -> bool {
+        self.directory.place.has(&self.name, &self.file)
     }
 
     pub fn size(&self) -> u64 {

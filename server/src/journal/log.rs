@@ -51,6 +51,8 @@ pub struct Journal {
     trouble: Option<(Instant, StoreError)>,
     /// When a snapshot failed last.
     failed: Option<Instant>,
+    /// It is lost, and why there is no other one yet.
+    lost: Option<StoreError>,
 }
 
 impl Journal {
@@ -63,6 +65,15 @@ impl Journal {
         directory: &Arc<Directory>,
         address: &str,
         after: Option<&Found>,
+        snapshot: &[u8],
+    ) -> Result<Self, StoreError> {
+        Self::create_after(directory, address, after.map_or(0, |found| found.generation), snapshot)
+    }
+
+    fn create_after(
+        directory: &Arc<Directory>,
+        address: &str,
+        generation: u64,
         snapshot: &[u8],
     ) -> Result<Self, StoreError> {
         if address.len() > MAX_ADDRESS {
@@ -85,7 +96,7 @@ impl Journal {
         };
         let none = Header {
             boot: directory.boot.unwrap_or_default(),
-            generation: after.map_or(0, |found| found.generation),
+            generation,
             user: directory.user,
             address: address.into(),
             daemon: String::new(),
@@ -148,10 +159,49 @@ impl Journal {
         let shared = Arc::new(Shared::default());
         shared.position.store(current.position, Release);
         let directory = directory.clone();
-        let mut journal =
-            Self { directory, slots, shared, current, spare: None, trouble: None, failed: None };
+        let mut journal = Self {
+            directory,
+            slots,
+            shared,
+            current,
+            spare: None,
+            trouble: None,
+            failed: None,
+            lost: None,
+        };
         journal.limit_growth();
         journal
+    }
+
+    /// Somebody took away what it writes to: the next daemon wouldn't find it.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some() || !self.slots.iter().all(|slot| slot.is_there())
+    }
+
+    /// It is lost, and refuses growth for that.
+    pub fn is_refusing(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Replaces one that is lost by another, which has `snapshot`: the state after the last record.
+    ///
+    /// # Errors
+    /// From then on it has no room for growth.
+    pub fn begin_anew(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
+        let Header { address, generation, .. } = &self.current.header;
+        match Self::create_after(&self.directory, address, *generation, snapshot) {
+            Ok(anew) => {
+                let lost = std::mem::replace(self, anew);
+                // One of the two may be left.
+                lost.slots.iter().filter(|slot| slot.is_there()).for_each(|s| drop(s.remove()));
+                Ok(())
+            }
+            Err(error) => {
+                self.lost = Some(error.clone());
+                self.limit_growth();
+                Err(error)
+            }
+        }
     }
 
     fn other(&self) -> &Arc<Slot> {
@@ -162,12 +212,15 @@ impl Journal {
     fn limit_growth(&mut self) {
         let most =
             self.other().size().saturating_sub(least_size(self.current.header.snapshot_length));
-        self.current.growth_limit = most / 2;
+        self.current.growth_limit = if self.lost.is_some() { 0 } else { most / 2 };
     }
 
     /// Has room for a record, unless there was none a moment ago.
     #[cold]
     fn find_room(&mut self, size: u64, need: Need) -> Result<(), StoreError> {
+        if let (Some(error), Need::Growth) = (&self.lost, need) {
+            return Err(error.clone());
+        }
         if let Some((since, error)) = &self.trouble
             && since.elapsed() < RETRY
         {
@@ -338,7 +391,11 @@ impl Store for Journal {
             records: *records,
             snapshot_bytes: header.snapshot_length,
             snapshot_at: header.taken_at,
-            error: self.trouble.as_ref().map(|(_, error)| error.to_string()),
+            error: self
+                .lost
+                .as_ref()
+                .or(self.trouble.as_ref().map(|(_, error)| error))
+                .map(StoreError::to_string),
         }
     }
 

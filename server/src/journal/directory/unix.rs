@@ -7,65 +7,142 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::Path,
+    sync::{Arc, Mutex},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, unlinkat},
+    fs::{
+        AtFlags, CWD, Dir, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, fstat, mkdirat,
+        openat, renameat, statat, unlinkat, utimensat,
+    },
     io::Errno,
     process::geteuid,
 };
 
-use crate::instance::open_own;
+use crate::{instance::open_own, panic};
 
+/// The directory that the path led to when somebody looked; `None`: to none.
 #[derive(Debug)]
-pub(super) struct Place(OwnedFd);
+pub(super) struct Place(Mutex<Option<Arc<OwnedFd>>>);
+
+/// Another value, another state of the directory: files have come or gone, or it is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Look {
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    fn of(stat: &Stat) -> Self {
+        let changed = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
+        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64, changed }
+    }
+
+    fn is_same_directory(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
 
 impl Place {
     /// The directory, and the user.
     pub fn open(path: &Path) -> io::Result<(Self, u32)> {
-        match mkdirat(CWD, path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Without a slash at its end, by which the system would follow a link.
-        let path: std::path::PathBuf = path.components().collect();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = match openat(CWD, &path, flags, Mode::empty()) {
-            Err(Errno::LOOP | Errno::NOTDIR) => return Err(denied(&path, "is no directory")),
-            opened => opened?,
-        };
-        let (found, user) = (fstat(&directory)?, geteuid().as_raw());
-        if found.st_uid != user {
-            Err(denied(&path, &format!("belongs to user {}", found.st_uid)))
-        } else if found.st_mode & 0o077 != 0 {
-            Err(denied(&path, "is open to other users (chmod 700 it)"))
-        } else {
-            Ok((Self(directory), user))
+        let (directory, user) = open(path)?;
+        Ok((Self(Mutex::new(Some(Arc::new(directory)))), user))
+    }
+
+    fn directory(&self) -> io::Result<Arc<OwnedFd>> {
+        panic::lock(&self.0).clone().ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// How it looks at the path. If that leads elsewhere, what is there is opened, made if it is
+    /// missing.
+    pub fn look(&self, path: &Path) -> io::Result<Look> {
+        let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map(|found| Look::of(&found));
+        let mut place = panic::lock(&self.0);
+        let ours = place.as_ref().and_then(|directory| fstat(directory).ok());
+        match (found, ours) {
+            (Ok(found), Some(ours)) if found.is_same_directory(Look::of(&ours)) => Ok(found),
+            (Ok(_) | Err(Errno::NOENT), _) => {
+                *place = None;
+                let (directory, _) = open(path)?;
+                let look = Look::of(&fstat(&directory)?);
+                *place = Some(Arc::new(directory));
+                Ok(look)
+            }
+            // Nobody knows where it leads.
+            (Err(error), _) => Err(error.into()),
         }
     }
 
+    /// Whether this is the file of that name.
+    pub fn has(&self, name: &OsStr, file: &File) -> bool {
+        let Ok(directory) = self.directory() else { return false };
+        let named = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        match (named, fstat(file)) {
+            (Ok(named), Ok(file)) => (named.st_dev, named.st_ino) == (file.st_dev, file.st_ino),
+            // Nobody knows: it isn't gone.
+            (Err(error), _) => error != Errno::NOENT,
+            (_, Err(_)) => true,
+        }
+    }
+
+    /// Who cleans `/tmp` takes files for abandoned that nobody has touched for some days.
+    pub fn keep_fresh(&self) -> io::Result<()> {
+        let directory = self.directory()?;
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        for name in self.names()? {
+            // It may be gone by now.
+            let _ = utimensat(&directory, &*name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        }
+        Ok(())
+    }
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.0)? {
+        for entry in Dir::read_from(self.directory()?)? {
             names.push(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
         }
         Ok(names)
     }
 
     pub fn create_file(&self, name: &OsStr) -> io::Result<File> {
-        open_own(&self.0, name, OFlags::CREATE | OFlags::EXCL).map(|(file, _)| file)
+        open_own(&*self.directory()?, name, OFlags::CREATE | OFlags::EXCL).map(|(file, _)| file)
     }
 
     pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
-        open_own(&self.0, name, OFlags::empty()).map(|(file, _)| file)
+        open_own(&*self.directory()?, name, OFlags::empty()).map(|(file, _)| file)
     }
 
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
-        Ok(unlinkat(&self.0, name, AtFlags::empty())?)
+        Ok(unlinkat(self.directory()?, name, AtFlags::empty())?)
     }
 
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
-        Ok(renameat(&self.0, from, &self.0, to)?)
+        Ok(renameat(self.directory()?, from, self.directory()?, to)?)
+    }
+}
+
+fn open(path: &Path) -> io::Result<(OwnedFd, u32)> {
+    match mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Without a slash at its end, by which the system would follow a link.
+    let path: std::path::PathBuf = path.components().collect();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(CWD, &path, flags, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NOTDIR) => return Err(denied(&path, "is no directory")),
+        opened => opened?,
+    };
+    let (found, user) = (fstat(&directory)?, geteuid().as_raw());
+    if found.st_uid != user {
+        Err(denied(&path, &format!("belongs to user {}", found.st_uid)))
+    } else if found.st_mode & 0o077 != 0 {
+        Err(denied(&path, "is open to other users (chmod 700 it)"))
+    } else {
+        Ok((directory, user))
     }
 }
 

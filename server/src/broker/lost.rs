@@ -1,0 +1,73 @@
+//! Journals whose files somebody took away while the daemon lives, which knows all that was in
+//! them: they are written anew.
+
+use std::{io, sync::Arc};
+
+use tokio::task::spawn_blocking;
+use tracing::{error, warn};
+
+use super::Broker;
+use crate::{
+    entry::snapshot,
+    journal::Directory,
+    namespace::{Namespace, State},
+};
+
+impl Broker {
+    /// Looks whether all journals are where the next daemon would look for them. Whatever has to be
+    /// done about it is done beside the work.
+    pub fn look_at_journals(self: &Arc<Self>) {
+        let Some(directory) = self.settings.journal.clone() else { return };
+        let broker = self.clone();
+        self.spawn(async move {
+            let _ = spawn_blocking(move || broker.renew_lost_journals(&directory)).await;
+        });
+    }
+
+    fn renew_lost_journals(&self, directory: &Directory) {
+        match directory.has_changed() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => self.tell_trouble(directory, &error),
+        }
+        let namespaces: Vec<_> =
+            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
+        for namespace in namespaces {
+            if self.is_closing() {
+                return;
+            }
+            self.renew_if_lost(directory, &namespace);
+        }
+    }
+
+    fn renew_if_lost(&self, directory: &Directory, namespace: &Namespace) {
+        let Ok(mut state) = self.admit(namespace) else { return };
+        let State { space, store, members, latest, .. } = &mut *state;
+        let Some(journal) = store.as_mut().filter(|journal| journal.is_lost()) else { return };
+        let (config, place) = (self.core_config(&namespace.address), directory.path().display());
+        let is_known = journal.is_refusing();
+        match journal.begin_anew(&snapshot(space, members, &config, *latest)) {
+            Ok(()) => error!(
+                namespace = %namespace.address,
+                "its journal in {place} was removed or moved while in use: it is written anew"
+            ),
+            Err(error) => {
+                if !is_known {
+                    error!(
+                        namespace = %namespace.address,
+                        "its journal in {place} was removed or moved while in use, and can't be \
+                            written anew: nothing more is granted until it can: {error}"
+                    );
+                }
+                directory.look_again();
+            }
+        }
+    }
+
+    fn tell_trouble(&self, directory: &Directory, error: &io::Error) {
+        if self.refusals.due().is_some() {
+            warn!("{}: the journal's directory: {error}", directory.path().display());
+        }
+        directory.look_again();
+    }
+}
