@@ -24,7 +24,7 @@ use crate::{
     broker::Broker,
     clients::ClientUse,
     entry::{Kept, Member, Unusable},
-    journal::{self, Directory, Found, Journal, Loaded, Store as _, StoreError},
+    journal::{self, Directory, Found, Journal, Loaded, Store as _, StoreError, failpoint},
     namespace::{Address, Namespace},
     outbox::Session,
     peer::{self, Peer},
@@ -159,6 +159,7 @@ fn replay(found: &Found) -> Result<Kept, Failed> {
             return Err(Failed { kept, proved, why });
         }
         proved += 1;
+        failpoint("restart.replay");
     }
     match found.damage.first() {
         Some(damage) if !found.is_whole => {
@@ -227,6 +228,7 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
     }
     broker.registry.restore(&namespace, &broker.settings.limits);
     for (session, member) in sessions {
+        failpoint("restart.rejoin");
         rejoin(broker, &namespace, session, member);
     }
     // What has become due meanwhile.

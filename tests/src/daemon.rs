@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use rustix::process::Signal;
 use syncd_proto::v1::{
     DescribeReply, DescribeRequest, ForceReleaseRequest, KickRequest, Session, SessionsRequest,
     inspect_client::InspectClient,
@@ -50,6 +52,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 /// A daemon process; dropping it ends it.
 #[derive(Debug)]
 pub struct Daemon {
+    command: Command,
     process: Child,
     dir: TempDir,
     runtime: Arc<Runtime>,
@@ -75,21 +78,58 @@ impl Daemon {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("s");
         let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let mut process = command
-            .arg("--socket")
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the daemon");
+        command.arg("--socket").arg(&socket).stdin(Stdio::null()).stderr(log);
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = Arc::new(builder.enable_all().build().expect("a runtime"));
-        let channel = eventually("the daemon's start", || {
-            assert!(process.try_wait().expect("its state").is_none(), "it has left");
-            runtime.block_on(connect(&socket)).ok()
-        });
-        let inspect = InspectClient::new(channel).max_decoding_message_size(usize::MAX);
-        Daemon { process, dir, runtime, inspect }
+        let mut process = command.spawn().expect("the daemon");
+        let inspect = answer(&runtime, &socket, &mut process);
+        Daemon { command, process, dir, runtime, inspect }
+    }
+
+    /// Kills it, as `kill -9` does, and reaps it.
+    ///
+    /// # Panics
+    /// If that can't be.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("ours");
+        self.process.wait().expect("ours");
+    }
+
+    /// The next daemon at its place, and waits until it answers.
+    ///
+    /// # Panics
+    /// If it can't be started, or doesn't answer.
+    pub fn start_again(&mut self) {
+        self.process = self.command.spawn().expect("the daemon");
+        self.inspect = answer(&self.runtime, &self.socket(), &mut self.process);
+    }
+
+    /// The next daemon at its place, told to kill itself at a failpoint; it may do so at any time.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub fn start_doomed(&mut self, failpoint: &str) {
+        self.command.env("SYNCD_FAILPOINT", failpoint);
+        let process = self.command.spawn();
+        self.command.env_remove("SYNCD_FAILPOINT");
+        self.process = process.expect("the daemon");
+    }
+
+    /// Whether it has been killed.
+    ///
+    /// # Panics
+    /// If it has ended in another way.
+    pub fn was_killed(&mut self) -> bool {
+        let ended = self.process.try_wait().expect("ours");
+        ended.is_some_and(|status| {
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}: {}", self.log());
+            true
+        })
+    }
+
+    /// Where its state is kept.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.path().join("s.journal")
     }
 
     /// Where it listens.
@@ -172,6 +212,15 @@ impl Daemon {
             assert!(!self.has_panicked(), "the daemon panicked: {}", self.log());
         }
     }
+}
+
+/// The daemon answers: a look into it.
+fn answer(runtime: &Runtime, socket: &Path, process: &mut Child) -> InspectClient<Channel> {
+    let channel = eventually("the daemon's start", || {
+        assert!(process.try_wait().expect("its state").is_none(), "it has left");
+        runtime.block_on(connect(socket)).ok()
+    });
+    InspectClient::new(channel).max_decoding_message_size(usize::MAX)
 }
 
 fn none<T>(status: Status) -> Option<T> {

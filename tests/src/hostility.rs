@@ -5,7 +5,7 @@
 mod attacks;
 mod bytes;
 mod frames;
-mod peer;
+pub(crate) mod peer;
 
 use std::{
     path::{Path, PathBuf},

@@ -7,6 +7,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod faults;
 pub mod fuzz;
+pub mod history;
 pub mod hostility;
 pub mod model;
 pub mod phoenix;

@@ -15,6 +15,7 @@ use syncd_proto::socket::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Connection;
+use crate::journal::failpoint;
 
 /// How much is read of a connection that is cut, in bytes: more than a socket holds, so that who
 /// lives and goes on writing doesn't keep it.
@@ -100,6 +101,9 @@ impl AsyncWrite for LastWords {
             return Poll::Ready(Ok(all));
         }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        if written.is_ready() {
+            failpoint("connection.written");
+        }
         self.written(written, all)
     }
 

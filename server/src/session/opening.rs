@@ -15,6 +15,7 @@ use crate::{
     broker::NoNamespace,
     convert::{self, micros},
     entry::Member,
+    journal::failpoint,
     namespace::{Address, AddressError, MAX_NAME, Namespace, similar},
     outbox::Session,
     peer::printable,
@@ -197,6 +198,7 @@ impl SessionStream {
             }
             return Err(no_session());
         };
+        failpoint("restart.resume");
         // Within the lock, so that nothing is pushed between: what comes again must come first.
         let resumed =
             self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {

@@ -23,7 +23,7 @@ const READY: usize = 1 << 16;
 
 /// One stream.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     requests: mpsc::Sender<ClientMessage>,
     replies: Streaming<ServerMessage>,
     id: u64,
@@ -40,12 +40,28 @@ impl Peer {
     pub async fn on(channel: Channel, namespace: &str) -> Result<Self, Status> {
         let open =
             v1::Open { protocol: PROTOCOL, namespace: namespace.into(), ..Default::default() };
+        match Self::enter(channel, open).await? {
+            (peer, Message::Opened(_)) => Ok(peer),
+            (_, other) => Err(Status::internal(format!("not opened: {other:?}"))),
+        }
+    }
+
+    /// A stream that begins so, and the answer.
+    pub async fn enter(channel: Channel, open: v1::Open) -> Result<(Self, Message), Status> {
         let mut peer = Self::bare(channel).await?;
         peer.say(Request::Open(open)).await;
-        match peer.hear().await?.message {
-            Some(Message::Opened(_)) => Ok(peer),
-            other => Err(Status::internal(format!("not opened: {other:?}"))),
-        }
+        let answer = peer.hear().await?.message;
+        Ok((peer, answer.ok_or_else(|| Status::internal("an empty answer"))?))
+    }
+
+    /// The next request has the number after this one.
+    pub fn go_on_after(&mut self, id: u64) {
+        self.id = id;
+    }
+
+    /// The last message that was numbered.
+    pub fn received(&self) -> u64 {
+        self.ack
     }
 
     /// A stream that has said nothing.
@@ -99,22 +115,22 @@ impl Peer {
     }
 }
 
-pub(super) fn semlock(class: SemLockClass, value: u32) -> Spec {
+pub(crate) fn semlock(class: SemLockClass, value: u32) -> Spec {
     let max = if class == SemLockClass::Lock { 1 } else { i32::MAX as u32 };
     Spec::SemLock(v1::SemLockSpec { class: class.into(), value, max })
 }
 
-pub(super) fn create(name: &str, spec: Spec) -> Request {
+pub(crate) fn create(name: &str, spec: Spec) -> Request {
     Request::Create(v1::Create { name: name.into(), spec: Some(spec), ..Default::default() })
 }
 
-pub(super) fn acquire(handle: u32, owner: u64, timeout: Option<Duration>) -> Request {
+pub(crate) fn acquire(handle: u32, owner: u64, timeout: Option<Duration>) -> Request {
     let timeout_us = timeout.map(|timeout| timeout.as_micros() as u64);
     Request::Acquire(v1::Acquire { handle, owner, timeout_us, ..Default::default() })
 }
 
 /// One HTTP/2 connection.
-pub(super) async fn channel(socket: &Path) -> Result<Channel, Status> {
+pub(crate) async fn channel(socket: &Path) -> Result<Channel, Status> {
     let socket = PathBuf::from(socket);
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
@@ -125,12 +141,12 @@ pub(super) async fn channel(socket: &Path) -> Result<Channel, Status> {
     connected.map_err(|error| Status::unavailable(error.to_string()))
 }
 
-pub(super) async fn inspect(socket: &Path) -> Result<InspectClient<Channel>, Status> {
+pub(crate) async fn inspect(socket: &Path) -> Result<InspectClient<Channel>, Status> {
     Ok(InspectClient::new(channel(socket).await?))
 }
 
 /// A socket that has said so much.
-pub(super) async fn bare(socket: &Path, first: &[u8]) -> std::io::Result<UnixStream> {
+pub(crate) async fn bare(socket: &Path, first: &[u8]) -> std::io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).await?;
     stream.write_all(first).await?;
     Ok(stream)

@@ -4,7 +4,10 @@
 use std::{env, fs, io::Read as _, path::PathBuf, process, thread, time::Duration};
 
 use syncd_client::{Client, blocking};
-use syncd_tests::faults::read_fenced;
+use syncd_proto::v1::{
+    self, broker_client::BrokerClient, client_message::Request, server_message::Message,
+};
+use syncd_tests::{daemon::connect, faults::read_fenced};
 
 use super::{pids, say};
 
@@ -71,6 +74,28 @@ pub fn fork(namespace: String) {
                 thread::sleep(Duration::from_secs(3600));
             }
         }
+    }
+}
+
+/// Shows the key of another process's session, in hexadecimal, and says what it hears.
+pub fn reclaim(namespace: String) {
+    let key = env::args().nth(3).expect("a key");
+    let byte = |at| u8::from_str_radix(&key[at..at + 2], 16).expect("hexadecimal");
+    let resume_key = (0..key.len()).step_by(2).map(byte).collect();
+    let protocol = syncd_proto::PROTOCOL;
+    let open = v1::Open { protocol, namespace, resume_key, attempt: 99, ..v1::Open::default() };
+    let first = v1::ClientMessage { request: Some(Request::Open(open)), ..Default::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.expect("a runtime").block_on(async {
+        let socket = env::var_os("SYNCD_SOCKET").expect("SYNCD_SOCKET");
+        let channel = connect(socket.as_ref()).await.expect("a daemon");
+        let stream = futures_util::stream::iter([first]);
+        let replies = BrokerClient::new(channel).session(stream).await.expect("a stream");
+        replies.into_inner().message().await.expect("an answer").and_then(|reply| reply.message)
+    });
+    match answer {
+        Some(Message::Error(error)) => println!("refused {:?}", error.code()),
+        other => println!("{other:?}"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! (`tests/conformance/README.md`): `actor FACE NAMESPACE`.
 
 mod alone;
+mod crowd;
 mod face;
 mod wire;
 mod words;
@@ -78,8 +79,13 @@ fn main() -> ExitCode {
         (Some("blocking"), Some(namespace)) => face::run_blocking(namespace),
         (Some("toil"), Some(namespace)) => alone::toil(namespace),
         (Some("fork"), Some(namespace)) => alone::fork(namespace),
+        (Some("reclaim"), Some(namespace)) => {
+            alone::reclaim(namespace);
+            return ExitCode::SUCCESS;
+        }
+        (Some("crowd"), Some(namespace)) => crowd::run(&namespace),
         _ => {
-            eprintln!("usage: actor wire|async|blocking|toil|fork NAMESPACE");
+            eprintln!("usage: actor wire|async|blocking|toil|fork|reclaim|crowd NAMESPACE");
             return ExitCode::from(2);
         }
     }
