@@ -201,6 +201,21 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
+    fn when_a_process_began_is_told_whatever_it_calls_itself() {
+        let (own, comm) = (std::process::id(), "/proc/self/comm");
+        let name = std::fs::read(comm).unwrap();
+        let began = watch::started(own);
+        assert!(began.is_some());
+        // One that is cut in the middle of a letter.
+        for called in [b"\xc3".as_slice(), b") 1 (", b"a) \xff"] {
+            std::fs::write(comm, called).unwrap();
+            assert_eq!(watch::started(own), began);
+        }
+        std::fs::write(comm, name).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
     fn only_where_everybody_is_mapped_is_the_overflow_number_a_users_own() {
         assert!(unmapped::maps_everybody("         0          0 4294967295\n"));
         assert!(unmapped::maps_everybody("0 0 1000\n1000 100000 4294966295\n"));

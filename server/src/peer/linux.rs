@@ -72,8 +72,9 @@ impl Watch {
 /// When a process began, in clock ticks since the machine's start: no two processes of one number
 /// began at the same. `None` where /proc doesn't show it.
 pub(super) fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before, in brackets, may have anything in it. This is field 22, and that field 2.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name before, in brackets, may have any bytes in it. This is field 22, and that field 2.
+    let stat = String::from_utf8_lossy(&stat);
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
