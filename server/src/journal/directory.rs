@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -23,6 +23,8 @@ use crate::{numbers::write_at, panic};
 
 /// How often files are touched that nothing is written to.
 const FRESH: Duration = Duration::from_secs(3600);
+/// What follows a file's name until it has room. To be killed before that is no damage.
+const NAMELESS: &str = ".new";
 /// Zeros are written in pieces of this size.
 const PIECE: usize = 64 << 10;
 static ZEROS: [u8; PIECE] = [0; PIECE];
@@ -64,8 +66,9 @@ impl Directory {
             #[cfg(test)]
             quota: AtomicU64::new(u64::MAX),
         };
-        let last = directory.names()?.iter().filter_map(|name| number_and_slot(name)).max();
-        directory.next.store(last.map_or(1, |(number, _)| number + 1), Relaxed);
+        let names = directory.names()?;
+        let last = names.iter().filter_map(|name| number_and_slot(name).or(without_room(name)));
+        directory.next.store(last.max().map_or(1, |(number, _)| number + 1), Relaxed);
         Ok(Arc::new(directory))
     }
 
@@ -157,6 +160,12 @@ impl Directory {
     }
 }
 
+fn nameless(name: &OsStr) -> OsString {
+    let mut nameless = name.to_owned();
+    nameless.push(NAMELESS);
+    nameless
+}
+
 pub(super) fn file_name(number: u64, slot: usize) -> OsString {
     format!("{number}.{slot}").into()
 }
@@ -168,12 +177,19 @@ pub(super) fn number_and_slot(name: &OsStr) -> Option<(u64, usize)> {
     (found.1 < 2 && file_name(found.0, found.1) == name).then_some(found)
 }
 
+/// What a file is to be called that never had room, and so has nothing in it: `17.0.new`.
+pub(super) fn without_room(name: &OsStr) -> Option<(u64, usize)> {
+    number_and_slot(name.to_str()?.strip_suffix(NAMELESS)?.as_ref())
+}
+
 /// One of the two files of a journal. All of its bytes are its own: no write to it, be it by a
 /// mapping, needs room that a full disk doesn't have.
 #[derive(Debug)]
 pub(super) struct Slot {
     directory: Arc<Directory>,
     name: OsString,
+    /// It has its name. It gets that with its first piece of room.
+    is_named: AtomicBool,
     file: File,
     size: Mutex<u64>,
     /// How many wait for their piece.
@@ -190,11 +206,12 @@ impl Slot {
     ) -> io::Result<Self> {
         let name = file_name(number, slot);
         let file = match is_new {
-            true => directory.place.create_file(&name)?,
+            true => directory.place.create_file(&nameless(&name))?,
             false => directory.place.open_file(&name)?,
         };
         let size = Mutex::new(file.metadata()?.len());
-        Ok(Self { directory: directory.clone(), name, file, size, waiting: AtomicU64::new(0) })
+        let (directory, is_named) = (directory.clone(), AtomicBool::new(!is_new));
+        Ok(Self { directory, name, is_named, file, size, waiting: AtomicU64::new(0) })
     }
 
     pub fn file(&self) -> &File {
@@ -207,7 +224,7 @@ impl Slot {
 
     /// Whether a daemon that looks for it would find it.
     pub fn is_there(&self) -> bool {
-        self.directory.place.has(&self.name, &self.file)
+        self.directory.place.has(&self.name_now(), &self.file)
     }
 
     pub fn size(&self) -> u64 {
@@ -235,6 +252,11 @@ impl Slot {
                 return Err(StoreError::no_room(self.path(), error));
             }
             *size += piece;
+            if !self.is_named.load(Relaxed) {
+                let named = self.directory.place.rename(&nameless(&self.name), &self.name);
+                named.map_err(|error| StoreError::io(self.path(), error))?;
+                self.is_named.store(true, Relaxed);
+            }
         }
     }
 
@@ -264,6 +286,13 @@ impl Slot {
     }
 
     pub fn remove(&self) -> io::Result<()> {
-        self.directory.place.remove(&self.name)
+        self.directory.place.remove(&self.name_now())
+    }
+
+    fn name_now(&self) -> OsString {
+        match self.is_named.load(Relaxed) {
+            true => self.name.clone(),
+            false => nameless(&self.name),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Directory,
-    directory::{file_name, number_and_slot},
+    directory::{file_name, number_and_slot, without_room},
     format::{HEADER, Header, Refusal},
     parse::{Entry, Generation, parse},
 };
@@ -127,10 +127,15 @@ impl Directory {
     /// If the directory can't be read.
     pub fn load(&self) -> io::Result<Loaded> {
         let mut numbers = BTreeMap::<u64, BTreeSet<usize>>::new();
-        for (number, slot) in self.names()?.iter().filter_map(|name| number_and_slot(name)) {
-            numbers.entry(number).or_default().insert(slot);
-        }
         let mut loaded = Loaded::default();
+        for name in self.names()? {
+            if let Some((number, slot)) = number_and_slot(&name) {
+                numbers.entry(number).or_default().insert(slot);
+            } else if without_room(&name).is_some() {
+                let file = self.path_of(&name);
+                loaded.unusable.push(Unusable { file, why: Why::Unfinished });
+            }
+        }
         for (number, slots) in numbers {
             self.load_one(number, slots, &mut loaded);
         }

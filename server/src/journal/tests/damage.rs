@@ -5,6 +5,7 @@ use std::fs;
 use super::{
     super::{
         Directory, Journal, Refusal, Store as _, StoreError, Why,
+        directory::Slot,
         format::{BootId, COMPLETE, HEADER, Header, SUPERSEDED, record_size},
     },
     Place, add, expected, record, records,
@@ -161,4 +162,27 @@ fn files_that_are_not_for_this_daemon_are_told_apart_and_left() {
         assert!(loaded.found.is_empty());
         assert!(loaded.unusable.iter().any(|u| matches!(u.why, Why::OtherBoot)));
     }
+}
+
+#[test]
+fn one_that_was_killed_before_its_files_had_room_leaves_nothing_that_anybody_minds() {
+    let place = Place::new();
+    let mut journal = place.create(b"first");
+    add(&mut journal, 0..3);
+    for slot in 0..2 {
+        // As it lies there between its making and its room.
+        std::mem::forget(Slot::open(&place.directory, 7, slot, true).unwrap());
+    }
+    let loaded = place.load();
+    assert_eq!(records(&loaded.found[0]), expected(0..3));
+    assert_eq!(loaded.unusable.len(), 2);
+    for unusable in &loaded.unusable {
+        assert!(unusable.why.is_worthless(), "{unusable:?}");
+        place.directory.discard(&unusable.file).unwrap();
+    }
+    assert!(place.load().unusable.is_empty());
+
+    // Whereas one of that name has been shortened by somebody.
+    fs::write(place.path().join("8.0"), "").unwrap();
+    assert!(!place.load().unusable[0].why.is_worthless());
 }
