@@ -9,6 +9,7 @@ mod snapshot;
 
 use std::{
     collections::VecDeque,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -75,6 +76,8 @@ pub(crate) struct Settings {
     pub limits: Limits,
     /// Where namespaces are kept; `None`: nowhere, and they end with the daemon.
     pub journal: Option<Arc<Directory>>,
+    /// Where another daemon at this place may have kept them.
+    pub beside: PathBuf,
     /// The socket is a service manager's.
     pub is_activated: bool,
 }

@@ -188,8 +188,9 @@ impl Server {
         let activated = config.activated;
         #[cfg(windows)]
         let activated: Option<std::convert::Infallible> = None;
+        let beside = beside(&endpoint, ".journal");
         let journal = match journal {
-            Journaling::Beside => Some(beside(&endpoint, ".journal")),
+            Journaling::Beside => Some(beside.clone()),
             Journaling::In(directory) => Some(directory),
             Journaling::Off => None,
         };
@@ -238,6 +239,7 @@ impl Server {
             linger,
             limits,
             journal,
+            beside,
             is_activated,
         };
         let broker = Broker::new(settings, Numbers::open(tokens.ok()));
@@ -271,7 +273,7 @@ impl Server {
         }
         let _abort = AbortOnDrop(broker.clone());
         match predecessor {
-            None => restart::restore(&broker),
+            None => restart::restore(&broker).await?,
             Some(mut predecessor) => {
                 std::mem::take(&mut predecessor.legacy).restore(&broker);
                 predecessor.dismiss();

@@ -6,6 +6,7 @@
 //! or dies. A process that can't be proved to be the one that was there has the grace.
 
 mod doubt;
+mod unused;
 
 use std::{
     io,
@@ -21,6 +22,7 @@ use doubt::Doubt;
 pub(crate) use doubt::Doubts;
 
 use crate::{
+    ServeError,
     broker::Broker,
     clients::ClientUse,
     entry::{Kept, Member, Unusable},
@@ -31,10 +33,17 @@ use crate::{
 };
 
 /// Restores all that is kept in the broker's directory. To be called before anybody is served.
-pub(crate) fn restore(broker: &Arc<Broker>) {
+///
+/// # Errors
+/// If another daemon keeps its state there.
+pub(crate) async fn restore(broker: &Arc<Broker>) -> Result<(), ServeError> {
     if let Some(directory) = &broker.settings.journal {
+        let failed = |error| ServeError::Journal { path: directory.path().to_owned(), error };
+        directory.lock().await.map_err(failed)?;
         Legacy::load(directory).restore(broker);
     }
+    unused::set_aside(&broker.settings);
+    Ok(())
 }
 
 /// All that a daemon left, loaded and replayed; nothing is changed by that.
@@ -227,6 +236,11 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
         state.latest = latest;
     }
     broker.registry.restore(&namespace, &broker.settings.limits);
+    // A daemon that didn't know of this journal may have been here since, or it is an old copy.
+    let first = broker.numbers.begin();
+    let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
+        state.space.handle_numbers(now, first);
+    });
     for (session, member) in sessions {
         failpoint("restart.rejoin");
         rejoin(broker, &namespace, session, member);
@@ -289,14 +303,16 @@ mod tests {
 
     /// A daemon at whose place a journal is found: `write` makes it, of the namespace that is
     /// returned.
-    fn found(write: impl FnOnce(&Arc<Directory>, &str)) -> (Server, Address, tempfile::TempDir) {
+    async fn found(
+        write: impl FnOnce(&Arc<Directory>, &str),
+    ) -> (Server, Address, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let address = Address { owner: Some(7), name: "n".into() };
         let directory = Directory::open(&dir.path().join("s.sock.journal")).unwrap();
         write(&directory, &address.to_string());
         let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
         let server = Server::bind(Config::new(endpoint)).unwrap();
-        restore(&server.broker);
+        restore(&server.broker).await.unwrap();
         (server, address, dir)
     }
 
@@ -324,7 +340,8 @@ mod tests {
                 }
                 journal.append(entry::Page::default().write(&step, None), Need::Growth).unwrap();
             }
-        });
+        })
+        .await;
         assert!(is_refused(&server, &address));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -336,7 +353,8 @@ mod tests {
     async fn a_snapshot_that_cannot_be_read_may_say_that_anything_is_held() {
         let (server, address, dir) = found(|directory, address| {
             drop(Journal::create(directory, address, None, b"\xff\xff").unwrap());
-        });
+        })
+        .await;
         assert!(is_refused(&server, &address));
         for file in std::fs::read_dir(dir.path().join("s.sock.journal")).unwrap() {
             std::fs::remove_file(file.unwrap().path()).unwrap();

@@ -215,6 +215,13 @@ impl Space {
         self.deadlines.first()
     }
 
+    /// From here on numbers, and so tokens, are `first` at least: lower ones may have been told by
+    /// somebody who had this namespace in between.
+    pub fn handle_numbers(&mut self, now: Time, first: u64) {
+        self.call(now, Input::Numbers(first));
+        self.next_number = self.next_number.max(first);
+    }
+
     /// Appends a record, and returns its number.
     pub(crate) fn emit(
         &mut self,

@@ -31,6 +31,7 @@ pub enum Input {
     ForceRelease(ObjectId),
     Timeout,
     Work,
+    Numbers(u64),
 }
 
 /// What comes out of a [`Space`].
@@ -92,6 +93,7 @@ impl Space {
             Input::ForceRelease(object) => drop(self.handle_force_release(at, object)),
             Input::Timeout => self.handle_timeout(at),
             Input::Work => self.handle_work(at),
+            Input::Numbers(first) => self.handle_numbers(at, first),
         }
     }
 

@@ -109,6 +109,9 @@ impl Pause<'_> {
         // First: who opens a session tries again as long as a namespace is over and the daemon isn't.
         self.broker.closing.store(true, Relaxed);
         self.broker.gate.set(SEALED);
+        if let Some(directory) = &self.broker.settings.journal {
+            directory.unlock();
+        }
     }
 }
 

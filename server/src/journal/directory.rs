@@ -21,6 +21,8 @@ mod place;
 use super::{StoreError, format::BootId};
 use crate::{numbers::write_at, panic};
 
+/// How long a daemon may take to leave.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How often files are touched that nothing is written to.
 const FRESH: Duration = Duration::from_secs(3600);
 /// What follows a file's name until it has room. To be killed before that is no damage.
@@ -96,7 +98,39 @@ impl Directory {
             *touched = Instant::now();
         }
         let now = self.place.look(&self.path)?;
+        // It may be a new one, or the daemon that gave this place away may have gone.
+        self.place.lock()?;
         Ok(before.replace(now) != Some(now))
+    }
+
+    /// Waits for a while until no other daemon keeps its state here: one that leaves will be gone.
+    /// It is locked until [`unlock`](Self::unlock), or for as long as this is kept.
+    ///
+    /// # Errors
+    /// If one does, or it can't be seen.
+    pub async fn lock(&self) -> io::Result<()> {
+        let begun = Instant::now();
+        while !self.try_lock()? {
+            if begun.elapsed() > PATIENCE {
+                let text = "another daemon keeps its state there: one directory, one daemon";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether no other daemon keeps its state here. Then it is locked.
+    ///
+    /// # Errors
+    /// If it can't be seen.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        self.place.lock()
+    }
+
+    /// Another daemon may have it: nothing is written any more.
+    pub fn unlock(&self) {
+        self.place.unlock();
     }
 
     /// The next look finds a change.

@@ -12,8 +12,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, fstat, mkdirat,
-        openat, renameat, statat, unlinkat, utimensat,
+        Access, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps,
+        UTIME_NOW, accessat, flock, fstat, mkdirat, openat, renameat, statat, unlinkat, utimensat,
     },
     io::Errno,
     process::geteuid,
@@ -50,6 +50,22 @@ impl Place {
     pub fn open(path: &Path) -> io::Result<(Self, u32)> {
         let (directory, user) = open(path)?;
         Ok((Self(Mutex::new(Some(Arc::new(directory)))), user))
+    }
+
+    /// Whether it is this process's; another one's directory isn't.
+    pub fn lock(&self) -> io::Result<bool> {
+        match flock(self.directory()?, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            // The filesystem has no locks: as good as can be.
+            Err(_) => Ok(true),
+        }
+    }
+
+    pub fn unlock(&self) {
+        if let Ok(directory) = self.directory() {
+            let _ = flock(directory, FlockOperation::Unlock);
+        }
     }
 
     fn directory(&self) -> io::Result<Arc<OwnedFd>> {
@@ -142,6 +158,8 @@ fn open(path: &Path) -> io::Result<(OwnedFd, u32)> {
     } else if found.st_mode & 0o077 != 0 {
         Err(denied(&path, "is open to other users (chmod 700 it)"))
     } else {
+        // A daemon that can't write there would have to tell everybody that all is lost.
+        accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
         Ok((directory, user))
     }
 }

@@ -1,0 +1,50 @@
+//! What lies beside the socket of a daemon that keeps its state elsewhere, or nowhere. From now on
+//! others are told otherwise than it says; a daemon that looked for it later must not find it.
+
+use std::path::Path;
+
+use tracing::{debug, warn};
+
+use super::keep_aside;
+use crate::{broker::Settings, journal::Directory};
+
+pub(super) fn set_aside(settings: &Settings) {
+    let (path, journal) = (&settings.beside, &settings.journal);
+    let is_used = |used: &Path| used == path || is_same(used, path);
+    if !path.is_dir() || journal.as_ref().is_some_and(|directory| is_used(directory.path())) {
+        return;
+    }
+    let loaded = Directory::open(path).and_then(|directory| {
+        let is_ours = directory.try_lock()?;
+        Ok((directory.load()?, directory, is_ours))
+    });
+    match loaded {
+        Ok((_, _, false)) => debug!("{}: another daemon keeps its state there", path.display()),
+        Ok((loaded, directory, true)) => {
+            let found = loaded.found.iter().flat_map(|found| found.files());
+            let unusable = loaded.unusable.iter().map(|unusable| &unusable.file);
+            let files: Vec<_> = found.chain(unusable).cloned().collect();
+            if !files.is_empty() {
+                warn!(
+                    "{}: a daemon kept its state there, which this one doesn't go on with: what was \
+                        held is granted to others",
+                    path.display()
+                );
+                keep_aside(&directory, &files);
+            }
+        }
+        Err(error) => {
+            warn!("{}: what may be kept there isn't gone on with: {error}", path.display())
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_same(one: &Path, other: &Path) -> bool {
+    Directory::identity(one).is_ok_and(|one| Directory::identity(other).is_ok_and(|o| o == one))
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &Path, _: &Path) -> bool {
+    false
+}
