@@ -6,6 +6,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -108,6 +109,8 @@ fn namesake(room: &Room, pid: u32) -> Result<ActorProcess, String> {
     let script = "read go && exec \"$0\" \"$@\"".into();
     let arguments = vec!["-c".into(), script, actor, "blocking".into()];
     let face = Face { program: "/bin/sh".into(), arguments, ..room.face.clone() };
+    // When a process began is told in hundredths of a second, in which numbers don't go round.
+    thread::sleep(Duration::from_millis(20));
     for _ in 0..ATTEMPTS {
         // The next process has the number after this one, unless another one comes first.
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())
