@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
@@ -20,7 +20,7 @@ use std::{
 
 use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Step, Time};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc::UnboundedSender},
     task::JoinSet,
 };
 use tracing::{error, warn};
@@ -35,7 +35,7 @@ use crate::{
     handover::Successors,
     journal::{Directory, Journal, Store as _, StoreError},
     limits::Limits,
-    namespace::{Namespace, Standing, State},
+    namespace::{Address, Namespace, Standing, State},
     numbers::Numbers,
     outbox::{End, Pushed, Session},
     panic::{self, Caught, Panicked},
@@ -58,6 +58,8 @@ pub(crate) struct Broker {
     /// The daemon is about to leave: for who waits for that.
     pub closed: Arc<Notify>,
     gate: Gate,
+    /// Whom the daemon before is to send here first: a session, and its namespace's address.
+    pub news: OnceLock<UnboundedSender<(u64, Address)>>,
     /// Other daemons that want to take this one's place.
     pub successors: Successors,
     /// Of refused connections the log tells seldom.
@@ -130,6 +132,7 @@ impl Broker {
             closing: AtomicBool::new(false),
             closed: Arc::default(),
             gate: Gate::default(),
+            news: OnceLock::new(),
             successors: Successors::default(),
             refusals: Seldom::default(),
             tasks: Mutex::new(JoinSet::new()),
@@ -298,6 +301,7 @@ impl Broker {
                         let Some(other) = find(session) else { continue };
                         match other.outbox.push(message) {
                             Pushed::Kept => {}
+                            Pushed::Absent => self.spread(session, namespace),
                             Pushed::Wake(waker) => after.wakers.push(waker),
                             Pushed::Full => {
                                 cut(&other);
@@ -328,6 +332,13 @@ impl Broker {
         }
     }
 
+    /// There is something for a session that may still be at the daemon before.
+    fn spread(&self, session: SessionId, namespace: &Namespace) {
+        if let Some(news) = self.news.get().filter(|news| !news.is_closed()) {
+            let _ = news.send((session.0, namespace.address.clone()));
+        }
+    }
+
     /// The core has panicked: nobody can tell what its state means. The namespace is over, its
     /// sessions are lost, and the next one at its address begins anew, with higher numbers.
     fn fail(&self, namespace: &Namespace, state: &mut State, after: &mut Aftermath) -> Space {
@@ -351,15 +362,20 @@ impl Broker {
         self.closing.load(Relaxed)
     }
 
-    /// Refuses what is new, tells all sessions, ends all watches and connections.
-    pub fn close(&self) {
+    /// Refuses what is new, ends all watches. Sessions are told as soon as they say anything.
+    pub fn turn_away(&self) {
         self.closing.store(true, Relaxed);
         self.closed.notify_waiters();
-        for session in &self.registry.sessions {
-            session.outbox.wake();
-        }
         for namespace in &self.registry.namespaces {
             namespace.watches.close();
+        }
+    }
+
+    /// Refuses what is new, tells all sessions, ends all watches and connections.
+    pub fn close(&self) {
+        self.turn_away();
+        for session in &self.registry.sessions {
+            session.outbox.wake();
         }
         for client in &self.registry.clients {
             client.drain();

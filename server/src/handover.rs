@@ -11,7 +11,8 @@
 //! READY                  ->          from here on it never decides again
 //!                        <-   YOURS  with the descriptors: socket, directory, lock file
 //! restores, serves
-//! SERVING                ->          leaves
+//! SERVING                ->          has its clients go over
+//! NEWS session           ->          that one first
 //! ```
 //! Until YOURS the new one has nothing: should it be killed, refuse or be late, the old one goes
 //! on where it was. After it the old one is sealed: should the new one be killed, both are gone,
@@ -20,6 +21,8 @@
 #[cfg_attr(unix, path = "handover/coming.rs")]
 #[cfg_attr(not(unix), path = "handover/none.rs")]
 mod coming;
+#[cfg(unix)]
+mod heir;
 #[cfg(unix)]
 mod leaving;
 #[cfg_attr(not(unix), path = "handover/never.rs")]

@@ -274,10 +274,7 @@ impl Server {
         let _abort = AbortOnDrop(broker.clone());
         match predecessor {
             None => restart::restore(&broker).await?,
-            Some(mut predecessor) => {
-                std::mem::take(&mut predecessor.legacy).restore(&broker);
-                predecessor.dismiss();
-            }
+            Some(predecessor) => predecessor.succeed(&broker),
         }
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);
@@ -347,6 +344,11 @@ impl Server {
         for service in SERVICES {
             health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
+        let left = match end {
+            End::Told => Ok(()),
+            End::Lost(why) => Err(ServeError::PlaceLost { endpoint, why }),
+            End::Replaced(heir) => heir.lead_out(&broker).await,
+        };
         broker.close();
         let farewell = async {
             while let Some(ended) = connections.join_next().await {
@@ -356,11 +358,7 @@ impl Server {
         if timeout(FAREWELL, farewell).await.is_err() {
             warn!(connections = connections.len(), "some clients have not let go: leaving");
         }
-        match end {
-            End::Told => Ok(()),
-            End::Lost(why) => Err(ServeError::PlaceLost { endpoint, why }),
-            End::Replaced(heir) => heir.has_come().await,
-        }
+        left
     }
 }
 

@@ -80,6 +80,16 @@ impl Session {
         panic::lock(&self.connection).upgrade()
     }
 
+    /// Has its stream and its connection end, the daemon being about to leave. False: it has none.
+    pub fn let_go(&self) -> bool {
+        let connection = self.connection();
+        self.outbox.wake();
+        if let Some(connection) = &connection {
+            connection.drain();
+        }
+        connection.is_some()
+    }
+
     /// `cause`: `None` after a Goodbye.
     pub fn log_end(&self, cause: Option<&str>) {
         info!(
@@ -131,6 +141,8 @@ pub(crate) enum End {
 /// What became of a pushed message.
 pub(crate) enum Pushed {
     Kept,
+    /// There is no stream: the core has it for the next one.
+    Absent,
     Wake(Waker),
     /// There is no room for it, and it is gone.
     Full,
@@ -201,7 +213,7 @@ impl Outbox {
     pub fn push(&self, message: Message) -> Pushed {
         let mut state = self.lock();
         if !state.attached {
-            return Pushed::Kept;
+            return Pushed::Absent;
         }
         let size = size_of_message(&message);
         let bytes = state.bytes + size;

@@ -16,12 +16,14 @@ use syncd_proto::{
     Endpoint,
     socket::{Direct, Listener},
 };
+use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 use tracing::{debug, info};
 
-pub(crate) use super::leaving::{Heir, Successor};
-use super::talk::{GREETING, Talk};
+use super::talk::{GREETING, NEWS, Talk};
+pub(crate) use super::{heir::Heir, leaving::Successor};
 use crate::{
     ServeError,
+    broker::Broker,
     instance::Instance,
     journal::{Directory, FORMAT, failpoint},
     restart::Legacy,
@@ -47,16 +49,32 @@ pub(crate) struct Coming {
 pub(crate) struct Predecessor {
     talk: Talk,
     /// What it leaves, which was looked at.
-    pub legacy: Legacy,
+    legacy: Legacy,
     pub journal: Arc<Directory>,
     pub is_parent: bool,
 }
 
 impl Predecessor {
-    /// This daemon serves.
-    pub fn dismiss(mut self) {
+    /// Restores what it left, serves from then on, and lets it know.
+    pub fn succeed(self, broker: &Arc<Broker>) {
+        let Self { mut talk, legacy, .. } = self;
+        let (news, mut whom) = mpsc::unbounded_channel();
+        let _ = broker.news.set(news);
+        legacy.restore(broker);
         failpoint("replace.restored");
-        if let Err(error) = self.talk.say("SERVING") {
+        let said = talk.say("SERVING").and_then(|()| talk.into_inner()).and_then(|said| {
+            let mut said = tokio::net::UnixStream::from_std(said)?;
+            broker.spawn(async move {
+                while let Some((session, address)) = whom.recv().await {
+                    let line = format!("{NEWS}{session} {address}\n");
+                    if said.write_all(line.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(())
+        });
+        if let Err(error) = said {
             debug!(%error, "the daemon before is gone already");
         }
     }

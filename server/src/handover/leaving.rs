@@ -12,14 +12,15 @@ use syncd_proto::socket::{Listener, Socket};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::OwnedSemaphorePermit,
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use super::talk::{FIRST, GREETING, LINE, Talk};
+use super::{
+    heir::Heir,
+    talk::{FIRST, GREETING, LINE, Talk},
+};
 use crate::{
-    ServeError,
     broker::Broker,
     instance::Instance,
     journal::{Directory, FORMAT, failpoint},
@@ -29,8 +30,6 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How long one that wants the place waits for a snapshot to be finished.
 const SNAPSHOT: Duration = Duration::from_secs(30);
-/// How long a new daemon may take to restore what it has loaded.
-const RESTORE: Duration = Duration::from_secs(60);
 /// How long its greeting may take.
 const GREET: Duration = Duration::from_secs(10);
 
@@ -176,7 +175,7 @@ impl Successor {
             instance.bequeath();
         }
         info!(successor = pid, "another daemon takes this one's place");
-        Ok(Heir { talk: self.talk, pid, _snapshots: self._snapshots })
+        Ok(Heir::new(self.talk, pid, self._snapshots))
     }
 
     /// Up to its descriptors, which are given last: if that fails, it has nothing.
@@ -187,9 +186,10 @@ impl Successor {
     ) -> io::Result<Result<(), String>> {
         self.talk.say("LOOK")?;
         failpoint("replace.shown");
-        match self.talk.hear(LOOK)?.0.split_once(' ') {
-            None => {}
-            Some((_, why)) => return Ok(Err(why.to_owned())),
+        let said = self.talk.hear(LOOK)?.0;
+        if said != "READY" {
+            let why = said.strip_prefix("NO ").unwrap_or("it says something else");
+            return Ok(Err(why.to_owned()));
         }
         let us = std::process::id();
         match instance {
@@ -203,45 +203,4 @@ impl Successor {
         }
         Ok(Ok(()))
     }
-}
-
-/// The daemon that has the place now.
-pub(crate) struct Heir {
-    talk: Talk,
-    pid: u32,
-    _snapshots: OwnedSemaphorePermit,
-}
-
-impl Heir {
-    /// Returns when it serves.
-    ///
-    /// # Errors
-    /// [`ServeError::HeirLost`] if it has ended instead.
-    pub async fn has_come(self) -> Result<(), ServeError> {
-        let Self { mut talk, pid, _snapshots } = self;
-        let heard = spawn_blocking(move || talk.hear(RESTORE)).await;
-        match heard.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(_) => {
-                notify_manager(pid);
-                info!(successor = pid, "it serves: leaving");
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                warn!(successor = pid, "it has the place, and doesn't serve yet: leaving");
-                notify_manager(pid);
-                Ok(())
-            }
-            Err(_) => Err(ServeError::HeirLost { pid }),
-        }
-    }
-}
-
-/// Tells systemd who the daemon is from now on, if it watches this one.
-fn notify_manager(pid: u32) {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
-        warn!(%error, "the service manager could not be told of process {pid}");
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = pid;
 }

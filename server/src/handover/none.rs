@@ -4,7 +4,7 @@ use std::{convert::Infallible, path::Path, sync::Arc};
 
 use syncd_proto::{Endpoint, socket::Listener};
 
-use crate::{ServeError, broker::Broker, instance::Instance, journal::Directory, restart::Legacy};
+use crate::{ServeError, broker::Broker, instance::Instance, journal::Directory};
 
 pub(crate) struct Successor(Infallible);
 pub(crate) struct Heir(Infallible);
@@ -21,7 +21,7 @@ impl Successor {
 }
 
 impl Heir {
-    pub async fn has_come(self) -> Result<(), ServeError> {
+    pub async fn lead_out(self, _: &Broker) -> Result<(), ServeError> {
         match self.0 {}
     }
 }
@@ -34,13 +34,12 @@ pub(crate) struct Coming {
 
 pub(crate) struct Predecessor {
     never: Infallible,
-    pub legacy: Legacy,
     pub journal: Arc<Directory>,
     pub is_parent: bool,
 }
 
 impl Predecessor {
-    pub fn dismiss(self) {
+    pub fn succeed(self, _: &Arc<Broker>) {
         match self.never {}
     }
 }

@@ -23,6 +23,8 @@ use rustix::{
 pub(crate) const GREETING: &str = "SYNCD-REPLACE 1";
 /// The first byte of it, which no HTTP/2 begins with.
 pub(crate) const FIRST: u8 = b'S';
+/// How the new daemon says whom it has something for: a session's number and its namespace follow.
+pub(crate) const NEWS: &str = "NEWS ";
 /// The longest line.
 pub(crate) const LINE: usize = 4096;
 /// Socket, directory, lock file.
@@ -47,6 +49,12 @@ impl Talk {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(Duration::from_secs(5)))?;
         Ok(Self(stream))
+    }
+
+    /// The socket, which doesn't wait any more.
+    pub fn into_inner(self) -> io::Result<UnixStream> {
+        self.0.set_nonblocking(true)?;
+        Ok(self.0)
     }
 
     pub fn say(&mut self, words: &str) -> io::Result<()> {

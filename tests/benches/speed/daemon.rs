@@ -47,6 +47,12 @@ impl Daemon {
         self.worker = Worker::role("daemon", &[self.path(), "journal"]);
     }
 
+    /// Another one takes its place; the one before has left when this returns.
+    pub fn replace(&mut self) {
+        let next = Worker::role("daemon", &[self.path(), "replace"]);
+        std::mem::replace(&mut self.worker, next).end();
+    }
+
     pub fn path(&self) -> &str {
         self.path.to_str().expect("a plain name")
     }
@@ -77,6 +83,7 @@ pub fn serve(path: &str, journal: &str) {
         if journal == "no-journal" || std::env::var_os("SYNCD_NO_JOURNAL").is_some() {
             config.journal = Journaling::Off;
         }
+        config.replace = journal == "replace";
         Server::bind(config).expect("the path is free")
     };
     let (leave, left) = oneshot::channel::<()>();

@@ -77,6 +77,7 @@ const BENCHES: &[Bench] = &[
     Bench { id: "S9", run: scale::wake_ups, cpus: BOTH },
     Bench { id: "S10", run: restart::journal, cpus: BOTH },
     Bench { id: "S11", run: restart::restart, cpus: &[Cpus::Free] },
+    Bench { id: "replace", run: restart::replace, cpus: &[Cpus::Free] },
 ];
 
 fn role(role: &str, args: &[String]) {
@@ -96,6 +97,7 @@ fn role(role: &str, args: &[String]) {
         ("tasks-on-one", [path, name, depth]) => throughput::tasks(path, name, depth, true),
         ("by-hand", [path, depth]) => throughput::by_hand(path, depth),
         ("crowd", [path]) => restart::crowd(path),
+        ("queuers", [path]) => restart::queuers(path),
         ("creator", [path]) => scale::creator(path),
         ("turns", [path, name, waiters]) => scale::turns(path, name, waiters),
         ("queue", [path]) => scale::queue(path),

@@ -1,9 +1,16 @@
 //! S10 and S11: what it costs that a killed daemon loses nothing, and how soon the next one
-//! serves.
+//! serves. And how long a caller waits while a daemon is replaced.
 
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
-use syncd_client::blocking::Client;
+use syncd_client::Client;
 
 use crate::{
     Lab,
@@ -19,6 +26,10 @@ const DEPTH: &str = "128";
 const OBJECTS: u64 = 1_000_000;
 /// Each on a connection of its own, for which there must be descriptors.
 const SESSIONS: u64 = 3_000;
+/// So many of them take turns while the daemon is replaced.
+const TAKERS: u64 = 100;
+/// Before and after a daemon is replaced.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// S10: S1 and S4 with the journal and without.
 pub fn journal(lab: &mut Lab) {
@@ -56,6 +67,117 @@ pub fn restart(lab: &mut Lab) {
         .collect();
     let work = "restart with 1,000,000 objects and 3,000 sessions, to the first answer";
     lab.row("S11", work, Unit::Time, &times).goal(Goal::AtMost(1e9));
+}
+
+/// How long who acquires and releases waits at most while the daemon is replaced, and so does who is
+/// handed a lock then; each of the others waits in a queue by a client of its own.
+pub fn replace(lab: &mut Lab) {
+    let mut daemon = Daemon::start(lab.dir.path());
+    let mut queuers = daemon.client("queuers", &[]);
+    queuers.ask(&[SESSIONS]);
+    let path = daemon.path().to_owned();
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching = [Work::Own, Work::Queue].map(|work| {
+        let (path, stop) = (path.clone(), stop.clone());
+        let slowest = Arc::new(AtomicU64::new(0));
+        let theirs = slowest.clone();
+        let thread = thread::spawn(move || work.watch(&path, &theirs, &stop));
+        (slowest, thread)
+    });
+    let rounds: Vec<[f64; 2]> = (0..lab.rounds)
+        .map(|_| {
+            thread::sleep(QUIET);
+            watching.iter().for_each(|(slowest, _)| slowest.store(0, Relaxed));
+            daemon.replace();
+            // Until all are there again.
+            thread::sleep(QUIET);
+            watching.each_ref().map(|(slowest, _)| slowest.load(Relaxed) as f64)
+        })
+        .collect();
+    stop.store(true, Relaxed);
+    watching.into_iter().for_each(|(_, thread)| thread.join().expect("it only watches"));
+    for (at, work) in
+        ["slowest acquire + release", "slowest turn in a queue of 100"].iter().enumerate()
+    {
+        let times: Vec<f64> = rounds.iter().map(|round| round[at]).collect();
+        let work = format!("{work} while the daemon is replaced, with 3,000 sessions that wait");
+        let row = lab.row("replace", &work, Unit::Time, &times);
+        if at == 0 {
+            row.goal(Goal::AtMost(50e6));
+        }
+    }
+}
+
+/// What is watched.
+#[derive(Clone, Copy)]
+enum Work {
+    /// A lock that nobody else wants.
+    Own,
+    /// A semaphore through which a hundred others wait: one permit more for each turn.
+    Queue,
+}
+
+impl Work {
+    fn watch(self, path: &str, slowest: &AtomicU64, stop: &AtomicBool) {
+        let endpoint: syncd_proto::Endpoint = path.parse().expect("a short path");
+        let connect = || {
+            let builder = Client::builder().endpoint(endpoint.clone()).auto_start(false);
+            builder.connect_blocking().expect("a daemon listens")
+        };
+        let client = connect();
+        let own = client.lock("watched").expect("a lock");
+        let (go, went) = (
+            client.semaphore("go", 0).expect("permits"),
+            client.semaphore("went", 0).expect("permits"),
+        );
+        while !stop.load(Relaxed) {
+            let begun = Instant::now();
+            match self {
+                Work::Own => drop(own.acquire().expect("a grant")),
+                Work::Queue => {
+                    go.release().expect("a release");
+                    went.acquire_unowned().expect("somebody went");
+                }
+            }
+            slowest.fetch_max(begun.elapsed().as_nanos() as u64, Relaxed);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Role: so many clients, each in a task that waits; a hundred of them take turns by a semaphore.
+pub fn queuers(path: &str) {
+    raise_descriptors();
+    // It goes on while nobody asks.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime starts");
+    let endpoint: syncd_proto::Endpoint = path.parse().expect("a short path");
+    answer(|asked| {
+        runtime.block_on(async {
+            for number in 0..asked[0] {
+                let builder = Client::builder().endpoint(endpoint.clone()).auto_start(false);
+                let client = builder.connect().await.expect("the daemon listens");
+                if number < TAKERS {
+                    let go = client.semaphore("go", 0).await.expect("permits");
+                    let went = client.semaphore("went", 0).await.expect("permits");
+                    tokio::spawn(async move {
+                        let _client = client;
+                        loop {
+                            go.acquire_unowned().await.expect("a permit");
+                            went.release().await.expect("a release");
+                        }
+                    });
+                } else {
+                    let event = client.event("never").await.expect("an event");
+                    tokio::spawn(async move {
+                        let _client = client;
+                        event.wait().await.expect("it is never set");
+                    });
+                }
+            }
+        });
+        Vec::new()
+    });
 }
 
 /// Role: so many sessions, each with a lock of its own.

@@ -79,6 +79,11 @@ impl Worker {
         self.child.wait().expect("it is a child of this process");
     }
 
+    /// Waits until it has ended by itself.
+    pub fn end(mut self) {
+        self.child.wait().expect("it is a child of this process");
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,0 +1,98 @@
+//! How the clients of a daemon that was replaced go over to the next one: those who are at work at once,
+//! the others bit by bit. All of them together would keep the next one busy for as long as it takes to
+//! make some thousand connections, and whoever has something to ask would wait behind those who
+//! only wait.
+
+use std::{io, sync::Arc, time::Duration};
+
+use syncd_core::SessionId;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::UnixStream,
+    sync::OwnedSemaphorePermit,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use super::talk::{NEWS, Talk};
+use crate::{ServeError, broker::Broker, namespace::Address, outbox::Session};
+
+/// How long a new daemon may take to restore what it has loaded.
+const RESTORE: Duration = Duration::from_secs(60);
+/// So many sessions go over in each [`TICK`]: less than half of what a daemon can take.
+const BATCH: usize = 4;
+const TICK: Duration = Duration::from_millis(1);
+
+/// The daemon that has the place now.
+pub(crate) struct Heir {
+    talk: Talk,
+    pid: u32,
+    /// No snapshot is made any more.
+    _snapshots: OwnedSemaphorePermit,
+}
+
+impl Heir {
+    pub(super) fn new(talk: Talk, pid: u32, _snapshots: OwnedSemaphorePermit) -> Self {
+        Self { talk, pid, _snapshots }
+    }
+
+    /// Returns when it serves, and all sessions have been told to go there. Who says anything here is
+    /// told at once.
+    ///
+    /// # Errors
+    /// [`ServeError::HeirLost`] if it has ended instead.
+    pub async fn lead_out(self, broker: &Broker) -> Result<(), ServeError> {
+        let Self { talk, pid, _snapshots } = self;
+        broker.turn_away();
+        let said = talk.into_inner().and_then(UnixStream::from_std);
+        let mut said = BufReader::new(said.map_err(ServeError::Runtime)?).lines();
+        match timeout(RESTORE, said.next_line()).await {
+            Ok(Ok(Some(_))) => info!(successor = pid, "it serves: leaving"),
+            Ok(_) => return Err(ServeError::HeirLost { pid }),
+            Err(_) => {
+                warn!(successor = pid, "it has the place, and doesn't serve yet: leaving");
+            }
+        }
+        notify_manager(pid);
+        let sessions = &broker.registry.sessions;
+        let mut left: Vec<_> = sessions.iter().map(|entry| entry.value().clone()).collect();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !left.is_empty() {
+            tokio::select! {
+                biased;
+                line = said.next_line() => match line {
+                    Ok(Some(line)) => drop(find(broker, &line).map(|session| session.let_go())),
+                    // It is gone: whoever misses it starts another.
+                    _ => break,
+                },
+                _ = tick.tick() => {
+                    let mut batch = BATCH;
+                    while batch > 0 && let Some(session) = left.pop() {
+                        batch -= usize::from(session.let_go());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The session that the next daemon has something for.
+fn find(broker: &Broker, line: &str) -> Option<Arc<Session>> {
+    let (id, address) = line.strip_prefix(NEWS)?.split_once(' ')?;
+    let namespace = broker.registry.namespaces.get(&Address::shown(address)?)?.number;
+    let key = (namespace, SessionId(id.parse().ok()?));
+    broker.registry.sessions.get(&key).map(|session| session.clone())
+}
+
+/// Tells systemd who the daemon is from now on, if it watches this one.
+fn notify_manager(pid: u32) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
+        let error: io::Error = error;
+        warn!(%error, "the service manager could not be told of process {pid}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = pid;
+}
