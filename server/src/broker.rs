@@ -27,6 +27,7 @@ use tracing::{error, warn};
 
 use clock::Clock;
 use gate::Gate;
+pub(crate) use gate::Holdings;
 pub(crate) use making::NoNamespace;
 
 use crate::{

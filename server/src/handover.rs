@@ -8,7 +8,7 @@
 //! greeting, its journal  ->          refuses, or waits until no snapshot is in the making
 //!                        <-   LOOK   pauses: nobody is told anything any more
 //! loads all, changes nothing
-//! READY                  ->          from here on it never decides again
+//! READY, what it found   ->          if that is all, it never decides again
 //!                        <-   YOURS  with the descriptors: socket, directory, lock file
 //! restores, serves
 //! SERVING                ->          has its clients go over

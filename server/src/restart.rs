@@ -23,7 +23,7 @@ pub(crate) use doubt::Doubts;
 
 use crate::{
     ServeError,
-    broker::Broker,
+    broker::{Broker, Holdings},
     clients::ClientUse,
     entry::{Kept, Member, Unusable},
     journal::{self, Directory, Found, Journal, Loaded, Store as _, StoreError, failpoint},
@@ -88,6 +88,15 @@ impl Legacy {
             kept.as_ref().map_err(|failed| failed.why.clone())?;
         }
         Ok(())
+    }
+
+    pub fn holdings(&self) -> Holdings {
+        let kept = self.replayed.iter().filter_map(|(_, kept)| kept.as_ref().ok());
+        kept.fold(Holdings::default(), |mut sum, kept| {
+            sum.namespaces += 1;
+            sum.sessions += kept.members.len();
+            sum
+        })
     }
 
     /// Goes on with it, as far as that can be done.

@@ -330,3 +330,30 @@ async fn sighup_replaces_it_by_its_own_program() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_journal_that_was_taken_away_is_written_anew_first() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut held = Held::at(&daemon).await;
+    for file in fs::read_dir(daemon.journal()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    // Each second the daemon looks whether all is there.
+    let before = within(async {
+        loop {
+            let mut next = daemon.command().arg("--replace").spawn().unwrap();
+            loop {
+                if next.try_wait().unwrap().is_some_and(|status| status.code() == Some(5)) {
+                    break;
+                }
+                if daemon.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                    return daemon.child.replace(next).unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(exit(before).await.code(), Some(0), "{}", daemon.log());
+    held.go_on(&daemon).await;
+}

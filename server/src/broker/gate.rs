@@ -11,6 +11,7 @@ use std::sync::{
 
 use super::{Broker, Over};
 use crate::{
+    journal::Journal,
     namespace::{Namespace, Standing, State},
     panic,
 };
@@ -97,6 +98,13 @@ impl Broker {
     }
 }
 
+/// How much a daemon keeps, and the next one must find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub namespaces: usize,
+    pub sessions: usize,
+}
+
 /// See [`Broker::pause`].
 pub(crate) struct Pause<'a> {
     broker: &'a Broker,
@@ -104,6 +112,34 @@ pub(crate) struct Pause<'a> {
 }
 
 impl Pause<'_> {
+    /// What another daemon must find: so many namespaces, and sessions in them.
+    ///
+    /// # Errors
+    /// If it wouldn't: somebody took a journal away, which has not been written anew yet.
+    pub fn kept(&self) -> Result<Holdings, String> {
+        let broker = self.broker;
+        if let Some(directory) = &broker.settings.journal {
+            let looked = directory.has_changed();
+            // The next look is to do what it has to.
+            directory.look_again();
+            looked.map_err(|error| format!("{}: {error}", directory.path().display()))?;
+        }
+        let mut kept = Holdings::default();
+        for namespace in &broker.registry.namespaces {
+            let state = namespace.lock();
+            if state.standing != Standing::Good {
+                continue;
+            }
+            if state.store.as_ref().is_none_or(Journal::is_lost) {
+                let address = &namespace.address;
+                return Err(format!("the journal of {address} was taken away, and isn't anew yet"));
+            }
+            kept.namespaces += 1;
+            kept.sessions += state.members.len();
+        }
+        Ok(kept)
+    }
+
     /// It never ends: what is here is somebody else's.
     pub fn seal(self) {
         // First: who opens a session tries again as long as a namespace is over and the daemon isn't.

@@ -23,7 +23,7 @@ use super::talk::{GREETING, NEWS, Talk};
 pub(crate) use super::{heir::Heir, leaving::Successor};
 use crate::{
     ServeError,
-    broker::Broker,
+    broker::{Broker, Holdings},
     instance::Instance,
     journal::{Directory, FORMAT, failpoint},
     restart::Legacy,
@@ -170,7 +170,8 @@ fn converse(endpoint: &Endpoint, path: &Path, stream: UnixStream) -> io::Result<
         }
     };
     failpoint("replace.looked");
-    talk.say("READY")?;
+    let Holdings { namespaces, sessions } = legacy.holdings();
+    talk.say(&format!("READY {namespaces} {sessions}"))?;
     failpoint("replace.ready");
     let (line, descriptors) = talk.hear(GIVE)?;
     failpoint("replace.taken");

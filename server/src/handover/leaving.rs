@@ -21,7 +21,7 @@ use super::{
     talk::{FIRST, GREETING, LINE, Talk},
 };
 use crate::{
-    broker::Broker,
+    broker::{Broker, Holdings},
     instance::Instance,
     journal::{Directory, FORMAT, failpoint},
 };
@@ -109,9 +109,13 @@ fn check(broker: &Broker, socket: &Socket, greeting: &str) -> Result<(), String>
                     lost: stop it instead"
             .into());
     };
-    if Directory::identity(journal.path()).ok() != Some((device, inode)) {
-        let path = journal.path().display();
-        return Err(format!("the daemon keeps its state in {path}: name it with --journal"));
+    let path = journal.path().display();
+    match Directory::identity(journal.path()) {
+        Ok(ours) if ours == (device, inode) => {}
+        Ok(_) => {
+            return Err(format!("the daemon keeps its state in {path}: name it with --journal"));
+        }
+        Err(error) => return Err(format!("the daemon's journal, {path}: {error}: try again")),
     }
     if format < u64::from(FORMAT) {
         return Err(format!(
@@ -163,8 +167,10 @@ impl Successor {
         };
         let pause = broker.pause();
         failpoint("replace.paused");
-        let led = self.show(instance.as_deref(), listener).map_err(failed);
-        led.and_then(|ready| ready).inspect_err(|why| {
+        let led = pause.kept().and_then(|kept| {
+            self.show(kept, instance.as_deref(), listener).map_err(failed).and_then(|led| led)
+        });
+        led.inspect_err(|why| {
             // It may still be there, and late.
             let _ = self.talk.say(&format!("NO {why}"));
         })?;
@@ -181,15 +187,17 @@ impl Successor {
     /// Up to its descriptors, which are given last: if that fails, it has nothing.
     fn show(
         &mut self,
+        Holdings { namespaces, sessions }: Holdings,
         instance: Option<&Instance>,
         listener: &Listener,
     ) -> io::Result<Result<(), String>> {
         self.talk.say("LOOK")?;
         failpoint("replace.shown");
         let said = self.talk.hear(LOOK)?.0;
-        if said != "READY" {
-            let why = said.strip_prefix("NO ").unwrap_or("it says something else");
-            return Ok(Err(why.to_owned()));
+        if said != format!("READY {namespaces} {sessions}") {
+            let why = said.strip_prefix("NO ").map(str::to_owned);
+            let kept = format!("{namespaces} namespaces and {sessions} sessions");
+            return Ok(Err(why.unwrap_or_else(|| format!("it found {said:?} instead of {kept}"))));
         }
         let us = std::process::id();
         match instance {

@@ -58,7 +58,9 @@ async fn goes_on(daemon: &mut Daemon) -> bool {
 async fn one_that_ends_before_it_has_the_place_changes_nothing() {
     let daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
-    for say in [None, Some("NO it can't\n"), Some("what?\n"), Some("\0\0\x12\x04")] {
+    for say in
+        [None, Some("NO it can't\n"), Some("READY 1 2\n"), Some("what?\n"), Some("\0\0\x12\x04")]
+    {
         let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
         assert_eq!(pretender.hear(), "LOOK\n");
         if let Some(say) = say {
@@ -76,7 +78,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
     release(&mut held.session, held.handle, held.token).await;
     assert!(pretender.hear().starts_with("NO "));
     let goes_on = daemon.log().matches("wasn't replaced, and goes on").count();
-    assert_eq!(goes_on, 5, "{}", daemon.log());
+    assert_eq!(goes_on, 6, "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -85,7 +87,7 @@ async fn one_that_ends_with_the_place_leaves_it_to_the_next() {
     let mut held = Held::at(&daemon).await;
     let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
     assert_eq!(pretender.hear(), "LOOK\n");
-    pretender.0.write_all(b"READY\n").unwrap();
+    pretender.0.write_all(b"READY 1 1\n").unwrap();
     assert!(pretender.hear().starts_with("YOURS "));
     drop(pretender);
     let status = exit(daemon.child.take().unwrap()).await;
