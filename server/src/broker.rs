@@ -33,10 +33,10 @@ pub(crate) use making::NoNamespace;
 use crate::{
     accept::Seldom,
     convert::cause_text,
-    handover::Successors,
+    handover::{News, Successors},
     journal::{Directory, Journal, Store as _, StoreError},
     limits::Limits,
-    namespace::{Address, Namespace, Standing, State},
+    namespace::{Namespace, Standing, State},
     numbers::Numbers,
     outbox::{End, Pushed, Session},
     panic::{self, Caught, Panicked},
@@ -59,8 +59,8 @@ pub(crate) struct Broker {
     /// The daemon is about to leave: for who waits for that.
     pub closed: Arc<Notify>,
     gate: Gate,
-    /// Whom the daemon before is to send here first: a session, and its namespace's address.
-    pub news: OnceLock<UnboundedSender<(u64, Address)>>,
+    /// For the daemon whose place this one took.
+    pub news: OnceLock<UnboundedSender<News>>,
     /// Other daemons that want to take this one's place.
     pub successors: Successors,
     /// Of refused connections the log tells seldom.
@@ -302,7 +302,9 @@ impl Broker {
                         let Some(other) = find(session) else { continue };
                         match other.outbox.push(message) {
                             Pushed::Kept => {}
-                            Pushed::Absent => self.spread(session, namespace),
+                            Pushed::Absent => {
+                                self.spread(|| News::For(session.0, namespace.address.clone()))
+                            }
                             Pushed::Wake(waker) => after.wakers.push(waker),
                             Pushed::Full => {
                                 cut(&other);
@@ -330,13 +332,6 @@ impl Broker {
                     namespace.watches.publish(record, &mut after.wakers);
                 }
             }
-        }
-    }
-
-    /// There is something for a session that may still be at the daemon before.
-    fn spread(&self, session: SessionId, namespace: &Namespace) {
-        if let Some(news) = self.news.get().filter(|news| !news.is_closed()) {
-            let _ = news.send((session.0, namespace.address.clone()));
         }
     }
 

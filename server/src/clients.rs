@@ -79,6 +79,13 @@ impl ClientUse {
         Self::enlist(broker, peer, command).ok_or(Unidentified::Exited)
     }
 
+    /// A process that was found again already: there's no need to look for it once per session.
+    pub fn found(broker: &Broker, pid: u32, user: u32, started: Option<u64>) -> Option<Self> {
+        let client = broker.registry.clients.get(&(pid, user))?.clone();
+        let is_proved = started.is_some() && client.peer.started == started;
+        is_proved.then(|| Self::take(&client)).flatten()
+    }
+
     /// A process that the daemon before knew. `None`: it has exited.
     pub fn restored(broker: &Arc<Broker>, peer: Peer, command: Arc<str>) -> Option<Self> {
         Self::enlist(broker, peer, command)

@@ -12,6 +12,7 @@
 //!                        <-   YOURS  with the descriptors: socket, directory, lock file
 //! restores, serves
 //! SERVING                ->          has its clients go over
+//! HERE                   ->          one has come: the next
 //! NEWS session           ->          that one first
 //! ```
 //! Until YOURS the new one has nothing: should it be killed, refuse or be late, the old one goes
@@ -39,7 +40,15 @@ use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::sync::Notify;
 
-use crate::panic;
+use crate::{namespace::Address, panic};
+
+/// What the daemon that had the place before is told of its clients.
+pub(crate) enum News {
+    /// There is something for a session of that namespace.
+    For(u64, Address),
+    /// One has come.
+    Here,
+}
 
 /// Those who want the place of this daemon.
 #[derive(Default)]

@@ -267,12 +267,14 @@ fn rejoin(broker: &Arc<Broker>, namespace: &Arc<Namespace>, id: SessionId, membe
     let view = namespace.lock().space.session(broker.now(), id);
     let Some(process) = view.map(|view| view.process) else { return };
     let Member { secret, started, command } = member;
-    let found = match Peer::find(process.pid, process.uid, started) {
+    let look = || match Peer::find(process.pid, process.uid, started) {
         peer::Found::Living { peer, proved } => {
             ClientUse::restored(broker, peer, command).map(|client| (client, proved))
         }
         peer::Found::Dead => None,
     };
+    let found = ClientUse::found(broker, process.pid, process.uid, started);
+    let found = found.map(|client| (client, true)).or_else(look);
     let Some((client, proved)) = found else {
         let _ = broker.enter(namespace, broker.now(), None, |state, now| {
             state.space.handle_lost(now, id, Cause::Died)

@@ -11,6 +11,7 @@ use std::sync::{
 
 use super::{Broker, Over};
 use crate::{
+    handover::News,
     journal::Journal,
     namespace::{Namespace, Standing, State},
     panic,
@@ -95,6 +96,15 @@ impl Broker {
         }
         self.numbers.freeze(true);
         Pause { broker: self, _making: making }
+    }
+}
+
+impl Broker {
+    /// Tells the daemon before, as long as it is there.
+    pub fn spread(&self, news: impl FnOnce() -> News) {
+        if let Some(to) = self.news.get().filter(|to| !to.is_closed()) {
+            let _ = to.send(news());
+        }
     }
 }
 

@@ -19,7 +19,10 @@ use syncd_proto::{
 use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 use tracing::{debug, info};
 
-use super::talk::{GREETING, NEWS, Talk};
+use super::{
+    News,
+    talk::{GREETING, HERE, NEWS, Talk},
+};
 pub(crate) use super::{heir::Heir, leaving::Successor};
 use crate::{
     ServeError,
@@ -65,8 +68,11 @@ impl Predecessor {
         let said = talk.say("SERVING").and_then(|()| talk.into_inner()).and_then(|said| {
             let mut said = tokio::net::UnixStream::from_std(said)?;
             broker.spawn(async move {
-                while let Some((session, address)) = whom.recv().await {
-                    let line = format!("{NEWS}{session} {address}\n");
+                while let Some(news) = whom.recv().await {
+                    let line = match news {
+                        News::For(session, address) => format!("{NEWS}{session} {address}\n"),
+                        News::Here => format!("{HERE}\n"),
+                    };
                     if said.write_all(line.as_bytes()).await.is_err() {
                         return;
                     }

@@ -14,14 +14,16 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::talk::{NEWS, Talk};
+use super::talk::{HERE, NEWS, Talk};
 use crate::{ServeError, broker::Broker, namespace::Address, outbox::Session};
 
 /// How long a new daemon may take to restore what it has loaded.
 const RESTORE: Duration = Duration::from_secs(60);
-/// So many sessions go over in each [`TICK`]: less than half of what a daemon can take.
-const BATCH: usize = 4;
-const TICK: Duration = Duration::from_millis(1);
+/// So many sessions are on their way at once that nobody waits for, so that who has something to ask
+/// finds few before it.
+const WINDOW: usize = 16;
+/// After so long the next ones are sent: those before may have nobody who reads what they are told.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The daemon that has the place now.
 pub(crate) struct Heir {
@@ -58,23 +60,25 @@ impl Heir {
         let mut left: Vec<_> = sessions.iter().map(|entry| entry.value().clone()).collect();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !left.is_empty() {
+        let mut on_their_way = 0;
+        loop {
+            while on_their_way < WINDOW {
+                let Some(session) = left.pop() else { return Ok(()) };
+                on_their_way += usize::from(session.let_go());
+            }
             tokio::select! {
                 biased;
                 line = said.next_line() => match line {
+                    Ok(Some(line)) if line == HERE => {
+                        on_their_way = on_their_way.saturating_sub(1);
+                    }
                     Ok(Some(line)) => drop(find(broker, &line).map(|session| session.let_go())),
                     // It is gone: whoever misses it starts another.
-                    _ => break,
+                    _ => return Ok(()),
                 },
-                _ = tick.tick() => {
-                    let mut batch = BATCH;
-                    while batch > 0 && let Some(session) = left.pop() {
-                        batch -= usize::from(session.let_go());
-                    }
-                }
+                _ = tick.tick() => on_their_way = 0,
             }
         }
-        Ok(())
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) const GREETING: &str = "SYNCD-REPLACE 1";
 pub(crate) const FIRST: u8 = b'S';
 /// How the new daemon says whom it has something for: a session's number and its namespace follow.
 pub(crate) const NEWS: &str = "NEWS ";
+/// How it says that a session has come.
+pub(crate) const HERE: &str = "HERE";
 /// The longest line.
 pub(crate) const LINE: usize = 4096;
 /// Socket, directory, lock file.

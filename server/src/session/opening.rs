@@ -15,6 +15,7 @@ use crate::{
     broker::NoNamespace,
     convert::{self, micros},
     entry::Member,
+    handover::News,
     journal::failpoint,
     namespace::{Address, AddressError, MAX_NAME, Namespace, similar},
     outbox::Session,
@@ -214,6 +215,7 @@ impl SessionStream {
                     .map_err(|refused| Box::new(convert::error(now, &refused)))
             });
         let (stream, last_id, is_working) = resumed.map_err(|_| no_session())??;
+        self.broker.spread(|| News::Here);
         let open = Open {
             session,
             stream,
