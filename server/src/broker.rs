@@ -20,7 +20,7 @@ use std::{
 
 use syncd_core::{Cause, Message, Output, RecordKind, SessionId, Space, Step, Time};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc::UnboundedSender},
+    sync::{Notify, Semaphore, mpsc::Sender},
     task::JoinSet,
 };
 use tracing::{error, warn};
@@ -60,7 +60,7 @@ pub(crate) struct Broker {
     pub closed: Arc<Notify>,
     gate: Gate,
     /// For the daemon whose place this one took.
-    pub news: OnceLock<UnboundedSender<News>>,
+    pub news: OnceLock<Sender<News>>,
     /// Other daemons that want to take this one's place.
     pub successors: Successors,
     /// Of refused connections the log tells seldom.

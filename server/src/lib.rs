@@ -274,7 +274,7 @@ impl Server {
         let _abort = AbortOnDrop(broker.clone());
         match predecessor {
             None => restart::restore(&broker).await?,
-            Some(predecessor) => predecessor.succeed(&broker),
+            Some(predecessor) => predecessor.succeed(&broker).await?,
         }
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);

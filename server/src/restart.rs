@@ -146,8 +146,8 @@ impl Legacy {
             }
         }
         if namespaces > 0 {
-            let took = self.took + begun.elapsed();
-            info!(namespaces, sessions, ?took, "restored what the daemon before had kept");
+            let (loaded, took) = (self.took, self.took + begun.elapsed());
+            info!(namespaces, sessions, ?loaded, ?took, "restored what the daemon before had kept");
         }
     }
 }

@@ -100,10 +100,11 @@ impl Broker {
 }
 
 impl Broker {
-    /// Tells the daemon before, as long as it is there.
+    /// Tells the daemon before, as long as it is there and listens. Nobody depends on it: it has all
+    /// its clients go over in any case.
     pub fn spread(&self, news: impl FnOnce() -> News) {
         if let Some(to) = self.news.get().filter(|to| !to.is_closed()) {
-            let _ = to.send(news());
+            let _ = to.try_send(news());
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// A state of so many bytes is written within a step: it takes less than a millisecond.
 const SMALL: usize = 1 << 20;
+/// So many records are replayed in less time than a snapshot takes.
+const FEW: u64 = 100;
 
 impl Broker {
     /// Takes a snapshot, or has one taken, if it is time.
@@ -34,6 +36,36 @@ impl Broker {
         } else if let Ok(compaction) = journal.compaction() {
             self.spawn(compact(self.compactions.clone(), namespace.clone(), compaction));
         }
+    }
+}
+
+impl Broker {
+    /// Has a snapshot taken of all that has changed much since the last: a daemon that loads it has
+    /// little to replay.
+    pub async fn renew_snapshots(&self) {
+        let namespaces: Vec<_> =
+            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
+        for namespace in namespaces {
+            if let Some(compaction) = self.begin_snapshot(&namespace) {
+                compact(self.compactions.clone(), namespace, compaction).await;
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Takes one, or begins one that is to be made beside the work.
+    fn begin_snapshot(&self, namespace: &Namespace) -> Option<Compaction> {
+        let mut state = self.admit(namespace).ok()?;
+        let State { space, store, members, latest, references, .. } = &mut *state;
+        let journal = store.as_mut().filter(|journal| journal.status().records > FEW)?;
+        if weigh(&space.totals(), *references) > SMALL {
+            return journal.compaction().ok();
+        }
+        let config = self.core_config(&namespace.address);
+        if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
+            debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
+        }
+        None
     }
 }
 

@@ -36,6 +36,8 @@ use crate::{
 const TURN: Duration = Duration::from_secs(60);
 /// How long it may take to give the place away.
 const GIVE: Duration = Duration::from_secs(30);
+/// How much news of its clients waits for it at most, should it be stopped.
+const UNTOLD: usize = 4096;
 /// For how long a place is asked for that is neither given nor free, as of a daemon that leaves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -59,29 +61,35 @@ pub(crate) struct Predecessor {
 
 impl Predecessor {
     /// Restores what it left, serves from then on, and lets it know.
-    pub fn succeed(self, broker: &Arc<Broker>) {
-        let Self { mut talk, legacy, .. } = self;
-        let (news, mut whom) = mpsc::unbounded_channel();
-        let _ = broker.news.set(news);
+    ///
+    /// # Errors
+    /// If another daemon keeps its state in that directory, of which the one before let go.
+    pub async fn succeed(self, broker: &Arc<Broker>) -> Result<(), ServeError> {
+        let Self { mut talk, legacy, journal, .. } = self;
+        let failed = |error| ServeError::Journal { path: journal.path().to_owned(), error };
+        journal.lock().await.map_err(failed)?;
+        let (to, news) = mpsc::channel(UNTOLD);
+        let _ = broker.news.set(to);
         legacy.restore(broker);
         failpoint("replace.restored");
-        let said = talk.say("SERVING").and_then(|()| talk.into_inner()).and_then(|said| {
-            let mut said = tokio::net::UnixStream::from_std(said)?;
-            broker.spawn(async move {
-                while let Some(news) = whom.recv().await {
-                    let line = match news {
-                        News::For(session, address) => format!("{NEWS}{session} {address}\n"),
-                        News::Here => format!("{HERE}\n"),
-                    };
-                    if said.write_all(line.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            Ok(())
-        });
-        if let Err(error) = said {
-            debug!(%error, "the daemon before is gone already");
+        let said = talk.say("SERVING").and_then(|()| talk.into_inner());
+        match said.and_then(tokio::net::UnixStream::from_std) {
+            Ok(predecessor) => broker.spawn(pass_on(news, predecessor)),
+            Err(error) => debug!(%error, "the daemon before is gone already"),
+        }
+        Ok(())
+    }
+}
+
+/// Tells the daemon before what is new of its clients, as long as it is there.
+async fn pass_on(mut news: mpsc::Receiver<News>, mut predecessor: tokio::net::UnixStream) {
+    while let Some(news) = news.recv().await {
+        let line = match news {
+            News::For(session, address) => format!("{NEWS}{session} {address}\n"),
+            News::Here => format!("{HERE}\n"),
+        };
+        if predecessor.write_all(line.as_bytes()).await.is_err() {
+            return;
         }
     }
 }

@@ -72,7 +72,11 @@ impl Heir {
                     Ok(Some(line)) if line == HERE => {
                         on_their_way = on_their_way.saturating_sub(1);
                     }
-                    Ok(Some(line)) => drop(find(broker, &line).map(|session| session.let_go())),
+                    Ok(Some(line)) => {
+                        if let Some(session) = find(broker, &line) {
+                            session.let_go();
+                        }
+                    }
                     // It is gone: whoever misses it starts another.
                     _ => return Ok(()),
                 },

@@ -54,6 +54,8 @@ pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
     let Ok(Ok(greeting)) = heard else { return };
     let snapshots = async {
         check(&broker, &socket, &greeting)?;
+        // So that it has little to do while all wait for it.
+        let _ = timeout(SNAPSHOT, broker.renew_snapshots()).await;
         let compactions = broker.compactions.clone();
         match timeout(SNAPSHOT, compactions.acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),

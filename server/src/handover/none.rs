@@ -39,7 +39,7 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    pub fn succeed(self, _: &Arc<Broker>) {
+    pub async fn succeed(self, _: &Arc<Broker>) -> Result<(), ServeError> {
         match self.never {}
     }
 }

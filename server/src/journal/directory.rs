@@ -41,6 +41,8 @@ pub struct Directory {
     next: AtomicU64,
     /// How it looked last, and when its files were touched last.
     seen: Mutex<(Option<place::Look>, Instant)>,
+    /// It isn't to be locked again.
+    is_given_away: AtomicBool,
     /// How many more bytes may be reserved.
     #[cfg(test)]
     pub(super) quota: AtomicU64,
@@ -65,6 +67,7 @@ impl Directory {
             boot,
             next: AtomicU64::new(1),
             seen: Mutex::new((None, Instant::now())),
+            is_given_away: AtomicBool::new(false),
             #[cfg(test)]
             quota: AtomicU64::new(u64::MAX),
         };
@@ -99,7 +102,9 @@ impl Directory {
         }
         let now = self.place.look(&self.path)?;
         // It may be a new one, or the daemon that gave this place away may have gone.
-        self.place.lock()?;
+        if !self.is_given_away.load(Relaxed) {
+            self.place.lock()?;
+        }
         Ok(before.replace(now) != Some(now))
     }
 
@@ -130,6 +135,9 @@ impl Directory {
 
     /// Another daemon may have it: nothing is written any more.
     pub fn unlock(&self) {
+        // Whoever looks meanwhile has it locked before or not at all.
+        let _seen = panic::lock(&self.seen);
+        self.is_given_away.store(true, Relaxed);
         self.place.unlock();
     }
 

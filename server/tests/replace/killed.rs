@@ -130,7 +130,7 @@ async fn killed_at_any_moment_nothing_is_lost() {
 /// Either is killed at each step of it.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn killed_at_each_step_nothing_is_lost() {
+async fn whichever_may_die_at_each_step_nothing_is_lost() {
     let steps = [
         (true, &["paused", "shown", "given", "sealed"][..]),
         (false, &["looked", "ready", "taken", "restored"]),

@@ -94,10 +94,11 @@ pub fn serve(path: &str, journal: &str) {
     runtime.block_on(server.run(async { drop(left.await) })).expect("it serves");
 }
 
-/// For ten thousand connections.
-pub fn raise_descriptors() {
+/// For ten thousand connections. How many there may be.
+pub fn raise_descriptors() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("it may have as many");
+    maximum.unwrap_or(u64::MAX)
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

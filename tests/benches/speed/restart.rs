@@ -26,6 +26,8 @@ const DEPTH: &str = "128";
 const OBJECTS: u64 = 1_000_000;
 /// Each on a connection of its own, for which there must be descriptors.
 const SESSIONS: u64 = 3_000;
+/// The most that wait while a daemon is replaced.
+const MANY: u64 = 10_000;
 /// So many of them take turns while the daemon is replaced.
 const TAKERS: u64 = 100;
 /// Before and after a daemon is replaced.
@@ -73,8 +75,10 @@ pub fn restart(lab: &mut Lab) {
 /// handed a lock then; each of the others waits in a queue by a client of its own.
 pub fn replace(lab: &mut Lab) {
     let mut daemon = Daemon::start(lab.dir.path());
+    // The daemon lets one user have a sixth of its descriptors.
+    let sessions = MANY.min(raise_descriptors() / 6 - 50);
     let mut queuers = daemon.client("queuers", &[]);
-    queuers.ask(&[SESSIONS]);
+    queuers.ask(&[sessions]);
     let path = daemon.path().to_owned();
     let stop = Arc::new(AtomicBool::new(false));
     let watching = [Work::Own, Work::Queue].map(|work| {
@@ -100,7 +104,8 @@ pub fn replace(lab: &mut Lab) {
         ["slowest acquire + release", "slowest turn in a queue of 100"].iter().enumerate()
     {
         let times: Vec<f64> = rounds.iter().map(|round| round[at]).collect();
-        let work = format!("{work} while the daemon is replaced, with 3,000 sessions that wait");
+        let work =
+            format!("{work} while the daemon is replaced, with {sessions} sessions that wait");
         let row = lab.row("replace", &work, Unit::Time, &times);
         if at == 0 {
             row.goal(Goal::AtMost(50e6));
