@@ -16,6 +16,11 @@ struct Arguments {
     options: syncd::Options,
 }
 
+/// The core is built with bugs on purpose where that was asked of the daemon, and nowhere else: with
+/// them this is no constant, and can't be built.
+#[cfg(not(feature = "sabotage"))]
+const _: () = assert!(!syncd_core::sabotage::sabotaged(syncd_core::sabotage::Bug::TokenReused));
+
 fn main() -> ExitCode {
     syncd::run(Arguments::parse().options).into()
 }

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use syncd_core::{Cause, SessionId};
+use syncd_core::{
+    Cause, SessionId,
+    sabotage::{Bug, sabotaged},
+};
 use tracing::{debug, error, info, warn};
 
 use doubt::Doubt;
@@ -292,7 +295,9 @@ fn rejoin(broker: &Arc<Broker>, namespace: &Arc<Namespace>, id: SessionId, membe
     let _ = broker.enter(namespace, broker.now(), None, |state, now| {
         match cause {
             Some(cause) => drop(state.space.handle_lost(now, id, cause)),
-            None if proved => state.space.handle_restored(now, id),
+            None if proved && !sabotaged(Bug::LivingHolderLoses) => {
+                state.space.handle_restored(now, id)
+            }
             None => state.space.handle_disconnect(now, id),
         }
         state.count_references(&session, now);

@@ -12,9 +12,11 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use rustix::process::Signal;
+#[cfg(feature = "sabotage")]
+use syncd_core::sabotage;
 use syncd_proto::v1::{
     DescribeReply, DescribeRequest, ForceReleaseRequest, KickRequest, Session, SessionsRequest,
-    inspect_client::InspectClient,
+    StatusRequest, inspect_client::InspectClient,
 };
 use tempfile::TempDir;
 use tokio::{net::UnixStream, runtime::Runtime};
@@ -79,6 +81,8 @@ impl Daemon {
         let socket = dir.path().join("s");
         let log = fs::File::create(dir.path().join("log")).expect("a log");
         command.arg("--socket").arg(&socket).stdin(Stdio::null()).stderr(log);
+        #[cfg(feature = "sabotage")]
+        command.env("SYNCD_SABOTAGE", sabotage::chosen().map_or("", sabotage::Bug::name));
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = Arc::new(builder.enable_all().build().expect("a runtime"));
         let mut process = command.spawn().expect("the daemon");
@@ -216,11 +220,16 @@ impl Daemon {
 
 /// The daemon answers: a look into it.
 fn answer(runtime: &Runtime, socket: &Path, process: &mut Child) -> InspectClient<Channel> {
-    let channel = eventually("the daemon's start", || {
+    eventually("the daemon's start", || {
         assert!(process.try_wait().expect("its state").is_none(), "it has left");
-        runtime.block_on(connect(socket)).ok()
-    });
-    InspectClient::new(channel).max_decoding_message_size(usize::MAX)
+        runtime.block_on(async {
+            let channel = connect(socket).await.ok()?;
+            let mut inspect = InspectClient::new(channel).max_decoding_message_size(usize::MAX);
+            // Who listens may not be ready for others yet.
+            inspect.status(StatusRequest {}).await.ok()?;
+            Some(inspect)
+        })
+    })
 }
 
 fn none<T>(status: Status) -> Option<T> {

@@ -7,6 +7,7 @@ mod deaths;
 mod reclaims;
 mod restarts;
 mod storms;
+mod tears;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -69,7 +70,7 @@ impl Need {
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 21] = [
+pub const FAULTS: [Fault; 22] = [
     Fault {
         name: "F3",
         what: "mixed faults, recorded histories",
@@ -133,6 +134,14 @@ pub const FAULTS: [Fault; 21] = [
         trials: 350,
         few: 7,
         run: restarts::killed_at_each_step,
+    },
+    Fault {
+        name: "F10t",
+        what: "a journal's files torn or changed",
+        needs: Need::Nothing,
+        trials: 10_000,
+        few: 1000,
+        run: tears::torn_files,
     },
     Fault {
         name: "F11a",
@@ -239,6 +248,11 @@ pub const FAULTS: [Fault; 21] = [
         run: bad_input,
     },
 ];
+
+/// That of a name.
+pub fn named(name: &str) -> Option<&'static Fault> {
+    FAULTS.iter().find(|fault| fault.name == name)
+}
 
 static SEED: AtomicU64 = AtomicU64::new(1);
 

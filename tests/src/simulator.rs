@@ -17,6 +17,7 @@ pub use circles::deadlocks;
 pub use explore::{Explored, explore};
 pub use generate::{Call, Verb, World};
 pub use play::{Failure, Player};
+pub(crate) use restart::Kept;
 pub use storm::storm;
 
 /// A life that went wrong, as short as it could be made.

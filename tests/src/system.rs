@@ -23,7 +23,6 @@ mod witness;
 mod world;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
@@ -32,6 +31,8 @@ pub use plan::{Chaos, Kind, Plan};
 pub use sabotage::Bug;
 pub use witness::Count;
 use world::World;
+
+use crate::panics::caught;
 
 /// `Err` says what is wrong.
 type Checked = Result<(), String>;
@@ -68,15 +69,10 @@ struct Lived {
 fn live(plan: &Plan, bug: Option<Bug>, reading: bool) -> Lived {
     // Where the protocol's clock begins makes no difference to what happens.
     let mut world = World::new(plan, bug, Instant::now(), reading);
-    let lived = catch_unwind(AssertUnwindSafe(|| {
+    let result = caught(|| {
         world.furnish()?;
         world.live()?;
         world.settle()
-    }));
-    let result = lived.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(format!("a panic: {}", text.unwrap_or_default()))
     });
     Lived {
         result,

@@ -1,10 +1,10 @@
 //! Real processes that die, stop and fork: the bounded share of what the program `faults` does
 //! in full.
 
-use syncd_tests::faults::{FAULTS, fenced_file};
+use syncd_tests::faults::{fenced_file, named};
 
 fn holds(name: &str) {
-    let fault = FAULTS.iter().find(|fault| fault.name == name).expect("a known fault");
+    let fault = named(name).expect("a known fault");
     if let Some(missing) = fault.needs.missing() {
         println!("{name} is not tried: {missing}");
         return;
@@ -23,6 +23,12 @@ fn recorded_histories_are_those_of_a_broker_that_keeps_its_promises() {
 #[test]
 fn nobody_notices_that_the_daemon_is_killed_under_load() {
     holds("F9");
+}
+
+/// Rule R68.
+#[test]
+fn a_torn_journal_is_read_as_far_as_it_was_written_and_no_further() {
+    holds("F10t");
 }
 
 /// Rule R67.

@@ -90,6 +90,25 @@ fn the_core_has_neither_runtime_nor_wire_beneath_it() {
     assert_none("in the core's tree", tree.lines().filter(foreign).map(str::to_owned).collect());
 }
 
+#[test]
+fn no_build_has_bugs_or_failpoints_that_was_not_asked_for_them() {
+    // Of the workspace as `cargo build` and `cargo test` have it, what is for tests alone included.
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--offline", "--prefix", "none", "--format", "{p} [{f}]"])
+        .current_dir(root())
+        .output()
+        .expect("cargo tree");
+    let tree = String::from_utf8(tree.stdout).expect("UTF-8");
+    assert!(tree.contains("syncd-core v"), "{tree}");
+    let features = |line: &str| line.rsplit_once('[').map_or("", |(_, rest)| rest).to_owned();
+    let is_on =
+        |line: &&str| ["sabotage", "failpoints"].iter().any(|name| features(line).contains(name));
+    assert_none(
+        "built with bugs or failpoints",
+        tree.lines().filter(is_on).map(str::to_owned).collect(),
+    );
+}
+
 /// Rule numbers in a text: `R12`.
 fn rules(text: &str) -> BTreeSet<u32> {
     let mut rules = BTreeSet::new();

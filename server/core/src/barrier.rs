@@ -13,6 +13,7 @@ use crate::{
     Answer, Error, ErrorKind, Handle, Owner, RecordKind, SessionId, Time,
     arena::{Idx, after},
     object::{Kind, Object},
+    sabotage::{Bug, sabotaged},
     space::{Outcome, Space},
     waiter::{Claim, Wait, Waiter},
 };
@@ -120,7 +121,8 @@ impl Space {
         let ix = self.resolve_barrier(claim.session, handle)?;
         let number = self.next_number;
         let barrier = self.barrier_mut(ix);
-        let parties = barrier.parties;
+        let is_short = barrier.parties > 1 && sabotaged(Bug::BarrierOneShort);
+        let parties = barrier.parties - u32::from(is_short);
         if barrier.broken {
             return Err(self.refuse(ix, ErrorKind::BrokenBarrier));
         }

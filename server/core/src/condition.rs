@@ -11,6 +11,7 @@ use crate::{
     arena::Idx,
     hold::Hold,
     object::{Kind, Object},
+    sabotage::{Bug, sabotaged},
     space::{Outcome, Space},
     waiter::{Claim, Wait, Waiter},
     work::{Notify, Progress, Task},
@@ -128,6 +129,10 @@ impl Space {
                 }
                 self.announce(now, RecordKind::Notified, waiter);
                 self.requeue(waiter, lock, Some(before));
+                if sabotaged(Bug::RequeuedTwice) && notify.left > u32::MAX / 2 {
+                    let again = self.waiters.insert(self.waiters[waiter].clone());
+                    self.objects[lock].waiters.push_back(&mut self.waiters, again);
+                }
                 notify.left -= 1;
                 notify.count += 1;
             }

@@ -11,6 +11,7 @@ use crate::{
     arena::{Idx, Linked, Links},
     object::{Kind, Object},
     outgoing::Undo,
+    sabotage::{Bug, sabotaged},
     space::{Outcome, Space},
     work::{At, Progress, Task},
 };
@@ -81,6 +82,9 @@ impl Space {
         let kind = RecordKind::Abandoned { token, cause };
         self.emit(now, kind, Some(object), Some(by.clone()));
         self.end_hold(ix);
+        if sabotaged(Bug::AbandonmentUntold) {
+            return self.wake(now, object);
+        }
         let left = Abandonment { by, token, held: now.since(since), at: now, cause };
         let trouble = self.objects[object].trouble_mut();
         trouble.inconsistent = None;

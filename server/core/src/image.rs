@@ -16,6 +16,7 @@ use crate::{
     deadlock::Blocked,
     hold::Hold,
     object::Object,
+    sabotage::{Bug, sabotaged},
     session::Session,
     share::Shares,
     waiter::Waiter,
@@ -70,6 +71,11 @@ impl Space {
     pub fn restore<'de, D: Deserializer<'de>>(config: Config, from: D) -> Result<Self, D::Error> {
         let mut space = Image::deserialize(from)?;
         space.config = config;
+        space.next_number -= u64::from(sabotaged(Bug::TokenReused));
+        if sabotaged(Bug::DepthOffByOne) {
+            let deep = space.holds.iter().filter(|(_, hold)| hold.depth > 1).map(|(ix, _)| ix);
+            deep.collect::<Vec<_>>().into_iter().for_each(|ix| space.holds[ix].depth -= 1);
+        }
         space.shares = space.config.limits.shared.then(|| space.counted_shares());
         let there = || space.objects.iter();
         space.ids = there().map(|(ix, object)| (object.id, ix)).collect();

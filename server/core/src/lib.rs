@@ -30,6 +30,8 @@ mod outgoing;
 mod record;
 mod reference;
 mod request;
+#[doc(hidden)]
+pub mod sabotage;
 mod semlock;
 mod session;
 mod share;

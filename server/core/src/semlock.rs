@@ -12,6 +12,7 @@ use crate::{
     hold::Hold,
     object::{Kind, Object},
     outgoing::Undo,
+    sabotage::{Bug, sabotaged},
     space::{Outcome, Space},
     waiter::{Claim, Wait},
 };
@@ -227,6 +228,8 @@ impl Space {
     /// all who wait are refused.
     pub(crate) fn wake(&mut self, now: Time, ix: Idx<Object>) {
         while let Some(first) = self.objects[ix].waiters.first() {
+            let last = self.objects[ix].waiters.last().filter(|_| sabotaged(Bug::LastComeFirst));
+            let first = last.unwrap_or(first);
             let poisoned = self.objects[ix].poisoned().cloned();
             if poisoned.is_none() && self.semlock(ix).value == 0 {
                 return;
@@ -247,7 +250,14 @@ impl Space {
             }
             let claim = Claim { session, request, owner, timeout: None };
             match waiter.wait {
-                Wait::Acquire { unowned } => self.grant(now, ix, claim, unowned),
+                Wait::Acquire { unowned } => {
+                    self.grant(now, ix, claim, unowned);
+                    let is_late = waiter.deadline.is_some_and(|at| at <= now);
+                    if is_late && sabotaged(Bug::TimeOutAfterGrant) {
+                        let error = self.refuse(ix, ErrorKind::TimedOut { holders: vec![] });
+                        self.reply(session, request, Err(error));
+                    }
+                }
                 Wait::Reacquire { condition, depth, notified } => {
                     let grant = self.take(now, ix, claim, false, depth);
                     let undo = Undo {

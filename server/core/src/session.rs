@@ -16,6 +16,7 @@ use crate::{
     hold::Hold,
     object::Object,
     outgoing::{Outgoing, Sent, Undo},
+    sabotage::{Bug, sabotaged},
     space::{Space, refuse},
     waiter::Waiter,
     work::{Progress, Task},
@@ -212,10 +213,21 @@ impl Space {
             self.lose(now, session, Cause::Misbehaved);
             return Err(refuse(None, ErrorKind::SessionLost));
         }
+        if sabotaged(Bug::RequestDoneTwice) {
+            s.last_request.0 = s.last_request.0.saturating_sub(1);
+        }
         let (last, grace) = (s.last_request, s.grace_until.take());
-        s.resend = Some(received + 1);
+        let skips = received + 1 < s.outgoing.next_seq() && sabotaged(Bug::ResumeSkipsAMessage);
+        s.resend = Some(received + 1 + u64::from(skips));
         let forgotten = s.outgoing.acknowledge(received, most);
         self.unacknowledged -= forgotten;
+        if sabotaged(Bug::PlacesLost) {
+            for waiter in self.sessions[&session].waiters.values().copied() {
+                let queue = &mut self.objects[self.waiters[waiter].object].waiters;
+                queue.unlink(&mut self.waiters, waiter);
+                queue.push_back(&mut self.waiters, waiter);
+            }
+        }
         if let Some(at) = grace {
             self.deadlines.remove(at, Reason::Grace { session });
         }
@@ -250,6 +262,9 @@ impl Space {
     /// Ends a session that did not say Goodbye. False: there is no such session.
     pub fn handle_lost(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
         self.call(now, Input::Lost { session, cause });
+        if cause == Cause::Died && sabotaged(Bug::DeathKeepsTheLock) {
+            return false;
+        }
         self.lose(now, session, cause)
     }
 
@@ -316,6 +331,7 @@ impl Space {
         if let (Some(undo @ Undo { token: None, .. }), Body::Reply(_, reply)) =
             (sent.undo, sent.message.body)
             && sent.message.seq > heard_of
+            && !sabotaged(Bug::PermitLost)
         {
             let abandoned = match reply {
                 Ok(Answer::Granted(grant)) => grant.abandoned,
@@ -377,7 +393,7 @@ impl Space {
         if let Some(&waiter) = s.waiters.get(&request) {
             return if give_back { self.withdraw(now, waiter) } else { self.recall(now, waiter) };
         }
-        if !give_back {
+        if !give_back || sabotaged(Bug::CancelKeepsTheGrant) {
             return;
         }
         let Some((reply, undo)) = s.outgoing.take_undo(request) else { return };

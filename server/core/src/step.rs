@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Cause, Message, ObjectId, Process, Record, Request, RequestId, SessionId, Space, Time,
+    sabotage::{Bug, sabotaged},
 };
 
 /// One call and what came of it. Steps of a namespace are handed out in the order of the calls.
@@ -88,7 +89,13 @@ impl Space {
             Input::Resume { session, received } => drop(self.handle_resume(at, session, received)),
             Input::Lost { session, cause } => drop(self.handle_lost(at, session, cause)),
             Input::Request { session, id, ack, request } => {
+                let again = sabotaged(Bug::ReleaseReplayedTwice).then(|| request.clone());
                 self.handle_request(at, session, id, ack, request);
+                if let Some(Request::Release { handle, owner, token, .. }) = again
+                    && !self.is_ended(session)
+                {
+                    let _ = self.release(at, session, handle, owner, token);
+                }
             }
             Input::ForceRelease(object) => drop(self.handle_force_release(at, object)),
             Input::Timeout => self.handle_timeout(at),

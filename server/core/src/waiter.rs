@@ -10,6 +10,7 @@ use crate::{
     arena::{Idx, Linked, Links},
     deadline::Reason,
     object::{Kind, Object},
+    sabotage::{Bug, sabotaged},
     space::Space,
 };
 
@@ -297,7 +298,9 @@ impl Space {
     /// serves the queue.
     pub(crate) fn leave_queue(&mut self, now: Time, ix: Idx<Waiter>) -> Waiter {
         let waiter = self.unqueue(ix);
-        if let Wait::Reacquire { condition, notified: Some(number), .. } = waiter.wait {
+        if let Wait::Reacquire { condition, notified: Some(number), .. } = waiter.wait
+            && !(sabotaged(Bug::NotifyLostOnDeath) && self.is_ended(waiter.session))
+        {
             self.pass_on(now, condition, number);
         }
         waiter

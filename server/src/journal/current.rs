@@ -41,6 +41,9 @@ pub(super) struct Current {
     pub due: u64,
     /// With more growth a snapshot might not fit the other file.
     pub growth_limit: u64,
+    /// The last record, which may be yet to be written.
+    #[cfg(feature = "sabotage")]
+    late: Vec<u8>,
 }
 
 impl Current {
@@ -49,7 +52,21 @@ impl Current {
         let room = area.len() - start;
         let (kept, due) = (room / 4, (room.saturating_sub(LEAST_LOG) / 2).max(room / 4));
         let (position, records, growth, growth_limit) = Default::default();
-        Self { slot, area, header, start, position, records, growth, room, kept, due, growth_limit }
+        Self {
+            slot,
+            area,
+            header,
+            start,
+            position,
+            records,
+            growth,
+            room,
+            kept,
+            due,
+            growth_limit,
+            #[cfg(feature = "sabotage")]
+            late: Vec::new(),
+        }
     }
 
     /// The rest of the first `room` bytes of log, but for what is kept.
@@ -79,6 +96,14 @@ impl Current {
 
     /// Adds a record for which there is room.
     pub fn write(&mut self, record: &[u8]) {
+        #[cfg(feature = "sabotage")]
+        let late = std::mem::replace(&mut self.late, record.to_vec());
+        #[cfg(feature = "sabotage")]
+        let record = match syncd_core::sabotage::Bug::ToldBeforeRecord {
+            bug if !syncd_core::sabotage::sabotaged(bug) => record,
+            _ if late.is_empty() => return,
+            _ => &late,
+        };
         let at = (self.start + self.position) as usize;
         self.area.write_record(at, self.header.generation, self.position, record);
         self.position += record_size(record.len()) as u64;

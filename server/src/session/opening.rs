@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use syncd_core::{Cause, Process, SessionId, Time};
+use syncd_core::{
+    Cause, Process, SessionId, Time,
+    sabotage::{Bug, sabotaged},
+};
 use syncd_proto::{
     PROTOCOL,
     v1::{self, ClientMessage, Error, ErrorCode, Opened},
@@ -258,5 +261,6 @@ impl SessionStream {
 
 /// In a time that tells nothing about where they differ.
 fn is_equal(a: &[u8; SECRET], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    sabotaged(Bug::AnySecretWillDo)
+        || a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }

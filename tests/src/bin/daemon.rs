@@ -11,5 +11,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // A bug of an unknown name ends it here.
+    #[cfg(feature = "sabotage")]
+    let _ = syncd_core::sabotage::chosen();
     syncd::run(Arguments::parse().options).into()
 }

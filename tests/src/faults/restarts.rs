@@ -20,9 +20,10 @@ use crate::{daemon::WATCHDOG, process_driver::ActorProcess};
 
 /// Processes at a time.
 const CROWD: usize = 8;
-/// Shorter than a scene, so that what is held outlives it; and longer than a client that is stopped,
-/// or has to wait for a processor, may be away from a daemon that lives.
+/// Longer than a client that is stopped, or has to wait for a processor, may be away from a daemon
+/// that lives.
 const GRACE: &str = "2s";
+const LONGER_THAN_GRACE: Duration = Duration::from_millis(2500);
 /// Trials upon one daemon's state: the next one begins anew.
 const TRIALS: u64 = 10;
 
@@ -85,6 +86,19 @@ impl Scene {
         }
         self.room.daemon.start_again();
         self.check()
+    }
+
+    /// The daemon is killed, and a holder can't come back to the next one for longer than the grace:
+    /// it lives, so it keeps what it holds.
+    fn outstay(&mut self) -> Result<(), String> {
+        signal(self.idle.pid(), Signal::STOP);
+        self.room.daemon.kill();
+        self.room.daemon.start_again();
+        sleep(LONGER_THAN_GRACE);
+        let held = format!("timed out held by pid:{}", self.idle.pid());
+        let kept = expect(&mut self.keeper, "acquire quiet timeout 0", &held);
+        signal(self.idle.pid(), Signal::CONT);
+        kept.map(drop)
     }
 
     /// One of the things that can happen to a crowd and its daemon.
@@ -190,10 +204,14 @@ pub(super) fn mixed_faults(trials: u64) -> Held {
     Ok(trials)
 }
 
-/// By SIGKILL, at any moment.
+/// By SIGKILL, at any moment; once in a scene while a holder is stopped.
 pub(super) fn daemon_killed(trials: u64) -> Held {
-    let calls = scenes(trials, |scene, _| {
+    let calls = scenes(trials, |scene, number| {
         scene.up_to(100);
+        if number % TRIALS == TRIALS - 1 {
+            scene.outstay()?;
+            return scene.check();
+        }
         scene.room.daemon.kill();
         scene.come_back()
     })?;

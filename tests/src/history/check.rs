@@ -193,14 +193,13 @@ impl<'a> Check<'a> {
                     None => *of_unknown.entry(object).or_default() += 1,
                 }
             }
-            let left = before.insert(object, grant).filter(|_| self.capacity(object) == 1);
-            let untold = left.filter(|left| {
-                let left_it = left.release == Release::Never && self.death(left.at).is_some();
-                left_it && grant.after != Some(left.token)
+            // Who was told and died of it, unknown to us, has left it in turn, which is told.
+            let left = before.insert(object, grant).filter(|left| {
+                let is_left = left.release == Release::Never && self.death(left.at).is_some();
+                is_left && self.capacity(object) == 1
             });
-            // Somebody may have been told of it who died in his turn.
-            if let Some(left) = untold
-                && self.unknown(object, grant.ended) == 0
+            if let Some(left) = left
+                && grant.after.is_none()
             {
                 let what =
                     format!("{object}: nobody is told that hold {} was abandoned", left.token);
@@ -208,7 +207,7 @@ impl<'a> Check<'a> {
             }
         }
         for (object, count) in of_unknown {
-            let possible = self.unknown(object, u64::MAX);
+            let possible = self.unknown(object);
             if count > possible {
                 let what = format!("{object}: {count} holds abandoned that nobody can have had");
                 return Err(self.violation(&[], what));
@@ -217,15 +216,14 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// How many calls of the dead may have been granted, unknown to us, that had begun by then.
-    fn unknown(&self, of: &str, by: u64) -> usize {
+    /// How many calls of the dead may have been granted, unknown to us.
+    fn unknown(&self, of: &str) -> usize {
         let operations = self.history.operations.iter().enumerate();
         let unknown = operations.filter(|(at, operation)| {
             let acquires = matches!(operation.call, Call::Acquire { .. } | Call::Wait { .. });
             acquires
                 && object(&operation.call) == of
                 && operation.ended.is_none()
-                && operation.begun <= by
                 && self.death(*at).is_some()
         });
         unknown.count()

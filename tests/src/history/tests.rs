@@ -100,9 +100,11 @@ fn what_the_dead_held_is_told_once() {
     bad(&[dead, heir], &[(0, 45)], end((1, 2), 0), "granted while it was held");
     bad(&[dead, heir, second], &[(0, 30)], end((1, 2), 0), "told twice");
     bad(&[dead, unaware], &[(0, 30)], end((1, 2), 0), "nobody is told");
-    // Another one may have been told, and died of it.
+    // Another one may have been told, and died of it: that is told then.
     let between = "0 22 acquire l";
-    good(&[dead, unaware, between], &[(0, 30), (2, 39)], end((1, 2), 0));
+    let third = "0 25 acquire l; 0 40 granted 3 after 2; 1 50 release l 3; 1 60 done 0";
+    good(&[dead, third, between], &[(0, 30), (2, 39)], end((1, 2), 0));
+    bad(&[dead, unaware, between], &[(0, 30), (2, 39)], end((1, 2), 0), "nobody is told");
     bad(
         &[dead, heir, "0 65 acquire l; 0 70 granted 3 after 9; 1 75 release l 3; 1 80 done 0"],
         &[(0, 30)],

@@ -124,8 +124,9 @@ impl Model {
             return if give_back { self.give_up(wait) } else { self.recall(wait) };
         }
         let kept = self.sessions[s].sent.iter_mut().rev();
+        // A second request of that number was refused, which changes nothing.
         let kept = kept.filter_map(|Sent { said, undo, .. }| match said {
-            Said::Reply(id, word) if *id == request => Some((word, undo)),
+            Said::Reply(id, word) if *id == request && undo.is_some() => Some((word, undo)),
             _ => None,
         });
         if give_back

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use syncd_core::{Answer, Class, Cycle, ErrorKind, Handle, RecordKind, Spec};
 
 use super::table::Table;
+use crate::panics::caught;
 
 const SESSIONS: usize = 5;
 const LOCKS: usize = 8;
@@ -20,8 +21,7 @@ type Link = (usize, u64, Handle);
 pub fn deadlocks(seed: u64, trials: u64) -> Result<(), String> {
     (seed..seed + trials).try_for_each(|seed| {
         let mut rng = Rng::with_seed(seed);
-        trial(&mut rng, true)
-            .and_then(|()| trial(&mut rng, false))
+        caught(|| trial(&mut rng, true).and_then(|()| trial(&mut rng, false)))
             .map_err(|why| format!("seed {seed}: {why}"))
     })
 }

@@ -60,7 +60,7 @@ pub fn explore(poison: bool, cap: usize) -> Result<Explored, String> {
         for call in calls(&state) {
             let mut next = state.clone();
             explored.calls += 1;
-            if let Err(why) = next.call(&call) {
+            if let Err(why) = next.attempt(&call) {
                 let mut way = vec![format!("{call:?}")];
                 let mut at = at;
                 while let (before, Some(call)) = &ways[at] {

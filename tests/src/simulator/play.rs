@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     model::{Kind, Model, Oid, Said, Sent, Sid, Ticket, Word},
+    panics::caught,
     steps::steps,
 };
 
@@ -39,7 +40,7 @@ pub(super) struct Played {
 pub(super) fn play(world: &World, calls: &[Call]) -> Result<Played, Failure> {
     let mut player = Player::new(world);
     for (at, call) in calls.iter().enumerate() {
-        player.call(call).map_err(|why| Failure { at, why })?;
+        player.attempt(call).map_err(|why| Failure { at, why })?;
     }
     Ok(Played { outputs: player.outputs, trace: player.trace.finish() })
 }
@@ -97,6 +98,11 @@ impl<'a> Player<'a> {
             outputs: 0,
             trace: DefaultHasher::new(),
         }
+    }
+
+    /// As [`call`](Self::call), and the core may panic. After an error nothing makes sense any more.
+    pub(super) fn attempt(&mut self, call: &Call) -> Checked {
+        caught(|| self.call(call))
     }
 
     /// Makes one call on both, and compares.

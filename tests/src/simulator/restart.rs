@@ -14,7 +14,7 @@ use super::{
 
 /// A state, and the calls that were made since, each with the digest of its outcome.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     image: Vec<u8>,
     calls: Vec<(Time, Input, u32)>,
 }
@@ -28,7 +28,7 @@ impl Kept {
         self.calls.push((step.at, step.input.clone(), step.digest()));
     }
 
-    fn restore(&self, config: Config) -> Result<Space, String> {
+    pub fn restore(&self, config: Config) -> Result<Space, String> {
         let mut from = Deserializer::from_bytes(&self.image);
         let mut space = Space::restore(config, &mut from).map_err(|error| error.to_string())?;
         for (at, input, digest) in &self.calls {

@@ -8,6 +8,7 @@ use fastrand::Rng;
 use syncd_core::{Answer, Cause, Class, ErrorKind, Handle, Owner, Request, RequestId, Spec};
 
 use super::table::Table;
+use crate::panics::caught;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -28,7 +29,8 @@ enum Fate {
 pub fn storm(mut seed: u64, waits: u64) -> Result<(), String> {
     let mut done = 0;
     while done < waits {
-        done += one(&mut Rng::with_seed(seed)).map_err(|why| format!("seed {seed}: {why}"))?;
+        let storm = caught(|| one(&mut Rng::with_seed(seed)));
+        done += storm.map_err(|why| format!("seed {seed}: {why}"))?;
         seed += 1;
     }
     Ok(())

@@ -1,5 +1,5 @@
 //! The core behind one door: every call of it goes in here as a value, and all that comes of it
-//! comes out here, so this is where a saboteur stands, and where a journal will.
+//! comes out here, so this is where a saboteur stands, and where it is kept for the next daemon.
 
 use syncd_core::{
     Config, Error, Input, Limits, ObjectId, Output, Process, Reason, RequestId, SessionId, Space,
@@ -7,9 +7,11 @@ use syncd_core::{
 };
 
 use super::{
+    Checked,
     daemon::Surroundings,
     plan::{MILLI, Plan},
 };
+use crate::simulator::Kept;
 
 /// The core's clock counts nanoseconds, the world's microseconds.
 pub(super) fn time(now: u64) -> Time {
@@ -21,7 +23,10 @@ pub(super) const LINGER: u64 = 100 * MILLI;
 
 /// See the [module](self).
 pub(super) struct Core {
+    config: Config,
     space: Space,
+    /// What the next daemon has of it, if there may be one.
+    kept: Option<Kept>,
 }
 
 impl Core {
@@ -31,7 +36,17 @@ impl Core {
             linger: std::time::Duration::from_micros(LINGER),
             limits: Limits { step: plan.step, ..Limits::default() },
         };
-        Self { space: Space::new(config, 1000) }
+        let space = Space::new(config.clone(), 1000);
+        let kept = (plan.chaos.restart > 0).then(|| Kept::of(&space));
+        Self { config, space, kept }
+    }
+
+    /// The next daemon goes on from what was kept.
+    pub fn restart(&mut self) -> Checked {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        self.space = kept.restore(self.config.clone())?;
+        self.kept = Some(Kept::of(&self.space));
+        Ok(())
     }
 
     pub fn open(
@@ -70,7 +85,9 @@ impl Core {
 
     fn outputs(&mut self) -> Vec<Output> {
         self.space.check();
-        self.space.take_step().map(|step| step.outputs).unwrap_or_default()
+        let Some(step) = self.space.take_step() else { return vec![] };
+        self.kept.iter_mut().for_each(|kept| kept.add(&step));
+        step.outputs
     }
 
     /// The session's last request isn't done yet: it is to be handed no other.

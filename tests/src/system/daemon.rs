@@ -297,6 +297,7 @@ impl Daemon {
     /// The next one has what the last one had: its sessions keep what they hold.
     pub fn come_back(&mut self, around: &mut Surroundings<'_>) -> Checked {
         self.is_away = false;
+        self.core.restart()?;
         let there = self.sessions.iter_mut().filter(|(_, session)| !session.ended);
         let there: Vec<(SessionId, bool)> = there
             .map(|(id, session)| {
