@@ -77,8 +77,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
     assert_eq!(pretender.hear(), "LOOK\n");
     release(&mut held.session, held.handle, held.token).await;
     assert!(pretender.hear().starts_with("NO "));
-    let goes_on = daemon.log().matches("wasn't replaced, and goes on").count();
-    assert_eq!(goes_on, 6, "{}", daemon.log());
+    daemon.logs("wasn't replaced, and goes on", 6).await;
 }
 
 #[tokio::test]

@@ -40,6 +40,18 @@ impl Daemon {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// Waits until the log has it so many times, and not more often: it is written behind what happens.
+    pub async fn logs(&self, words: &str, times: usize) {
+        let count = || self.log().matches(words).count();
+        within(async {
+            while count() < times {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        assert_eq!(count(), times, "{}", self.log());
+    }
+
     /// Starts it, and waits until it listens.
     pub async fn run(&mut self) {
         self.child = Some(self.command().spawn().unwrap());
