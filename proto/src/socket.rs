@@ -129,6 +129,23 @@ impl Listener {
         options.create_tokio().map(Self)
     }
 
+    /// As [`bind`](Self::bind), with a socket file that `prepare` has before anybody can connect to it.
+    /// (Until then they are refused, as where nobody listens.)
+    ///
+    /// # Errors
+    /// Those of `prepare`, too: the file stays.
+    #[cfg(unix)]
+    pub fn bind_prepared<T>(
+        endpoint: &Endpoint,
+        prepare: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(Self, T)> {
+        let socket = direct::socket()?;
+        rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(endpoint.as_path())?)?;
+        let prepared = prepare()?;
+        rustix::net::listen(&socket, -1)?;
+        Ok((Self::from_fd(socket)?, prepared))
+    }
+
     /// Takes over a listening socket that somebody else has bound, as in systemd's socket
     /// activation.
     ///

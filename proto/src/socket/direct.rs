@@ -70,14 +70,14 @@ fn with_peer(socket: OwnedFd) -> io::Result<(OwnedFd, Peer)> {
 }
 
 #[cfg(not(target_vendor = "apple"))]
-fn socket() -> rustix::io::Result<OwnedFd> {
+pub(super) fn socket() -> rustix::io::Result<OwnedFd> {
     use net::SocketFlags;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 #[cfg(target_vendor = "apple")]
-fn socket() -> rustix::io::Result<OwnedFd> {
+pub(super) fn socket() -> rustix::io::Result<OwnedFd> {
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     rustix::io::ioctl_fioclex(&socket)?;
     rustix::io::ioctl_fionbio(&socket, true)?;

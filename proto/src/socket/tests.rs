@@ -107,3 +107,22 @@ async fn the_socket_file_has_its_mode_and_outlives_the_listener() {
     drop(listener);
     assert!(endpoint.as_path().exists());
 }
+
+#[tokio::test]
+async fn nobody_can_connect_before_the_socket_file_is_as_it_is_to_be() {
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
+
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = endpoint_in(&dir);
+    let (listener, prepared) = Listener::bind_prepared(&endpoint, || {
+        let refused = UnixStream::connect(endpoint.as_path()).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let mode = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(endpoint.as_path(), mode)?;
+        Ok(true)
+    })
+    .unwrap();
+    assert!(prepared);
+    let _client = UnixStream::connect(endpoint.as_path()).unwrap();
+    listener.accept().await.unwrap();
+}

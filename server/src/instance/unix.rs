@@ -92,8 +92,8 @@ impl Instance {
         let (lock, lock_is) = take_lock(endpoint, &directory, &lock_name)?;
         let failed = |error: io::Error| ServeError::Bind { endpoint: endpoint.clone(), error };
         remove_stale(endpoint, &directory, &socket_name)?;
-        let listener = Listener::bind(endpoint, mode).map_err(failed)?;
-        let find = || -> io::Result<Identity> {
+        // Whoever can connect must be one of those who may.
+        let (listener, socket_is) = Listener::bind_prepared(endpoint, || {
             let bound = statat(&directory, &socket_name, AtFlags::SYMLINK_NOFOLLOW)?;
             let is_ours = FileType::from_raw_mode(bound.st_mode) == FileType::Socket
                 && bound.st_uid == geteuid().as_raw()
@@ -101,7 +101,7 @@ impl Instance {
             if !is_ours {
                 return Err(io::Error::other("the directory was changed meanwhile"));
             }
-            // The umask has narrowed it. The group first: `mode` may be meant for it alone.
+            // The group first: `mode` may be meant for it alone.
             if let Some(group) = group {
                 let (none, group) = (None::<Uid>, Some(Gid::from_raw(group)));
                 chownat(&directory, &socket_name, none, group, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -109,8 +109,8 @@ impl Instance {
             let mode = Mode::from_raw_mode(mode as _);
             chmodat(&directory, &socket_name, mode, AtFlags::empty())?;
             Ok(Identity::of(&bound))
-        };
-        let socket_is = find().map_err(failed)?;
+        })
+        .map_err(failed)?;
         let endpoint = endpoint.clone();
         let instance = Self {
             endpoint,
