@@ -31,16 +31,17 @@ mod reload;
 #[cfg(unix)]
 mod talk;
 
-pub(crate) use coming::{Coming, Heir, Predecessor, Successor, come};
+pub(crate) use coming::{Heir, Predecessor, Successor, come};
 #[cfg(unix)]
 pub(crate) use leaving::{answer, is_successor};
 pub(crate) use reload::Reload;
 
 use std::{collections::VecDeque, sync::Mutex};
 
+use syncd_proto::socket::Listener;
 use tokio::sync::Notify;
 
-use crate::{namespace::Address, panic};
+use crate::{instance::Instance, namespace::Address, panic};
 
 /// What the daemon that had the place before is told of its clients.
 pub(crate) enum News {
@@ -48,6 +49,15 @@ pub(crate) enum News {
     For(u64, Address),
     /// One has come.
     Here,
+}
+
+/// A daemon's place, and who had it.
+pub(crate) struct Coming {
+    pub listener: Listener,
+    /// None of a socket that a service manager has bound.
+    pub instance: Option<Instance>,
+    /// None where nobody was.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// Those who want the place of this daemon.

@@ -27,8 +27,8 @@ pub(crate) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Tells systemd, if it started this process with Type=notify.
-pub(crate) fn notify_manager(state: &'static str) {
+/// Tells systemd, if it watches this process.
+pub(crate) fn notify_manager(state: &str) {
     #[cfg(target_os = "linux")]
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(state)]) {
         tracing::warn!(%error, "the service manager could not be told {state}");

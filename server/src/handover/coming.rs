@@ -20,7 +20,7 @@ use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 use tracing::{debug, info};
 
 use super::{
-    News,
+    Coming, News,
     talk::{GREETING, HERE, NEWS, Talk},
 };
 pub(crate) use super::{heir::Heir, leaving::Successor};
@@ -40,15 +40,6 @@ const GIVE: Duration = Duration::from_secs(30);
 const UNTOLD: usize = 4096;
 /// For how long a place is asked for that is neither given nor free, as of a daemon that leaves.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A daemon's place, and who had it.
-pub(crate) struct Coming {
-    pub listener: Listener,
-    /// None of a socket that a service manager has bound.
-    pub instance: Option<Instance>,
-    /// None where nobody was.
-    pub predecessor: Option<Predecessor>,
-}
 
 /// The daemon that gave its place, and waits for this one to serve.
 pub(crate) struct Predecessor {

@@ -3,7 +3,7 @@
 //! make some thousand connections, and whoever has something to ask would wait behind those who
 //! only wait.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use syncd_core::SessionId;
 use tokio::{
@@ -15,7 +15,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::talk::{HERE, NEWS, Talk};
-use crate::{ServeError, broker::Broker, namespace::Address, outbox::Session};
+use crate::{
+    ServeError, broker::Broker, namespace::Address, outbox::Session, signals::notify_manager,
+};
 
 /// How long a new daemon may take to restore what it has loaded.
 const RESTORE: Duration = Duration::from_secs(60);
@@ -55,7 +57,7 @@ impl Heir {
                 warn!(successor = pid, "it has the place, and doesn't serve yet: leaving");
             }
         }
-        notify_manager(pid);
+        notify_manager(&format!("MAINPID={pid}"));
         let sessions = &broker.registry.sessions;
         let mut left: Vec<_> = sessions.iter().map(|entry| entry.value().clone()).collect();
         let mut tick = interval(TICK);
@@ -92,15 +94,4 @@ fn find(broker: &Broker, line: &str) -> Option<Arc<Session>> {
     let namespace = broker.registry.namespaces.get(&Address::shown(address)?)?.number;
     let key = (namespace, SessionId(id.parse().ok()?));
     broker.registry.sessions.get(&key).map(|session| session.clone())
-}
-
-/// Tells systemd who the daemon is from now on, if it watches this one.
-fn notify_manager(pid: u32) {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
-        let error: io::Error = error;
-        warn!(%error, "the service manager could not be told of process {pid}");
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = pid;
 }

@@ -4,6 +4,7 @@ use std::{convert::Infallible, path::Path, sync::Arc};
 
 use syncd_proto::{Endpoint, socket::Listener};
 
+use super::Coming;
 use crate::{ServeError, broker::Broker, instance::Instance, journal::Directory};
 
 pub(crate) struct Successor(Infallible);
@@ -24,12 +25,6 @@ impl Heir {
     pub async fn lead_out(self, _: &Broker) -> Result<(), ServeError> {
         match self.0 {}
     }
-}
-
-pub(crate) struct Coming {
-    pub listener: Listener,
-    pub instance: Option<Instance>,
-    pub predecessor: Option<Predecessor>,
 }
 
 pub(crate) struct Predecessor {
