@@ -17,32 +17,8 @@ use std::{
 
 use killed::Pretender;
 use program::{Daemon, exit};
-use support::{Session, WATCHDOG, acquire, channel, within};
-use syncd_proto::v1::{self, ErrorCode, client_message::Request, server_message::Message};
-
-async fn granted(session: &mut Session, request: Request) -> v1::Granted {
-    match session.ask(request).await {
-        Message::Granted(granted) => granted,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn release(session: &mut Session, handle: u32, token: u64) {
-    let release = v1::Release { handle, owner: 1, token, quiet: false };
-    match session.ask(Request::Release(release)).await {
-        Message::Done(_) => {}
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Whether somebody else holds what `session` attached to as `handle`.
-async fn is_held(session: &mut Session, handle: u32) -> bool {
-    let now = v1::Acquire { handle, owner: 9, timeout_us: Some(0), ..Default::default() };
-    match session.ask(Request::Acquire(now)).await {
-        Message::Error(error) => error.code() == ErrorCode::TimedOut,
-        other => panic!("granted twice: {other:?}"),
-    }
-}
+use support::{Session, WATCHDOG, acquire, channel, granted, is_held, release, within};
+use syncd_proto::v1::server_message::Message;
 
 /// A session that holds "a".
 struct Held {
@@ -72,16 +48,6 @@ impl Held {
         self.token = token;
         self.received += 2;
     }
-}
-
-/// Returns when somebody does.
-async fn listens(daemon: &Daemon) {
-    within(async {
-        while support::try_channel(daemon.endpoint()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
 }
 
 fn pid_in(daemon: &Daemon) -> u32 {
@@ -208,7 +174,7 @@ async fn a_daemon_without_a_journal_or_of_a_service_is_not_replaced() {
         let mut command = daemon.command();
         command.args(flags).envs(variable);
         daemon.child = Some(command.spawn().unwrap());
-        listens(&daemon).await;
+        daemon.listens().await;
         let output = daemon.command().arg("--replace").stderr(Stdio::piped()).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(5), "{said}");

@@ -11,24 +11,20 @@ mod support;
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use program::Daemon;
-use support::{Holder, SOCKET, Session, acquire, channel, open, within};
-use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message};
-
-async fn granted(session: &mut Session, request: Request) -> v1::Granted {
-    match session.ask(request).await {
-        Message::Granted(granted) => granted,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn release(handle: u32, token: u64) -> Request {
-    Request::Release(v1::Release { handle, owner: 1, token, quiet: false })
-}
+use support::{
+    Holder, SOCKET, Session, acquire, channel, granted, is_held, open, release, until, within,
+};
+use syncd_proto::v1::{
+    self, Cause, ErrorCode, client_message::Request, inspect_client::InspectClient,
+    server_message::Message,
+};
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
@@ -62,10 +58,7 @@ async fn who_lives_keeps_what_it_holds_and_its_place_and_a_waiter_is_granted() {
     }
     let mut holder = daemon.resume(&holder, 2).await.unwrap();
     let mut waiter = daemon.resume(&waiter, 2).await.unwrap();
-    match holder.ask(release(held, grant.token)).await {
-        Message::Done(_) => {}
-        other => panic!("{other:?}"),
-    }
+    release(&mut holder, held, grant.token).await;
     let told = waiter.next().await;
     assert_eq!(told.id, wait);
     match told.message.unwrap() {
@@ -137,7 +130,7 @@ async fn what_a_process_held_that_died_meanwhile_is_abandoned_and_told_once() {
     let abandoned = grant.abandoned.expect("it is told");
     assert_eq!(abandoned.process.as_ref().map(|process| process.pid), Some(pid));
     assert_eq!(abandoned.cause(), Cause::Died);
-    waiter.ask(release(handle, grant.token)).await;
+    release(&mut waiter, handle, grant.token).await;
     let again = granted(&mut waiter, acquire(handle)).await;
     assert!(again.abandoned.is_none());
 }
@@ -161,10 +154,7 @@ async fn a_daemon_that_was_told_to_leave_leaves_all_to_the_next_one() {
     daemon.run().await;
     daemon.kill_and_run().await;
     let mut again = daemon.resume(&session, 2).await.unwrap();
-    match again.ask(release(handle, grant.token)).await {
-        Message::Done(_) => {}
-        other => panic!("{other:?}"),
-    }
+    release(&mut again, handle, grant.token).await;
 }
 
 #[tokio::test]
@@ -206,7 +196,7 @@ async fn many_snapshots_lose_nothing() {
             let grant = granted(&mut session, acquire(handle)).await;
             assert!(grant.token > token);
             token = grant.token;
-            session.ask(release(handle, token)).await;
+            release(&mut session, handle, token).await;
             received += 2;
         }
         daemon.kill_and_run().await;
@@ -257,14 +247,92 @@ async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
     assert!(grant.abandoned.is_some());
 }
 
+/// In the environment of a client's process: it takes a lock of its own.
+const OWN: &str = "SYNCD_TEST_OWN";
+/// It becomes another program once it has read a line.
+const EXEC: &str = "SYNCD_TEST_EXEC";
+
+/// The name of the lock that a process has taken.
+fn own(pid: u32) -> String {
+    format!("of {pid}")
+}
+
+/// There are half as many descriptors as processes that must be watched.
+#[tokio::test]
+async fn with_few_descriptors_all_is_restored_and_each_death_noticed() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut holders = Vec::new();
+    for _ in 0..64 {
+        holders.push(Holder::start(&daemon.endpoint(), Some(OWN)).await);
+    }
+    daemon.end(libc::SIGKILL);
+    let mut command = daemon.command();
+    // SAFETY: a plain system call, of the child alone.
+    unsafe {
+        command.pre_exec(|| {
+            let few = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+            match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const few) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    daemon.child = Some(command.spawn().unwrap());
+    daemon.listens().await;
+    daemon.logs("too few descriptors", 1).await;
+    let mut session = daemon.session().await;
+    for mut holder in holders {
+        let handle = session.lock(&own(holder.pid())).await;
+        assert!(is_held(&mut session, handle).await, "{}", daemon.log());
+        let wait = session.send(acquire(handle)).await;
+        holder.0.kill().unwrap();
+        // Not waited for: it is a zombie.
+        let told = session.next().await;
+        assert_eq!(told.id, wait);
+        let Message::Granted(grant) = told.message.unwrap() else { panic!("not granted") };
+        assert_eq!(grant.abandoned.expect("it is told").cause(), Cause::Died);
+    }
+}
+
+/// A process that has become another program is the one that was there by all that can be known. Its
+/// session never comes back, and somebody must take what it held by force.
+#[tokio::test]
+async fn what_nobody_comes_back_for_is_taken_by_force() {
+    let mut daemon = Daemon::start(&["--grace", "100ms"]).await;
+    let mut holder = Holder::start(&daemon.endpoint(), Some(EXEC)).await;
+    let pid = holder.pid();
+    daemon.end(libc::SIGKILL);
+    holder.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    until(|| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n").await;
+    daemon.run().await;
+    let mut other = daemon.session().await;
+    let handle = other.lock("a").await;
+    assert!(is_held(&mut other, handle).await);
+    let wait = other.send(acquire(handle)).await;
+    let mut inspect = InspectClient::new(channel(daemon.endpoint()).await);
+    let force = v1::ForceReleaseRequest { object: "a".into(), ..Default::default() };
+    let taken = inspect.force_release(force).await.unwrap().into_inner().released;
+    let pids = taken.iter().map(|holder| holder.process.as_ref().unwrap().pid);
+    assert_eq!(pids.collect::<Vec<_>>(), [pid]);
+    let told = other.next().await;
+    assert_eq!(told.id, wait);
+    let Message::Granted(grant) = told.message.unwrap() else { panic!("not granted") };
+    assert_eq!(grant.abandoned.expect("it is told").cause(), Cause::Forced);
+}
+
 /// Not a test: the part of a client's process.
 #[tokio::test]
 async fn the_client() {
     let Ok(endpoint) = std::env::var(SOCKET) else { return };
     let mut session =
         Session::open(channel(endpoint.parse().unwrap()).await, open()).await.unwrap();
-    let handle = session.lock("a").await;
+    let is_own = std::env::var_os(OWN).is_some();
+    let name = if is_own { own(std::process::id()) } else { "a".into() };
+    let handle = session.lock(&name).await;
     granted(&mut session, acquire(handle)).await;
     println!("holding");
     let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
+    if std::env::var_os(EXEC).is_some() {
+        panic!("{}", std::process::Command::new("sleep").arg("600").exec());
+    }
 }

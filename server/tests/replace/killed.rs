@@ -8,10 +8,9 @@ use std::{
 };
 
 use super::{
-    Held, granted, listens,
+    Held,
     program::{Daemon, exit},
-    release,
-    support::{self, Session, WATCHDOG, acquire, open, within},
+    support::{self, Session, WATCHDOG, acquire, granted, open, release, within},
 };
 
 /// One that wants the place, and goes no further than a test has it go.
@@ -109,7 +108,7 @@ async fn killed_at_any_moment_nothing_is_lost() {
             daemon.end(libc::SIGKILL);
             // It takes what is there, as it is there.
             daemon.child = Some(next);
-            listens(&daemon).await;
+            daemon.listens().await;
         } else {
             next.kill().unwrap();
             next.wait().unwrap();
@@ -145,14 +144,14 @@ async fn whichever_may_die_at_each_step_nothing_is_lost() {
                 command
             };
             let old = with(is_old).spawn().unwrap();
-            listens(&daemon).await;
+            daemon.listens().await;
             let mut held = Held::at(&daemon).await;
             let mut new = with(!is_old).arg("--replace").spawn().unwrap();
             if is_old {
                 // The new one starts from what is there, if it wasn't given it.
                 assert!(!exit(old).await.success(), "{name}");
                 daemon.child = Some(new);
-                listens(&daemon).await;
+                daemon.listens().await;
             } else {
                 assert!(!new.wait().unwrap().success(), "{name}");
                 daemon.child = Some(old);

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use syncd_proto::v1::{self, client_message::Request, server_message::Message};
 
-use super::{Daemon, files, granted, release, support::acquire};
+use super::{
+    Daemon, files,
+    support::{acquire, granted, release},
+};
 
 /// Records what `entry.rs` must be able to read for ever: something of each kind, in a snapshot and
 /// after it. `SYNCD_RECORD=DIR cargo test -p syncd --test restart -- --exact record::record::record`, when the format
@@ -44,7 +47,7 @@ async fn record() {
     // Enough for several snapshots.
     for _ in 0..2000 {
         let grant = granted(&mut a, acquire(handles[0])).await;
-        a.ask(release(handles[0], grant.token)).await;
+        release(&mut a, handles[0], grant.token).await;
     }
     granted(&mut a, acquire(handles[0])).await;
     granted(&mut a, acquire(handles[1])).await;

@@ -177,6 +177,42 @@ pub fn acquire(handle: u32) -> Request {
     Request::Acquire(v1::Acquire { handle, owner: 1, ..Default::default() })
 }
 
+/// What is granted, which must be the next message.
+pub async fn granted(session: &mut Session, request: Request) -> v1::Granted {
+    match session.ask(request).await {
+        Message::Granted(granted) => granted,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn release(session: &mut Session, handle: u32, token: u64) {
+    let release = v1::Release { handle, owner: 1, token, quiet: false };
+    match session.ask(Request::Release(release)).await {
+        Message::Done(_) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether somebody holds it. If nobody does, an owner of `session` has it now.
+pub async fn is_held(session: &mut Session, handle: u32) -> bool {
+    let now = v1::Acquire { handle, owner: 9, timeout_us: Some(0), ..Default::default() };
+    match session.ask(Request::Acquire(now)).await {
+        Message::Granted(_) => false,
+        Message::Error(error) if error.code() == v1::ErrorCode::TimedOut => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Looks again and again.
+pub async fn until(what: impl Fn() -> bool) {
+    within(async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
 /// A bare stream, before Open.
 pub async fn stream(
     channel: Channel,

@@ -10,7 +10,7 @@ use std::{
 
 use syncd_proto::{Endpoint, v1};
 
-use super::support::{self, Session, channel, open, within};
+use super::support::{self, Session, channel, open, until, within};
 
 /// A daemon that can be killed, and its place.
 pub struct Daemon {
@@ -43,18 +43,18 @@ impl Daemon {
     /// Waits until the log has it so many times, and not more often: it is written behind what happens.
     pub async fn logs(&self, words: &str, times: usize) {
         let count = || self.log().matches(words).count();
-        within(async {
-            while count() < times {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        })
-        .await;
+        until(|| count() >= times).await;
         assert_eq!(count(), times, "{}", self.log());
     }
 
     /// Starts it, and waits until it listens.
     pub async fn run(&mut self) {
         self.child = Some(self.command().spawn().unwrap());
+        self.listens().await;
+    }
+
+    /// Returns when somebody does at its place.
+    pub async fn listens(&self) {
         within(async {
             while support::try_channel(self.endpoint()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
