@@ -16,6 +16,9 @@ use std::{
 use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+#[cfg(target_os = "linux")]
+pub(crate) mod sigbus;
+
 /// So many lines wait for the thread that writes them; more are dropped.
 const WAITING: usize = 4096;
 /// A log file goes on in a new one at this size, in bytes; the one before is kept.

@@ -180,6 +180,8 @@ pub fn run(options: Options) -> u8 {
     };
     let ansi = matches!(destination, Destination::Stderr { ansi: true });
     let (writer, _log) = Log::start(destination);
+    #[cfg(target_os = "linux")]
+    crate::log::sigbus::explain(options.log_file.as_deref());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)

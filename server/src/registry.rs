@@ -172,6 +172,11 @@ impl Registry {
         self.users.remove_if(&user.number, is_last);
     }
 
+    /// All namespaces of the moment.
+    pub fn all(&self) -> Vec<Arc<Namespace>> {
+        self.namespaces.iter().map(|entry| entry.value().clone()).collect()
+    }
+
     /// The namespace at `address`, made by `make` if it isn't there.
     pub fn namespace(
         &self,

@@ -219,7 +219,12 @@ fn go_on(
         }
         journal
     } else {
-        let journal = Journal::create(directory, &found.address, Some(found), &kept.snapshot())?;
+        found
+            .damage
+            .iter()
+            .for_each(|damage| warn!("{damage}: what is kept is whole all the same"));
+        let journal =
+            Journal::create(directory, &found.address, Some(found.generation), &kept.snapshot())?;
         keep_aside(directory, found.files());
         journal
     };

@@ -6,18 +6,23 @@
 mod program;
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
 
 use program::{Daemon, exit};
-use support::{Session, acquire, within};
-use syncd_proto::v1::{self, ErrorCode, server_message::Message};
+use support::{Session, acquire, channel, granted, is_held, open};
+use syncd_proto::v1::{self, ErrorCode};
 
-async fn granted(session: &mut Session, name: &str) -> v1::Granted {
+/// Takes the lock of that name.
+async fn take(session: &mut Session, name: &str) -> v1::Granted {
     let handle = session.lock(name).await;
-    match session.ask(acquire(handle)).await {
-        Message::Granted(granted) => granted,
-        other => panic!("{other:?}"),
-    }
+    granted(session, acquire(handle)).await
 }
 
 /// Exit codes, as `--help` has them.
@@ -27,7 +32,7 @@ const FAILURE: Option<i32> = Some(1);
 async fn one_directory_keeps_the_state_of_one_daemon() {
     let mut first = Daemon::start(&[]).await;
     let mut session = first.session().await;
-    granted(&mut session, "a").await;
+    take(&mut session, "a").await;
     let dir = tempfile::tempdir().unwrap();
     let flags = vec!["--journal".to_owned(), first.journal().to_str().unwrap().to_owned()];
     let second = Daemon { dir, flags, child: None };
@@ -45,24 +50,19 @@ async fn one_directory_keeps_the_state_of_one_daemon() {
 async fn what_was_kept_before_a_daemon_without_a_journal_is_not_gone_on_with() {
     let mut daemon = Daemon::start(&[]).await;
     let mut before = daemon.session().await;
-    let first = granted(&mut before, "a").await;
+    let first = take(&mut before, "a").await;
     daemon.flags = vec!["--no-journal".into()];
     daemon.kill_and_run().await;
     let mut between = daemon.session().await;
-    within(async {
-        while !daemon.log().contains("which this one doesn't go on with") {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
-    let second = granted(&mut between, "a").await;
+    daemon.logs("which this one doesn't go on with", 1).await;
+    let second = take(&mut between, "a").await;
     assert!(second.token > first.token);
     daemon.flags.clear();
     daemon.kill_and_run().await;
     let refused = daemon.resume(&before, 2).await.err().unwrap();
     assert_eq!(refused.code(), ErrorCode::NotFound);
     let mut after = daemon.session().await;
-    assert!(granted(&mut after, "a").await.token > second.token);
+    assert!(take(&mut after, "a").await.token > second.token);
 }
 
 /// An old copy of the journal, which nothing tells from a new one: tokens rise all the same.
@@ -76,13 +76,13 @@ async fn tokens_rise_though_an_old_journal_is_put_back() {
     fs::rename(daemon.journal(), &old).unwrap();
     daemon.run().await;
     let mut between = daemon.session().await;
-    let token = granted(&mut between, "a").await.token;
+    let token = take(&mut between, "a").await.token;
     daemon.end(libc::SIGKILL);
     fs::remove_dir_all(daemon.journal()).unwrap();
     fs::rename(&old, daemon.journal()).unwrap();
     daemon.run().await;
     let mut resumed = daemon.resume(&session, 1).await.unwrap();
-    assert!(granted(&mut resumed, "a").await.token > token);
+    assert!(take(&mut resumed, "a").await.token > token);
 }
 
 /// Nobody is told that all is lost because of permissions that somebody can put right. (Root may
@@ -91,7 +91,7 @@ async fn tokens_rise_though_an_old_journal_is_put_back() {
 async fn no_daemon_starts_where_nothing_can_be_written() {
     let mut daemon = Daemon::start(&[]).await;
     let mut session = daemon.session().await;
-    granted(&mut session, "a").await;
+    take(&mut session, "a").await;
     daemon.end(libc::SIGKILL);
     let mode = |mode| fs::set_permissions(daemon.journal(), fs::Permissions::from_mode(mode));
     mode(0o500).unwrap();
@@ -102,4 +102,85 @@ async fn no_daemon_starts_where_nothing_can_be_written() {
     mode(0o700).unwrap();
     daemon.run().await;
     daemon.resume(&session, 2).await.unwrap();
+}
+
+/// The journal's files of a daemon that holds "a" for somebody, and was killed.
+async fn killed_with_a_hold() -> (Daemon, Session, Vec<PathBuf>) {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    take(&mut session, "a").await;
+    daemon.end(libc::SIGKILL);
+    let files = fs::read_dir(daemon.journal()).unwrap().map(|file| file.unwrap().path());
+    let files = files.collect();
+    (daemon, session, files)
+}
+
+/// A file that somebody made huge isn't read into memory (there is none that large), and what was
+/// written to it is gone on with.
+#[tokio::test]
+async fn a_huge_file_is_read_as_far_as_it_was_written_and_kept_aside() {
+    let (mut daemon, session, files) = killed_with_a_hold().await;
+    for file in &files {
+        File::options().write(true).open(file).unwrap().set_len(8 << 40).unwrap();
+    }
+    daemon.run().await;
+    let mut other = daemon.session().await;
+    let handle = other.lock("a").await;
+    assert!(is_held(&mut other, handle).await);
+    daemon.resume(&session, 2).await.unwrap();
+    let log = daemon.log();
+    assert!(log.contains("it has 8796093022208 bytes, and no journal of its state"), "{log}");
+    for file in &files {
+        let aside = format!("{}.aside-1", file.display());
+        assert!(log.contains(&aside) && fs::exists(&aside).unwrap(), "{aside}: {log}");
+    }
+    daemon.kill_and_run().await;
+    daemon.resume(&session, 2).await.unwrap();
+}
+
+/// Whatever lies where a journal's file was: it is named, nobody waits for it, and nothing is granted
+/// that it may have said is held.
+#[tokio::test]
+async fn what_is_no_file_where_a_journal_was_grants_nothing() {
+    type Odd = fn(&Path);
+    let kinds: [(&str, Odd); 4] = [
+        ("directory", |at| fs::create_dir(at).unwrap()),
+        ("symbolic link", |at| symlink("/dev/zero", at).unwrap()),
+        ("no regular file", |at| {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                at,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RWXU,
+                0,
+            )
+            .unwrap();
+        }),
+        ("", |at| drop(UnixListener::bind(at).unwrap())),
+    ];
+    for (told, make) in kinds {
+        let (mut daemon, session, files) = killed_with_a_hold().await;
+        let kept = daemon.dir.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        for file in &files {
+            fs::rename(file, kept.join(file.file_name().unwrap())).unwrap();
+            make(file);
+        }
+        daemon.run().await;
+        let refused = Session::open(channel(daemon.endpoint()).await, open()).await;
+        let refused = refused.err().expect("something may be held").text;
+        let named = files.iter().any(|file| refused.contains(file.to_str().unwrap()));
+        assert!(named && refused.contains("it can't be read"), "{told}: {refused}");
+        assert!(refused.contains(told), "{told}: {refused}");
+        daemon.end(libc::SIGKILL);
+        for file in &files {
+            let _ = fs::remove_file(file).or_else(|_| fs::remove_dir(file));
+            fs::rename(kept.join(file.file_name().unwrap()), file).unwrap();
+        }
+        daemon.run().await;
+        let mut other = daemon.session().await;
+        let handle = other.lock("a").await;
+        assert!(is_held(&mut other, handle).await, "{told}");
+        daemon.resume(&session, 2).await.unwrap();
+    }
 }

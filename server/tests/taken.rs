@@ -6,37 +6,17 @@
 mod program;
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use program::Daemon;
-use support::{Session, acquire, within};
-use syncd_proto::v1::{self, ErrorCode, client_message::Request, server_message::Message};
-
-async fn token(session: &mut Session, handle: u32) -> u64 {
-    match session.ask(acquire(handle)).await {
-        Message::Granted(granted) => granted.token,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Whether somebody holds it.
-async fn is_held(session: &mut Session, handle: u32) -> bool {
-    let request = v1::Acquire { handle, owner: 1, timeout_us: Some(0), ..Default::default() };
-    match session.ask(Request::Acquire(request)).await {
-        Message::Granted(_) => false,
-        Message::Error(error) if error.code() == ErrorCode::TimedOut => true,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    within(async {
-        while !what() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use support::{Session, acquire, granted, is_held, open, release, until, within};
+use syncd_proto::v1::{ErrorCode, server_message::Message};
 
 fn files(directory: &Path) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
@@ -47,7 +27,7 @@ async fn is_written_anew_after(take: impl FnOnce(&Path)) {
     let mut daemon = Daemon::start(&[]).await;
     let mut holder = daemon.session().await;
     let handle = holder.lock("a").await;
-    let held = token(&mut holder, handle).await;
+    let held = granted(&mut holder, acquire(handle)).await.token;
     take(&daemon.journal());
     until(|| daemon.log().contains("written anew")).await;
     assert!(files(&daemon.journal()) >= 2, "both files of the namespace");
@@ -57,7 +37,7 @@ async fn is_written_anew_after(take: impl FnOnce(&Path)) {
     assert!(is_held(&mut other, handle).await, "{}", daemon.log());
     let mut holder = daemon.resume(&holder, 2).await.unwrap();
     let second = holder.lock("b").await;
-    assert!(token(&mut holder, second).await > held);
+    assert!(granted(&mut holder, acquire(second)).await.token > held);
 }
 
 // Rule R67
@@ -88,7 +68,7 @@ async fn a_journal_that_cannot_be_written_anew_grants_nothing_more() {
     let mut daemon = Daemon::start(&[]).await;
     let mut holder = daemon.session().await;
     let handle = holder.lock("a").await;
-    let held = token(&mut holder, handle).await;
+    let held = granted(&mut holder, acquire(handle)).await.token;
     fs::rename(daemon.journal(), daemon.dir.path().join("elsewhere")).unwrap();
     // No directory can be made where there is a file.
     fs::write(daemon.journal(), "").unwrap();
@@ -97,13 +77,76 @@ async fn a_journal_that_cannot_be_written_anew_grants_nothing_more() {
         Message::Error(error) => assert_eq!(error.code(), ErrorCode::Quota, "{error:?}"),
         other => panic!("{other:?}"),
     }
-    let release = v1::Release { handle, owner: 1, token: held, quiet: false };
-    assert!(matches!(holder.ask(Request::Release(release)).await, Message::Done(_)));
+    release(&mut holder, handle, held).await;
     fs::remove_file(daemon.journal()).unwrap();
     until(|| files(&daemon.journal()) >= 2).await;
-    let next = token(&mut holder, handle).await;
+    let next = granted(&mut holder, acquire(handle)).await.token;
     daemon.kill_and_run().await;
     let mut other = daemon.session().await;
     let handle = other.lock("a").await;
     assert!(is_held(&mut other, handle).await, "{next}: {}", daemon.log());
+}
+
+/// Two daemons in one directory would each take the other's files for its own.
+#[tokio::test]
+async fn a_directory_that_becomes_another_daemons_is_left_alone() {
+    let daemon = Daemon::start(&[]).await;
+    let mut holder = daemon.session().await;
+    let handle = holder.lock("a").await;
+    let held = granted(&mut holder, acquire(handle)).await.token;
+    let theirs = daemon.dir.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+    let owner = File::open(&theirs).unwrap();
+    flock(&owner, FlockOperation::LockExclusive).unwrap();
+    renameat_with(CWD, &theirs, CWD, daemon.journal(), RenameFlags::EXCHANGE).unwrap();
+    until(|| daemon.log().contains("can't be written anew")).await;
+    until(|| daemon.log().contains("another daemon keeps its state there")).await;
+    release(&mut holder, handle, held).await;
+    assert_eq!(files(&daemon.journal()), 0);
+    // Once it has gone.
+    drop(owner);
+    until(|| files(&daemon.journal()) >= 2).await;
+    granted(&mut holder, acquire(handle)).await;
+}
+
+fn cut(journal: &Path) {
+    for file in fs::read_dir(journal).unwrap() {
+        File::options().write(true).open(file.unwrap().path()).unwrap().set_len(0).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_journal_whose_files_are_cut_is_written_anew() {
+    is_written_anew_after(cut).await;
+}
+
+/// What is mapped isn't there any more: to store there is SIGBUS, unless the daemon finds it first.
+#[tokio::test]
+async fn a_daemon_that_writes_where_a_file_was_cut_ends_and_says_why() {
+    let mut daemon = Daemon::start(&[]).await;
+    let mut session = daemon.session().await;
+    let handle = session.lock("a").await;
+    let status = within(async {
+        loop {
+            cut(&daemon.journal());
+            session.send(acquire(handle)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Some(status) = daemon.child.as_mut().unwrap().try_wait().unwrap() {
+                return status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+    assert!(daemon.log().contains("was cut short by somebody else"), "{}", daemon.log());
+    // What was held can't be known.
+    daemon.run().await;
+    let refused = Session::open(support::channel(daemon.endpoint()).await, open()).await;
+    let refused = refused.err().expect("somebody may hold something");
+    assert!(refused.text.contains("shorter than a header"), "{}", refused.text);
+    for file in fs::read_dir(daemon.journal()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    daemon.session().await;
 }

@@ -87,8 +87,7 @@ impl Broker {
     /// the journals.
     pub fn pause(&self) -> Pause<'_> {
         let making = self.gate.making.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let namespaces: Vec<_> =
-            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
+        let namespaces = self.registry.all();
         self.gate.set(PAUSED);
         for namespace in namespaces {
             // Whoever is within has read the standing before.
@@ -130,10 +129,7 @@ impl Pause<'_> {
     pub fn kept(&self) -> Result<Holdings, String> {
         let broker = self.broker;
         if let Some(directory) = &broker.settings.journal {
-            let looked = directory.has_changed();
-            // The next look is to do what it has to.
-            directory.look_again();
-            looked.map_err(|error| format!("{}: {error}", directory.path().display()))?;
+            directory.look().map_err(|error| format!("{}: {error}", directory.path().display()))?;
         }
         let mut kept = Holdings::default();
         for namespace in &broker.registry.namespaces {

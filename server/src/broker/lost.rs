@@ -1,7 +1,7 @@
 //! Journals whose files somebody took away while the daemon lives, which knows all that was in
 //! them: they are written anew.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use tracing::{error, warn};
@@ -25,14 +25,12 @@ impl Broker {
     }
 
     fn renew_lost_journals(&self, directory: &Directory) {
-        match directory.has_changed() {
-            Ok(false) => return,
-            Ok(true) => {}
-            Err(error) => self.tell_trouble(directory, &error),
+        if let Err(error) = directory.look()
+            && self.refusals.due().is_some()
+        {
+            warn!("{}: the journal's directory: {error}", directory.path().display());
         }
-        let namespaces: Vec<_> =
-            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
-        for namespace in namespaces {
+        for namespace in self.registry.all() {
             if self.is_closing() {
                 return;
             }
@@ -49,25 +47,17 @@ impl Broker {
         match journal.begin_anew(&snapshot(space, members, &config, *latest)) {
             Ok(()) => error!(
                 namespace = %namespace.address,
-                "its journal in {place} was removed or moved while in use: it is written anew"
+                "its journal in {place} was removed, moved or cut while in use: it is written anew"
             ),
             Err(error) => {
                 if !is_known {
                     error!(
                         namespace = %namespace.address,
-                        "its journal in {place} was removed or moved while in use, and can't be \
+                        "its journal in {place} was removed, moved or cut while in use, and can't be \
                             written anew: nothing more is granted until it can: {error}"
                     );
                 }
-                directory.look_again();
             }
         }
-    }
-
-    fn tell_trouble(&self, directory: &Directory, error: &io::Error) {
-        if self.refusals.due().is_some() {
-            warn!("{}: the journal's directory: {error}", directory.path().display());
-        }
-        directory.look_again();
     }
 }

@@ -43,9 +43,7 @@ impl Broker {
     /// Has a snapshot taken of all that has changed much since the last: a daemon that loads it has
     /// little to replay.
     pub async fn renew_snapshots(&self) {
-        let namespaces: Vec<_> =
-            self.registry.namespaces.iter().map(|entry| entry.value().clone()).collect();
-        for namespace in namespaces {
+        for namespace in self.registry.all() {
             if let Some(compaction) = self.begin_snapshot(&namespace) {
                 compact(self.compactions.clone(), namespace, compaction).await;
             }

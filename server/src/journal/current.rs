@@ -118,12 +118,12 @@ pub(super) fn wanted_size(snapshot: u64, is_first: bool) -> u64 {
         return SMALLEST;
     }
     let log = snapshot.clamp(*LOG.start(), *LOG.end());
-    (least_size(snapshot) + log).next_multiple_of(4096)
+    least_size(snapshot).saturating_add(log + 4095) & !4095
 }
 
 /// How large a file must be for it.
 pub(super) fn least_size(snapshot: u64) -> u64 {
-    log_start(snapshot) + LEAST_LOG
+    log_start(snapshot).saturating_add(LEAST_LOG)
 }
 
 /// Has room for a snapshot in a file, and for a log if it can be had.

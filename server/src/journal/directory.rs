@@ -39,13 +39,18 @@ pub struct Directory {
     pub(super) user: u32,
     pub(super) boot: Option<BootId>,
     next: AtomicU64,
-    /// How it looked last, and when its files were touched last.
-    seen: Mutex<(Option<place::Look>, Instant)>,
-    /// It isn't to be locked again.
-    is_given_away: AtomicBool,
+    standing: Mutex<Standing>,
     /// How many more bytes may be reserved.
     #[cfg(test)]
     pub(super) quota: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Standing {
+    /// When its files were touched last.
+    touched: Instant,
+    /// It isn't to be locked again.
+    is_given_away: bool,
 }
 
 impl Directory {
@@ -66,8 +71,7 @@ impl Directory {
             user,
             boot,
             next: AtomicU64::new(1),
-            seen: Mutex::new((None, Instant::now())),
-            is_given_away: AtomicBool::new(false),
+            standing: Mutex::new(Standing { touched: Instant::now(), is_given_away: false }),
             #[cfg(test)]
             quota: AtomicU64::new(u64::MAX),
         };
@@ -88,24 +92,19 @@ impl Directory {
         Ok((found.dev(), found.ino()))
     }
 
-    /// Whether files have come or gone since the last look, or what the path led to has: then a
-    /// new directory was made.
+    /// Looks whether the path still leads here. If it leads elsewhere, what is there is the directory
+    /// from now on, made if it is missing; none is as long as that can't be done.
     ///
     /// # Errors
-    /// If it can't be looked at or made.
-    pub fn has_changed(&self) -> io::Result<bool> {
-        let mut seen = panic::lock(&self.seen);
-        let (before, touched) = &mut *seen;
+    /// If it can't, be it that another daemon keeps its state there.
+    pub fn look(&self) -> io::Result<()> {
+        let mut standing = panic::lock(&self.standing);
+        let Standing { touched, is_given_away } = &mut *standing;
         if touched.elapsed() > FRESH {
             self.place.keep_fresh()?;
             *touched = Instant::now();
         }
-        let now = self.place.look(&self.path)?;
-        // It may be a new one, or the daemon that gave this place away may have gone.
-        if !self.is_given_away.load(Relaxed) {
-            self.place.lock()?;
-        }
-        Ok(before.replace(now) != Some(now))
+        self.place.look(&self.path, !*is_given_away)
     }
 
     /// Waits for a while until no other daemon keeps its state here: one that leaves will be gone.
@@ -117,8 +116,7 @@ impl Directory {
         let begun = Instant::now();
         while !self.try_lock()? {
             if begun.elapsed() > PATIENCE {
-                let text = "another daemon keeps its state there: one directory, one daemon";
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+                return Err(in_use());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -136,14 +134,8 @@ impl Directory {
     /// Another daemon may have it: nothing is written any more.
     pub fn unlock(&self) {
         // Whoever looks meanwhile has it locked before or not at all.
-        let _seen = panic::lock(&self.seen);
-        self.is_given_away.store(true, Relaxed);
+        panic::lock(&self.standing).is_given_away = true;
         self.place.unlock();
-    }
-
-    /// The next look finds a change.
-    pub fn look_again(&self) {
-        panic::lock(&self.seen).0 = None;
     }
 
     /// Where it is.
@@ -164,15 +156,16 @@ impl Directory {
         self.next.fetch_add(1, Relaxed)
     }
 
-    /// Reads at most so much of a file.
-    pub(super) fn read(&self, name: &OsStr, most: u64) -> io::Result<Vec<u8>> {
+    /// Reads at most so much of a file, and how large it is.
+    pub(super) fn read(&self, name: &OsStr, most: u64) -> io::Result<(Vec<u8>, u64)> {
         let file = self.place.open_file(name)?;
-        let length = file.metadata()?.len().min(most);
+        let size = file.metadata()?.len();
+        let length = size.min(most);
         let mut bytes = Vec::new();
         let wanted = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         bytes.try_reserve_exact(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?;
         io::Read::read_to_end(&mut io::Read::take(file, length), &mut bytes)?;
-        Ok(bytes)
+        Ok((bytes, size))
     }
 
     /// Removes a file.
@@ -200,6 +193,12 @@ impl Directory {
         self.place.rename(name, &aside)?;
         Ok(self.path_of(&aside))
     }
+}
+
+/// Why a directory can't be had.
+fn in_use() -> io::Error {
+    let text = "another daemon keeps its state there: one directory, one daemon";
+    io::Error::new(io::ErrorKind::AddrInUse, text)
 }
 
 fn nameless(name: &OsStr) -> OsString {
@@ -267,6 +266,12 @@ impl Slot {
     /// Whether a daemon that looks for it would find it.
     pub fn is_there(&self) -> bool {
         self.directory.place.has(&self.name_now(), &self.file)
+    }
+
+    /// Whether somebody has cut off some of it: what is mapped isn't there any more.
+    pub fn is_cut(&self) -> bool {
+        let size = panic::lock(&self.size);
+        self.file.metadata().is_ok_and(|found| found.len() < *size)
     }
 
     pub fn size(&self) -> u64 {

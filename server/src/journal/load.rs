@@ -10,13 +10,17 @@ use std::{
 
 use super::{
     Directory,
+    current::wanted_size,
     directory::{file_name, number_and_slot, without_room},
-    format::{HEADER, Header, Refusal},
+    format::{HEADER, Header, MAX_RECORD, Refusal},
     parse::{Entry, Generation, parse},
 };
 
 /// More damage than this isn't told one by one.
 const MOST_DAMAGE: usize = 64;
+/// A file up to here is read as a whole. Of a larger one, what its header says was written, and no more
+/// log than this.
+const LARGE: u64 = 1 << 30;
 
 /// All that was found.
 #[derive(Debug, Default)]
@@ -33,13 +37,14 @@ pub struct Found {
     pub daemon: String,
     /// When that was, in microseconds since the Unix epoch.
     pub taken_at: u64,
+    /// Of the last snapshot.
+    pub generation: u64,
     /// What is wrong with it. If something is, [`resume`](super::Journal::resume) refuses it: make
-    /// another after it, then keep its files aside.
+    /// another after its generation, then keep its files aside.
     pub damage: Vec<Damage>,
     /// Snapshot and records are all that was ever written, whatever damage there is.
     pub is_whole: bool,
     pub(super) number: u64,
-    pub(super) generation: u64,
     files: Vec<PathBuf>,
     /// What the snapshot is of, and what the last record is of: the same, but for damage.
     generations: Vec<Kept>,
@@ -53,6 +58,8 @@ pub(super) struct Kept {
     /// The end of its log, or of that part of it that the next snapshot isn't of.
     pub position: u64,
     pub records: u64,
+    /// Why the file is larger than it can be.
+    excess: Option<String>,
     bytes: Vec<u8>,
 }
 
@@ -167,7 +174,7 @@ impl Directory {
         candidates.sort_by_key(|kept| kept.header.generation);
         let path = |kept: &Kept| self.path_of(&file_name(number, kept.slot));
         let read = |mut kept: Kept| {
-            kept.bytes = self.read(&file_name(number, kept.slot), u64::MAX)?;
+            kept.bytes = self.read(&file_name(number, kept.slot), kept.most())?.0;
             Ok(kept)
         };
         let Some(newest) = candidates.pop() else {
@@ -196,7 +203,7 @@ impl Directory {
     /// A file, if it holds a generation of this user and this run of the machine.
     fn candidate(&self, slot: usize, name: &OsStr) -> Result<Kept, Why> {
         // The header first: all that is needed of the older one, as a rule.
-        let bytes = self.read(name, HEADER as u64).map_err(Why::Unreadable)?;
+        let (bytes, size) = self.read(name, HEADER as u64).map_err(Why::Unreadable)?;
         let header = match parse(&bytes) {
             Ok(generation) => generation.header,
             Err(Refusal::Unfinished) => return Err(Why::Unfinished),
@@ -208,11 +215,27 @@ impl Directory {
         if header.user != self.user {
             return Err(Why::OtherUser(header.user));
         }
-        Ok(Kept { slot, header, position: 0, records: 0, bytes })
+        let limit = LARGE.max(wanted_size(header.snapshot_length, false).saturating_mul(4));
+        let excess = (size > limit).then(|| {
+            format!("it has {size} bytes, and no journal of its state has more than {limit}")
+        });
+        Ok(Kept { slot, header, position: 0, records: 0, excess, bytes })
     }
 }
 
 impl Kept {
+    /// So much of the file may be of use. Its header is there.
+    fn most(&self) -> u64 {
+        match self.excess {
+            None => u64::MAX,
+            // The number isn't sealed: it may be anything.
+            Some(_) => {
+                let log = self.generation().position.saturating_add(2 * MAX_RECORD as u64);
+                self.header.log_start().saturating_add(log.min(LARGE))
+            }
+        }
+    }
+
     fn generation(&self) -> Generation<'_> {
         parse(&self.bytes).expect("it was parsed before")
     }
@@ -275,6 +298,7 @@ impl Found {
         };
         let mut damage = newest.read_log(None, &file);
         let mut is_whole = damage.is_empty();
+        damage.extend(newest.excess.iter().map(|reason| damaged(&file, reason)));
         let generation = newest.generation();
         let (is_superseded, has_snapshot) =
             (generation.is_superseded, generation.snapshot().is_some());

@@ -25,6 +25,8 @@ use super::{
     format::{Header, MAX_ADDRESS, MAX_RECORD, record_size},
 };
 
+mod lost;
+
 /// The most that one record waits for room to be reserved.
 const STEP: u64 = 256 << 10;
 /// How long no room stays no room.
@@ -56,24 +58,15 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal of a namespace that has none. If one was found that can't be gone on with,
-    /// `after` is it: the new one counts for more.
+    /// The journal of a namespace that has none. If there is one of generation `after` that can't be
+    /// gone on with, the new one counts for more.
     ///
     /// # Errors
     /// If there is no room, or the files can't be made.
     pub fn create(
         directory: &Arc<Directory>,
         address: &str,
-        after: Option<&Found>,
-        snapshot: &[u8],
-    ) -> Result<Self, StoreError> {
-        Self::create_after(directory, address, after.map_or(0, |found| found.generation), snapshot)
-    }
-
-    fn create_after(
-        directory: &Arc<Directory>,
-        address: &str,
-        generation: u64,
+        after: Option<u64>,
         snapshot: &[u8],
     ) -> Result<Self, StoreError> {
         if address.len() > MAX_ADDRESS {
@@ -96,7 +89,7 @@ impl Journal {
         };
         let none = Header {
             boot: directory.boot.unwrap_or_default(),
-            generation,
+            generation: after.unwrap_or_default(),
             user: directory.user,
             address: address.into(),
             daemon: String::new(),
@@ -171,37 +164,6 @@ impl Journal {
         };
         journal.limit_growth();
         journal
-    }
-
-    /// Somebody took away what it writes to: the next daemon wouldn't find it.
-    pub fn is_lost(&self) -> bool {
-        self.lost.is_some() || !self.slots.iter().all(|slot| slot.is_there())
-    }
-
-    /// It is lost, and refuses growth for that.
-    pub fn is_refusing(&self) -> bool {
-        self.lost.is_some()
-    }
-
-    /// Replaces one that is lost by another, which has `snapshot`: the state after the last record.
-    ///
-    /// # Errors
-    /// From then on it has no room for growth.
-    pub fn begin_anew(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
-        let Header { address, generation, .. } = &self.current.header;
-        match Self::create_after(&self.directory, address, *generation, snapshot) {
-            Ok(anew) => {
-                let lost = std::mem::replace(self, anew);
-                // One of the two may be left.
-                lost.slots.iter().filter(|slot| slot.is_there()).for_each(|s| drop(s.remove()));
-                Ok(())
-            }
-            Err(error) => {
-                self.lost = Some(error.clone());
-                self.limit_growth();
-                Err(error)
-            }
-        }
     }
 
     fn other(&self) -> &Arc<Slot> {

@@ -184,7 +184,7 @@ fn resolve(broker: &Arc<Broker>, address: &Address, doubt: &mut Doubt) {
         }
         kept.configure(broker.core_config(address));
         let snapshot = kept.snapshot();
-        match Journal::create(directory, &found.address, Some(found), &snapshot) {
+        match Journal::create(directory, &found.address, Some(found.generation), &snapshot) {
             Ok(journal) => drop(begin(broker, address.clone(), *kept, journal)),
             Err(error) => error!(namespace = %address, "it begins anew: {error}"),
         }

@@ -12,38 +12,19 @@ use std::{
 
 use rustix::{
     fs::{
-        Access, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps,
-        UTIME_NOW, accessat, flock, fstat, mkdirat, openat, renameat, statat, unlinkat, utimensat,
+        Access, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW,
+        accessat, flock, fstat, mkdirat, openat, renameat, statat, unlinkat, utimensat,
     },
     io::Errno,
     process::geteuid,
 };
 
+use super::in_use;
 use crate::{instance::open_own, panic};
 
 /// The directory that the path led to when somebody looked; `None`: to none.
 #[derive(Debug)]
 pub(super) struct Place(Mutex<Option<Arc<OwnedFd>>>);
-
-/// Another value, another state of the directory: files have come or gone, or it is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    device: u64,
-    inode: u64,
-    changed: (i64, i64),
-}
-
-impl Look {
-    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-    fn of(stat: &Stat) -> Self {
-        let changed = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
-        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64, changed }
-    }
-
-    fn is_same_directory(self, other: Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-}
 
 impl Place {
     /// The directory, and the user.
@@ -54,12 +35,7 @@ impl Place {
 
     /// Whether it is this process's; another one's directory isn't.
     pub fn lock(&self) -> io::Result<bool> {
-        match flock(self.directory()?, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            // The filesystem has no locks: as good as can be.
-            Err(_) => Ok(true),
-        }
+        Ok(lock(&*self.directory()?))
     }
 
     pub fn unlock(&self) {
@@ -72,24 +48,27 @@ impl Place {
         panic::lock(&self.0).clone().ok_or_else(|| Errno::NOENT.into())
     }
 
-    /// How it looks at the path. If that leads elsewhere, what is there is opened, made if it is
-    /// missing.
-    pub fn look(&self, path: &Path) -> io::Result<Look> {
-        let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map(|found| Look::of(&found));
+    /// If the path leads elsewhere now, opens what is there, made if it is missing. `is_to_lock`: and
+    /// locks it.
+    pub fn look(&self, path: &Path, is_to_lock: bool) -> io::Result<()> {
+        let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
         let mut place = panic::lock(&self.0);
         let ours = place.as_ref().and_then(|directory| fstat(directory).ok());
         match (found, ours) {
-            (Ok(found), Some(ours)) if found.is_same_directory(Look::of(&ours)) => Ok(found),
+            (Ok(found), Some(ours))
+                if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino) => {}
             (Ok(_) | Err(Errno::NOENT), _) => {
                 *place = None;
                 let (directory, _) = open(path)?;
-                let look = Look::of(&fstat(&directory)?);
+                if is_to_lock && !lock(&directory) {
+                    return Err(in_use());
+                }
                 *place = Some(Arc::new(directory));
-                Ok(look)
             }
             // Nobody knows where it leads.
-            (Err(error), _) => Err(error.into()),
+            (Err(error), _) => return Err(error.into()),
         }
+        Ok(())
     }
 
     /// Whether this is the file of that name.
@@ -115,6 +94,7 @@ impl Place {
         }
         Ok(())
     }
+
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(self.directory()?)? {
@@ -138,6 +118,12 @@ impl Place {
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(self.directory()?, from, self.directory()?, to)?)
     }
+}
+
+/// Whether nobody else has locked it.
+fn lock(directory: &OwnedFd) -> bool {
+    // A filesystem may have no locks: then it is as good as can be.
+    flock(directory, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
 }
 
 fn open(path: &Path) -> io::Result<(OwnedFd, u32)> {

@@ -75,7 +75,8 @@ fn the_file_before_stands_in_for_a_damaged_snapshot() {
     let found = place.found();
 
     // The new journal counts for more, also if the old files are still there.
-    let mut after = Journal::create(&place.directory, "1000/a", Some(&found), b"restored").unwrap();
+    let mut after =
+        Journal::create(&place.directory, "1000/a", Some(found.generation), b"restored").unwrap();
     add(&mut after, 0..1);
     let loaded = place.load();
     assert_eq!(loaded.found.len(), 1);
