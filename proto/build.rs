@@ -10,6 +10,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .codec_path("crate::codec::Codec")
+        // Rare and large: every other message would be as large.
+        .boxed(".syncd.v1.ServerMessage.message.error")
+        .boxed(".syncd.v1.Granted.abandoned")
+        .compile_fds(descriptors)?;
     Ok(())
 }

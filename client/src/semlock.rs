@@ -118,7 +118,7 @@ impl SemLock {
                 binding,
                 owner,
                 depth: granted.depth,
-                abandoned: granted.abandoned.map(|left| Box::new(left.into())),
+                abandoned: granted.abandoned.map(|left| Box::new((*left).into())),
                 held: true,
             })
         })
@@ -326,7 +326,7 @@ impl Hold {
     pub(crate) fn regain(&mut self, granted: Granted) {
         self.token.set(granted.token);
         self.depth = granted.depth;
-        self.abandoned = granted.abandoned.map(|left| Box::new(left.into()));
+        self.abandoned = granted.abandoned.map(|left| Box::new((*left).into()));
         self.held = true;
     }
 }

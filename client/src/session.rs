@@ -273,7 +273,7 @@ pub(crate) fn is_back(
 /// A reply as a call takes it.
 pub(crate) fn answer(reply: Result<Message, Failure>) -> Result<Message, CallError> {
     match reply {
-        Ok(Message::Error(error)) => Err(CallError::Refused(Box::new(error))),
+        Ok(Message::Error(error)) => Err(CallError::Refused(error)),
         Ok(message) => Ok(message),
         Err(Failure::Lost(why)) => Err(why.into()),
         Err(Failure::Overdue) => Err(CallError::overdue()),

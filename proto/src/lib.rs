@@ -1,6 +1,7 @@
 //! The wire of syncd: generated messages and gRPC code, the endpoint at which client and
 //! daemon meet, and the socket between them. Never here: what a lock means, or who may have it.
 
+pub mod codec;
 pub mod endpoint;
 pub mod socket;
 

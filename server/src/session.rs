@@ -1,18 +1,20 @@
-//! `Broker.Session`: one stream that reads requests, has the core handle each at once, and
+//! `Broker.Session`: one stream that reads requests, has the core handle them at once, and
 //! yields what comes of it, all in one task. Never here: what a request means.
 
+mod inbound;
 mod opening;
 mod rest;
 
 use std::{
     collections::VecDeque,
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use futures_core::Stream;
-use syncd_core::{Body, Cause, Message, Request as Asked, RequestId, Time};
+use syncd_core::{self as core, Body, Cause, Message, Time};
 use syncd_proto::v1::{
     ClientMessage, ErrorCode, ServerMessage, broker_server, client_message,
     server_message::Message as Wire,
@@ -29,6 +31,7 @@ use crate::{
     outbox::{End, Session, Standing},
     registry::QuotaError,
 };
+use inbound::{Asked, Inbound};
 use rest::Rest;
 
 /// How many messages, in and out, a stream handles before it lets others have their turn.
@@ -81,7 +84,7 @@ struct Open {
     session: Arc<Session>,
     /// Its number among the streams of the session.
     stream: u64,
-    inbound: Streaming<ClientMessage>,
+    inbound: Inbound,
     /// Decided and not yet yielded, in the order of `seq`.
     queue: VecDeque<Message>,
     last_seq: u64,
@@ -133,7 +136,7 @@ impl SessionStream {
                 self.state = State::Open(open);
                 Wire::Opened(opened)
             }
-            Err(refused) => Wire::Error(*refused),
+            Err(refused) => Wire::Error(refused),
         };
         Poll::Ready(Ok(ServerMessage { seq: 0, id: first.id, message: Some(message) }))
     }
@@ -143,7 +146,7 @@ impl SessionStream {
         Poll::Ready(Err(status))
     }
 
-    /// Nothing is read while anything is unsent, so a client that doesn't read its replies has
+    /// Nothing is handled while anything is unsent, so a client that doesn't read its replies has
     /// to stop asking; and what others push to it is bounded by its outbox.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ServerMessage, Status>>> {
         let State::Open(open) = &mut self.state else { return Poll::Ready(None) };
@@ -184,21 +187,20 @@ impl SessionStream {
             }
             let read = match open.is_working {
                 true => Poll::Pending,
-                false => Pin::new(&mut open.inbound).poll_next(cx),
+                false => open.inbound.poll(cx),
             };
             match read {
-                Poll::Ready(Some(Ok(message))) => {
-                    open.handled += 1;
+                Poll::Ready(Ok(())) => {
                     let now = *now.get_or_insert_with(|| self.broker.now());
-                    open.handle(&self.broker, now, message);
+                    open.handle(&self.broker, now);
                 }
-                Poll::Ready(Some(Err(status))) => {
+                Poll::Ready(Err(Some(status))) => {
                     // A fault of the connection has a source; a message that isn't one has not.
                     let breach = std::error::Error::source(&status).is_none();
                     self.leave(breach.then_some(Cause::Misbehaved));
                     return Poll::Ready(Some(Err(status)));
                 }
-                Poll::Ready(None) => {
+                Poll::Ready(Err(None)) => {
                     self.leave(None);
                     return Poll::Ready(None);
                 }
@@ -233,52 +235,52 @@ impl Drop for SessionStream {
 }
 
 impl Open {
-    fn handle(&mut self, broker: &Broker, now: Time, message: ClientMessage) {
-        let Open { session, stream, queue, .. } = self;
-        let namespace = &session.namespace;
-        let asked = match convert::request(message.request, draw_secret) {
-            Ok(asked) => asked,
-            Err(convert::Invalid { field, why }) => Asked::Invalid { field, why },
-        };
-        let attaches = is_attachment(&asked);
+    /// Handles what was read, up to a request that takes several steps, and as far as others
+    /// needn't have their turn.
+    fn handle(&mut self, broker: &Broker, now: Time) {
+        let Open { session, stream, inbound, queue, handled, .. } = self;
         let own = Own { session, stream: *stream, queue };
-        let entered = broker.enter(namespace, now, Some(own), |state, now| {
-            if session.outbox.is_current(*stream) {
-                state.counters.requests += 1;
-                let id = RequestId(message.id);
-                let refused = is_growth(&asked).then(|| refuse_growth(state, session)).flatten();
-                let asked = refused.unwrap_or(asked);
-                state.space.handle_request(now, session.id, id, message.ack, asked);
-                if attaches {
-                    state.count_references(session, now);
+        let entered = broker.enter_for_several(&session.namespace, now, Some(own), |state, now| {
+            if let Some(asked) = inbound.next() {
+                *handled += 1;
+                if session.outbox.is_current(*stream) {
+                    ask(state, session, now, asked);
                 }
             }
-            state.space.is_working(session.id)
+            match state.space.is_working(session.id) {
+                false if inbound.is_next_read() => ControlFlow::Continue(false),
+                is_working => ControlFlow::Break(is_working),
+            }
         });
         // Once the namespace is over no more is read, and the outbox says why.
         self.is_working = entered.unwrap_or(true);
     }
 }
 
+fn ask(state: &mut namespace::State, session: &Session, now: Time, asked: Asked) {
+    let Asked { id, ack, request } = asked;
+    state.counters.requests += 1;
+    let attaches = is_attachment(&request);
+    let refused = is_growth(&request).then(|| refuse_growth(state, session)).flatten();
+    state.space.handle_request(now, session.id, id, ack, refused.unwrap_or(request));
+    if attaches {
+        state.count_references(session, now);
+    }
+}
+
 /// What the core is asked instead, should there be no room for what a request adds.
-fn refuse_growth(state: &mut namespace::State, session: &Session) -> Option<Asked> {
+fn refuse_growth(state: &mut namespace::State, session: &Session) -> Option<core::Request> {
     if state.make_room().is_err() {
         let (field, why) = convert::NOT_KEPT;
-        return Some(Asked::Invalid { field, why });
+        return Some(core::Request::Invalid { field, why });
     }
     let QuotaError { field, limit } =
         state.check_memory(&session.namespace, session.client.peer.user).err()?;
-    Some(Asked::OverQuota { field, limit: limit as u64 })
+    Some(core::Request::OverQuota { field, limit: limit as u64 })
 }
 
 /// Whether a request may change how many objects its session is attached to.
-fn is_attachment(asked: &Asked) -> bool {
-    matches!(
-        asked,
-        Asked::Create(_) | Asked::AttachName(_) | Asked::AttachKey(_) | Asked::Detach { .. }
-    )
-}
-
-fn draw_secret() -> u64 {
-    getrandom::u64().expect("the system has a source of chance")
+fn is_attachment(request: &core::Request) -> bool {
+    use core::Request::*;
+    matches!(request, Create(_) | AttachName(_) | AttachKey(_) | Detach { .. })
 }

@@ -11,7 +11,7 @@ use tonic::Code;
 
 fn error(message: Message) -> v1::Error {
     match message {
-        Message::Error(error) => error,
+        Message::Error(error) => *error,
         other => panic!("not refused: {other:?}"),
     }
 }

@@ -103,7 +103,7 @@ async fn create_until_refused(session: &mut Session) -> (usize, v1::Error) {
         let create = v1::Create { name, spec, keep: true, ..Default::default() };
         match session.ask(Request::Create(create)).await {
             Message::Attached(_) => {}
-            Message::Error(refused) => return (created, refused),
+            Message::Error(refused) => return (created, *refused),
             other => panic!("{other:?}"),
         }
     }

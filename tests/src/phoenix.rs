@@ -175,8 +175,9 @@ impl State {
             let message = ServerMessage { seq: 0, id: 0, message: Some(message) };
             let _ = outgoing.send(Ok(message));
         };
-        let refuse =
-            |code: ErrorCode| say(Message::Error(Error { code: code.into(), ..Error::default() }));
+        let refuse = |code: ErrorCode| {
+            say(Message::Error(Box::new(Error { code: code.into(), ..Error::default() })))
+        };
         if let Ok(id) = <[u8; 8]>::try_from(&*open.replaces) {
             let session = SessionId(u64::from_be_bytes(id));
             self.make(Input::Lost { session, cause: Cause::Disconnected });

@@ -128,7 +128,7 @@ impl Space {
         self.refuse(ix, ErrorKind::KindMismatch { wanted, found })
     }
 
-    pub(crate) fn create(&mut self, now: Time, session: SessionId, create: Create) -> Outcome {
+    pub(crate) fn create(&mut self, now: Time, session: SessionId, create: &Create) -> Outcome {
         if let Some(name) = &create.name {
             check_name(name)?;
         }
@@ -173,7 +173,7 @@ impl Space {
         });
         self.count_of(creator, |share| share.objects += 1);
         self.ids.insert(id, ix);
-        if let Some(name) = create.name {
+        if let Some(name) = create.name.clone() {
             self.names.insert(name, ix);
         }
         let who = self.party(session, crate::Owner(0));

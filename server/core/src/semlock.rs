@@ -84,9 +84,9 @@ impl Space {
         now: Time,
         session: SessionId,
         request: RequestId,
-        acquire: Acquire,
+        acquire: &Acquire,
     ) -> Outcome {
-        let Acquire { handle, owner, unowned, timeout, fail_on_deadlock } = acquire;
+        let Acquire { handle, owner, unowned, timeout, fail_on_deadlock } = *acquire;
         let (ix, sem) = self.resolve_semlock(session, handle)?;
         let (class, free) = (sem.class, sem.value > 0 && self.objects[ix].waiters.is_empty());
         if class == Class::RLock

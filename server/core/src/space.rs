@@ -31,7 +31,7 @@ pub struct Space {
     pub(crate) config: Config,
     /// The number of the next record.
     pub(crate) next_number: u64,
-    /// The call that is being handled, or whose step wasn't taken yet.
+    /// The call whose step wasn't taken yet.
     pub(crate) call: Option<(Time, Input)>,
     /// What that call may still do.
     pub(crate) budget: u32,
@@ -95,10 +95,23 @@ impl Space {
         ack: u64,
         request: Request,
     ) {
-        self.call(now, Input::Request { session, id, ack, request: request.clone() });
+        self.begin_call();
+        self.answer(now, session, id, ack, &request);
+        self.call = Some((now, Input::Request { session, id, ack, request }));
+    }
+
+    /// Does what a request says, and answers.
+    fn answer(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        id: RequestId,
+        ack: u64,
+        request: &Request,
+    ) {
         let Some(s) = self.sessions.get_mut(&session).filter(|s| !s.ended) else { return };
         self.unacknowledged -= s.outgoing.acknowledge(ack, self.config.limits.step);
-        if request == Request::Ack {
+        if *request == Request::Ack {
             return;
         }
         if id <= s.last_request {
@@ -125,10 +138,10 @@ impl Space {
         now: Time,
         session: SessionId,
         id: RequestId,
-        request: Request,
+        request: &Request,
     ) -> Outcome {
-        match request {
-            Request::Acquire(acquire) => self.acquire(now, session, id, acquire),
+        match *request {
+            Request::Acquire(ref acquire) => self.acquire(now, session, id, acquire),
             Request::Release { handle, owner, token, .. } => {
                 self.release(now, session, handle, owner, token)
             }
@@ -136,11 +149,11 @@ impl Space {
             Request::MarkConsistent { handle, owner } => {
                 self.mark_consistent(now, session, handle, owner)
             }
-            Request::Create(create) => self.create(now, session, create),
-            Request::AttachName(name) => self.attach_name(session, &name),
+            Request::Create(ref create) => self.create(now, session, create),
+            Request::AttachName(ref name) => self.attach_name(session, name),
             Request::AttachKey(key) => self.attach_key(session, key),
             Request::Detach { handle, quiet } => self.detach(now, session, id, handle, quiet),
-            Request::Unlink { name } => self.unlink(now, session, &name),
+            Request::Unlink { ref name } => self.unlink(now, session, name),
             Request::Wait { handle, owner, timeout } => {
                 self.wait(now, session, id, handle, owner, timeout)
             }

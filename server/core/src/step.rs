@@ -55,6 +55,9 @@ pub enum Output {
     },
 }
 
+/// Room for more outputs than this isn't kept for the next step.
+const REUSED: usize = 64;
+
 impl Step {
     /// A number that tells two steps of different outcome apart: whoever makes the same calls
     /// again learns by it whether what was decided then is what is decided now.
@@ -111,10 +114,23 @@ impl Space {
         Some(Step { at, input, outputs: std::mem::take(&mut self.outputs) })
     }
 
+    /// Takes a step's outputs back, once they are read, to write the next step's in their place.
+    pub fn reuse(&mut self, step: Step) {
+        if self.outputs.is_empty() && step.outputs.capacity() <= REUSED {
+            self.outputs = step.outputs;
+            self.outputs.clear();
+        }
+    }
+
     /// Notes a call, and how much it may do.
     pub(crate) fn call(&mut self, at: Time, input: Input) {
-        debug_assert!(self.call.is_none(), "the step before hasn't been taken");
+        self.begin_call();
         self.call = Some((at, input));
+    }
+
+    /// Begins a call that is noted when it is over.
+    pub(crate) fn begin_call(&mut self) {
+        debug_assert!(self.call.is_none(), "the step before hasn't been taken");
         self.budget = self.config.limits.step.max(1);
     }
 }

@@ -85,7 +85,7 @@ fn answer(now: Time, reply: Reply) -> Wire {
             broken,
             holders: holders.iter().map(holder).collect(),
         }),
-        Err(refused) => Wire::Error(error(now, &refused)),
+        Err(refused) => Wire::Error(Box::new(error(now, &refused))),
     }
 }
 
@@ -93,7 +93,7 @@ fn granted(now: Time, grant: Grant) -> v1::Granted {
     v1::Granted {
         token: grant.token.0,
         depth: grant.depth,
-        abandoned: grant.abandoned.map(|a| abandonment(now, &a)),
+        abandoned: grant.abandoned.map(|a| Box::new(abandonment(now, &a))),
     }
 }
 

@@ -13,7 +13,7 @@ use syncd_proto::{
 use tonic::Streaming;
 use tracing::info;
 
-use super::{Open, SessionStream};
+use super::{Open, SessionStream, inbound::Inbound};
 use crate::{
     broker::NoNamespace,
     convert::{self, micros},
@@ -153,7 +153,7 @@ impl SessionStream {
         let open = Open {
             session,
             stream,
-            inbound,
+            inbound: Inbound::new(inbound),
             queue: VecDeque::new(),
             last_seq: 0,
             is_working: false,
@@ -222,7 +222,7 @@ impl SessionStream {
         let open = Open {
             session,
             stream,
-            inbound,
+            inbound: Inbound::new(inbound),
             queue: VecDeque::new(),
             last_seq: received,
             is_working,

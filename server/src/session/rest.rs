@@ -3,12 +3,10 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use futures_core::Stream as _;
 use syncd_core::Cause;
 use tokio::{runtime::Handle, task::yield_now};
 
@@ -58,15 +56,16 @@ impl Rest {
         let Self { broker, open, .. } = self;
         let now = broker.now();
         let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..TURN {
+        let handled = open.handled;
+        while open.handled - handled < TURN {
             if !open.session.outbox.is_current(open.stream) {
                 return Heard::All;
             }
             if open.is_working {
                 return Heard::Working;
             }
-            match Pin::new(&mut open.inbound).poll_next(&mut cx) {
-                Poll::Ready(Some(Ok(message))) => open.handle(broker, now, message),
+            match open.inbound.poll(&mut cx) {
+                Poll::Ready(Ok(())) => open.handle(broker, now),
                 _ => return Heard::All,
             }
             open.queue.clear();

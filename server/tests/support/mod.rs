@@ -119,7 +119,7 @@ impl Session {
                 let next_id = AtomicU64::new(opened.last_id.max(1) + 1);
                 Ok(Self { opened, requests, replies, next_id })
             }
-            Message::Error(error) => Err(Box::new(error)),
+            Message::Error(error) => Err(error),
             other => panic!("{other:?}"),
         }
     }

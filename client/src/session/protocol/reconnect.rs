@@ -171,7 +171,7 @@ impl Protocol {
             }
             Some(Message::Error(error)) => {
                 let text = error.text.clone();
-                self.refused = Some(Box::new(error));
+                self.refused = Some(error);
                 self.lose(SessionLost::refused(text));
             }
             _ => self.lose(SessionLost::nonsense()),

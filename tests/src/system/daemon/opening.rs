@@ -51,7 +51,7 @@ impl Daemon {
             }
             Err(refused) => {
                 *stream = Stream::Over;
-                Wire::Error(*refused)
+                Wire::Error(refused)
             }
         };
         link.send_down(ServerMessage { seq: 0, id: first.id, message: Some(message) });

@@ -131,7 +131,7 @@ fn a_session_that_its_next_daemon_has_not_got_is_lost_at_once() {
     protocol.handle_connected();
     transmit(&mut protocol);
     let error = v1::Error { text: "none".to_owned(), ..v1::Error::default() };
-    protocol.handle_message(message(0, 0, Message::Error(error)));
+    protocol.handle_message(message(0, 0, Message::Error(Box::new(error))));
     assert!(matches!(protocol.poll_reply(id), Some(Err(Failure::Lost(_)))));
     assert_eq!(protocol.poll_replaced(), None);
 }

@@ -109,13 +109,13 @@ impl Broker {
         let cancelled = Error { code: ErrorCode::Cancelled.into(), ..Error::default() };
         if let Some(at) = self.queue.iter().position(|waiter| *waiter == (from, id)) {
             self.queue.remove(at);
-            return self.reply(from, id, Message::Error(cancelled));
+            return self.reply(from, id, Message::Error(Box::new(cancelled)));
         }
         let mut kept = self.sessions[from].unacknowledged.iter_mut();
         let Some(sent) = kept.find(|sent| sent.id == id) else { return };
         if let Some(Message::Granted(granted)) = &sent.message {
             assert_eq!(self.holder, Some((from, granted.token)));
-            sent.message = Some(Message::Error(cancelled));
+            sent.message = Some(Message::Error(Box::new(cancelled)));
             self.holder = None;
             self.pass_on();
         }
