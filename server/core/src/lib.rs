@@ -37,6 +37,7 @@ mod session;
 mod share;
 mod space;
 mod step;
+mod undoable;
 mod view;
 mod waiter;
 mod work;

@@ -1,11 +1,14 @@
 //! What a session was told: kept until the client has acknowledged it, as far as its quota of
 //! bytes goes. It is what a resume sends again, and what a cancel can still undo.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Body, FencingToken, Message, ObjectId, Owner, RequestId, arena::Idx, object::Object};
+use crate::{
+    Body, FencingToken, Message, ObjectId, Owner, RequestId, arena::Idx, object::Object,
+    undoable::Undoable,
+};
 
 /// Messages by number, from 1 upwards, without a gap.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -19,7 +22,7 @@ pub(crate) struct Outgoing {
     /// Bytes of those.
     weight: usize,
     /// The replies among them that can be undone, by their requests.
-    undoable: BTreeMap<RequestId, u64>,
+    undoable: Undoable,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,7 +110,7 @@ impl Outgoing {
         if sent.undo.is_some()
             && let Body::Reply(request, _) = &sent.message.body
         {
-            self.undoable.remove(request);
+            self.undoable.remove(*request);
         }
         self.weight -= sent.weight;
         sent.weight
@@ -122,8 +125,8 @@ impl Outgoing {
     /// What it takes to undo a request's grant of which the client isn't known to have heard,
     /// and the reply, to be put right.
     pub fn take_undo(&mut self, request: RequestId) -> Option<(&mut Body, Undo)> {
-        let seq = self.undoable.get(&request).copied().filter(|&seq| seq > self.acknowledged)?;
-        self.undoable.remove(&request);
+        let seq = self.undoable.get(request).filter(|&seq| seq > self.acknowledged)?;
+        self.undoable.remove(request);
         let first = self.sent.front()?.message.seq;
         let sent = self.sent.get_mut(usize::try_from(seq - first).ok()?)?;
         Some((&mut sent.message.body, sent.undo.take()?))
