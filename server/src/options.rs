@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::BoolishValueParser};
 use syncd_proto::Endpoint;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -49,7 +49,8 @@ pub struct Options {
     /// too, and nobody is refused meanwhile. Both must keep the same journal. If there is none, start
     /// as ever; if it isn't replaced, it goes on.
     #[cfg(unix)]
-    #[arg(long, env = "SYNCD_REPLACE", conflicts_with = "no_journal")]
+    #[arg(long, env = "SYNCD_REPLACE", value_parser = BoolishValueParser::new())]
+    #[arg(conflicts_with = "no_journal")]
     replace: bool,
 
     /// How long a process that lives keeps what it holds after its connection broke; at least
@@ -84,7 +85,7 @@ pub struct Options {
 
     /// Keep no state: a call is some hundred nanoseconds cheaper, and should the daemon be killed,
     /// all locks are lost, and the next daemon grants them to others while their holders work on.
-    #[arg(long, env = "SYNCD_NO_JOURNAL")]
+    #[arg(long, env = "SYNCD_NO_JOURNAL", value_parser = BoolishValueParser::new())]
     no_journal: bool,
 
     /// Threads. One has the lowest latency, and serves some hundred thousand locks a second.

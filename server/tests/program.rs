@@ -73,6 +73,23 @@ fn a_signal_to_stop_is_a_success_and_leaves_no_socket() {
 }
 
 #[test]
+fn a_switch_in_the_environment_is_on_or_off_in_any_usual_word() {
+    for (word, is_off) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = syncd(dir.path());
+        command.env("SYNCD_NO_JOURNAL", word);
+        let running = Running::start(command, dir.path());
+        assert_eq!(!dir.path().join("s.sock.journal").exists(), is_off, "{word}");
+        running.stop(libc::SIGTERM);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let refused = syncd(dir.path()).env("SYNCD_NO_JOURNAL", "perhaps").output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("perhaps"));
+}
+
+#[test]
 fn a_second_daemon_says_who_is_first_and_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let first = Running::start(syncd(dir.path()), dir.path());
