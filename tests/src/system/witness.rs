@@ -302,7 +302,8 @@ impl Witness {
     pub fn decided(&mut self, session: SessionId, message: &Message) -> Checked {
         let Some(sid) = self.sid(session) else { return Ok(()) };
         let seen = &mut self.sessions[sid.0];
-        if seen.unheard.is_none() {
+        // A session's last message doesn't wait for those that are to come again.
+        if !seen.is_away && message.seq <= seen.last_out.max(seen.ack) + 1 {
             seen.last_out = seen.last_out.max(message.seq);
         }
         seen.sent = seen.sent.max(message.seq);

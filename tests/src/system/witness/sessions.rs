@@ -41,10 +41,10 @@ pub(in crate::system) struct Seen {
     pub sent: u64,
     pub ack: u64,
     pub out: BTreeSet<u64>,
-    /// The last that ever left the core for a connection, and the first that left when there was
-    /// none.
+    /// The last up to which all have left the core for a connection.
     pub last_out: u64,
-    pub unheard: Option<u64>,
+    /// The daemon knows of no connection.
+    pub is_away: bool,
     /// The last that the client received, by any connection and by the last one.
     received: u64,
     by_link: Option<(usize, u64)>,
@@ -77,7 +77,7 @@ impl Witness {
             ack: 0,
             out: BTreeSet::new(),
             last_out: 0,
-            unheard: None,
+            is_away: false,
             received: 0,
             by_link: None,
             answered: BTreeSet::new(),
@@ -99,15 +99,14 @@ impl Witness {
         let Some(sid) = self.sid(id) else { return };
         let seen = &mut self.sessions[sid.0];
         seen.ack = seen.ack.max(received);
-        (seen.last_out, seen.unheard) = (seen.last_out.max(received), None);
+        (seen.last_out, seen.is_away) = (seen.last_out.max(received), false);
         self.count.resumed += 1;
     }
 
     /// The daemon knows of no connection of it.
     pub fn away(&mut self, id: SessionId) {
         if let Some(sid) = self.sid(id) {
-            let seen = &mut self.sessions[sid.0];
-            seen.unheard.get_or_insert(seen.last_out + 1);
+            self.sessions[sid.0].is_away = true;
         }
     }
 
@@ -229,15 +228,15 @@ impl Witness {
         Err(format!("{sid:?} is lost for no reason ({why}): its connection broke {broken} us ago"))
     }
 
-    /// Permits that are nobody's, granted to a session that was away and never came back, return
-    /// with its end. Rule R39.
+    /// Permits that are nobody's, granted to a session that was away and has not been told since,
+    /// return with its end. Rule R39.
     fn return_unheard(&mut self, sid: Sid) {
-        let Seen { unheard: Some(unheard), ack, .. } = self.sessions[sid.0] else { return };
+        let Seen { last_out, ack, .. } = self.sessions[sid.0];
         let calls = self.calls.range((sid, 0)..=(sid, u64::MAX));
         let granted = calls.filter(|(_, call)| {
             let seq = call.decided.filter(|decided| decided.granted).map_or(0, |d| d.seq);
             let unowned = matches!(call.what, What::Acquire { unowned: true, .. });
-            unowned && !call.undone && seq >= unheard.max(ack + 1)
+            unowned && !call.undone && seq > last_out.max(ack)
         });
         let objects: Vec<usize> = granted.map(|(_, call)| call.object).collect();
         for object in objects {
