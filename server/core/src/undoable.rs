@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::RequestId;
 
 /// Numbers of messages by requests. Most requests are granted in the order in which they were made,
-/// and cost no search; those that had to wait come later.
+/// and stand in a row; those that had to wait come later, and need a tree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undoable {
     /// Rising in both. A place that is [`TAKEN`] stays until it is at an end.

@@ -51,7 +51,7 @@ struct Aftermath {
     wakers: Vec<Waker>,
     ended: Vec<(Arc<Session>, Option<Cause>)>,
     overrun: Vec<SessionId>,
-    /// How many there were.
+    /// How many outputs the calls have had.
     outputs: usize,
     /// Of a namespace that is over.
     store: Option<Journal>,
