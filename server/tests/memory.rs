@@ -46,6 +46,7 @@ static ALLOCATOR: Counting = Counting;
 
 const SOCKET: &str = "SYNCD_TEST_SOCKET";
 const MEMORY: usize = 4 << 20;
+const WATCH_BYTES: usize = 1 << 20;
 
 /// Not a test but the daemon. It answers each line of its input with its bytes now and at most
 /// since the last line.
@@ -59,7 +60,7 @@ async fn the_daemon() {
     config.limits.memory = MEMORY;
     config.limits.unsent_bytes = 2 << 20;
     config.limits.unsent_bytes_per_session = 1 << 20;
-    config.limits.watch_bytes = 1 << 20;
+    config.limits.watch_bytes = WATCH_BYTES;
     config.limits.unacknowledged_bytes = 1 << 20;
     let server = syncd::Server::bind(config).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -131,7 +132,11 @@ impl Daemon {
             status.quotas.iter().find(|quota| quota.field == field).unwrap().used as usize
         };
         // A connection's and a call's own, of which the stated number has room for much more.
-        let beside = 160_000 * used("connections") + 3 * used("unacknowledged_bytes");
+        let beside = 160_000 * used("connections")
+            + 3 * (used("unacknowledged_bytes") + used("unsent_bytes"))
+            + if used("watches") == 0 { 0 } else { WATCH_BYTES }
+            // Events that a watch has taken and the ring has dropped since.
+            + (16 << 10) * used("watches");
         let counted = used("memory") + beside + (1 << 19);
         let begun = std::time::Instant::now();
         let (grown, peak) = loop {
