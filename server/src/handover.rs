@@ -6,8 +6,11 @@
 //! ```text
 //! new                          old
 //! greeting, its journal  ->          refuses, or waits until no snapshot is in the making
-//!                        <-   LOOK   pauses: nobody is told anything any more
+//!                        <-   AHEAD  goes on
 //! loads all, changes nothing
+//! LOADED                 ->
+//!                        <-   LOOK   pauses: nobody is told anything any more
+//! loads what has come since
 //! READY, what it found   ->          if that is all, it never decides again
 //!                        <-   YOURS  with the descriptors: socket, directory, lock file
 //! restores, serves

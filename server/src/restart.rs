@@ -6,14 +6,10 @@
 //! or dies. A process that can't be proved to be the one that was there has the grace.
 
 mod doubt;
+mod legacy;
 mod unused;
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use syncd_core::{
     Cause, SessionId,
@@ -23,13 +19,14 @@ use tracing::{debug, error, info, warn};
 
 use doubt::Doubt;
 pub(crate) use doubt::Doubts;
+pub(crate) use legacy::Legacy;
 
 use crate::{
     ServeError,
-    broker::{Broker, Holdings},
+    broker::Broker,
     clients::ClientUse,
-    entry::{Kept, Member, Unusable},
-    journal::{self, Directory, Found, Journal, Loaded, Store as _, StoreError, failpoint},
+    entry::{Kept, Member},
+    journal::{Directory, Found, Journal, Store as _, StoreError, failpoint},
     namespace::{Address, Namespace},
     outbox::Session,
     peer::{self, Peer},
@@ -49,59 +46,7 @@ pub(crate) async fn restore(broker: &Arc<Broker>) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// All that a daemon left, loaded and replayed; nothing is changed by that.
-#[derive(Default)]
-pub(crate) struct Legacy {
-    unreadable: Option<io::Error>,
-    unusable: Vec<journal::Unusable>,
-    replayed: Vec<(Found, Result<Kept, Failed>)>,
-    took: Duration,
-}
-
 impl Legacy {
-    pub fn load(directory: &Directory) -> Self {
-        let begun = Instant::now();
-        let (loaded, unreadable) = match directory.load() {
-            Ok(loaded) => (loaded, None),
-            Err(error) => (Loaded::default(), Some(error)),
-        };
-        let replayed = loaded.found.into_iter().map(|found| {
-            let kept = replay(&found);
-            (found, kept)
-        });
-        let replayed = replayed.collect();
-        Self { unreadable, unusable: loaded.unusable, replayed, took: begun.elapsed() }
-    }
-
-    /// Whether all of it can be gone on with.
-    ///
-    /// # Errors
-    /// What can't be.
-    pub fn check(&self) -> Result<(), String> {
-        if let Some(error) = &self.unreadable {
-            return Err(format!("the journal can't be read: {error}"));
-        }
-        if let Some(bad) = self.unusable.iter().find(|unusable| !unusable.why.is_worthless()) {
-            return Err(format!("{}: {}", bad.file.display(), bad.why));
-        }
-        for (found, kept) in &self.replayed {
-            if Address::shown(&found.address).is_none() {
-                return Err(format!("{:?} is no namespace", found.address));
-            }
-            kept.as_ref().map_err(|failed| failed.why.clone())?;
-        }
-        Ok(())
-    }
-
-    pub fn holdings(&self) -> Holdings {
-        let kept = self.replayed.iter().filter_map(|(_, kept)| kept.as_ref().ok());
-        kept.fold(Holdings::default(), |mut sum, kept| {
-            sum.namespaces += 1;
-            sum.sessions += kept.members.len();
-            sum
-        })
-    }
-
     /// Goes on with it, as far as that can be done.
     pub fn restore(self, broker: &Arc<Broker>) {
         let Some(directory) = &broker.settings.journal else { return };
@@ -153,50 +98,6 @@ impl Legacy {
             info!(namespaces, sessions, ?loaded, ?took, "restored what the daemon before had kept");
         }
     }
-}
-
-/// Why a journal can't be gone on with, and the last state that it proves: that after the first
-/// so many records.
-struct Failed {
-    kept: Option<Box<Kept>>,
-    proved: usize,
-    why: String,
-}
-
-/// The state that a journal proves: all of it, or why there is an end to that.
-fn replay(found: &Found) -> Result<Kept, Failed> {
-    let files = found.files().iter().map(|file| file.display().to_string());
-    let files = files.collect::<Vec<_>>().join(" and ");
-    let mut kept = Kept::read(found.snapshot()).map_err(|why| {
-        let why = format!("{files}: the snapshot: {why}");
-        Failed { kept: None, proved: 0, why }
-    })?;
-    let mut proved = 0;
-    for record in found.records().take_while(|record| !record.is_after_damage) {
-        if let Err(why) = kept.replay(record.bytes) {
-            // The call was made; so the state before it has to be made again.
-            let kept = replay_first(found, proved).ok().map(Box::new);
-            let why = format!("{files}, record {}: {why}", proved + 1);
-            return Err(Failed { kept, proved, why });
-        }
-        proved += 1;
-        failpoint("restart.replay");
-    }
-    match found.damage.first() {
-        Some(damage) if !found.is_whole => {
-            Err(Failed { kept: Some(Box::new(kept)), proved, why: damage.to_string() })
-        }
-        _ => Ok(kept),
-    }
-}
-
-/// The state after the first so many records.
-fn replay_first(found: &Found, records: usize) -> Result<Kept, Unusable> {
-    let mut kept = Kept::read(found.snapshot())?;
-    for record in found.records().take(records) {
-        kept.replay(record.bytes)?;
-    }
-    Ok(kept)
 }
 
 /// A namespace goes on from what was kept of it, in the same files unless there is something wrong

@@ -154,7 +154,7 @@ async fn who_must_not_have_the_place_is_told_why() {
     let (code, said) = refused(&["--replace", "--no-journal"]);
     assert_eq!(code, Some(2), "{said}");
     for (greeting, why) in [
-        ("SYNCD-REPLACE 2 0 0 1 9.9", "doesn't understand"),
+        ("SYNCD-REPLACE 1 0 0 1 9.9", "doesn't understand"),
         (&Pretender::greeting(&daemon).replace(" 1 test", " 0 test"), "format 1"),
     ] {
         let said = Pretender::come(&daemon, greeting).hear();

@@ -120,8 +120,8 @@ impl Broker {
         if entered.is_err() {
             failed = Some(self.fail(namespace, &mut state, &mut after));
         } else {
-            for (session, _) in &after.ended {
-                state.drop_references(session);
+            after.ended.iter().for_each(|(session, _)| state.drop_references(session));
+            if !after.ended.is_empty() {
                 state.count_memory(namespace);
             }
             if namespace.is_unused(&state) {

@@ -162,11 +162,18 @@ fn converse(endpoint: &Endpoint, path: &Path, stream: UnixStream) -> io::Result<
         Ok(Asked::Refused(why.to_owned()))
     };
     match talk.hear(TURN)?.0 {
+        line if line == "AHEAD" => {}
+        line => return refused(line),
+    }
+    let ahead = Directory::open(path).map(|journal| Legacy::load(&journal)).unwrap_or_default();
+    failpoint("replace.ahead");
+    talk.say("LOADED")?;
+    match talk.hear(TURN)?.0 {
         line if line == "LOOK" => {}
         line => return refused(line),
     }
     // From here on everybody waits.
-    let looked = look(path);
+    let looked = look(path, ahead);
     let (journal, legacy) = match looked {
         Ok(looked) => looked,
         Err(why) => {
@@ -188,13 +195,13 @@ fn converse(endpoint: &Endpoint, path: &Path, stream: UnixStream) -> io::Result<
     Ok(Asked::Given(Box::new(Coming { listener, instance, predecessor })))
 }
 
-/// Loads all that is kept, and changes nothing.
+/// Loads all that is kept but what was loaded `ahead`, and changes nothing.
 ///
 /// # Errors
 /// What is not as it was written: for a daemon that knows it, it is in no doubt.
-fn look(path: &Path) -> Result<(Arc<Directory>, Legacy), String> {
+fn look(path: &Path, ahead: Legacy) -> Result<(Arc<Directory>, Legacy), String> {
     let journal = Directory::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let legacy = Legacy::load(&journal);
+    let legacy = ahead.load_again(&journal);
     legacy.check()?;
     Ok((journal, legacy))
 }

@@ -1,7 +1,7 @@
 //! How the clients of a daemon that was replaced go over to the next one: those who are at work at once,
-//! the others bit by bit. All of them together would keep the next one busy for as long as it takes to
-//! make some thousand connections, and whoever has something to ask would wait behind those who
-//! only wait.
+//! the others bit by bit, with a rest between. All of them together would keep the machine busy for as
+//! long as it takes to make some thousand connections, and whoever has something to ask would wait
+//! behind those who only wait.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::UnixStream,
     sync::OwnedSemaphorePermit,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
@@ -23,8 +23,8 @@ use crate::{
 const RESTORE: Duration = Duration::from_secs(60);
 /// So many sessions are on their way at once that nobody waits for, so that who has something to ask
 /// finds few before it.
-const WINDOW: usize = 16;
-/// After so long the next ones are sent: those before may have nobody who reads what they are told.
+const WINDOW: usize = 8;
+/// After so long at most the next ones are sent: those before may have nobody who reads what they are told.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The daemon that has the place now.
@@ -60,19 +60,28 @@ impl Heir {
         notify_manager(&format!("MAINPID={pid}"));
         let sessions = &broker.registry.sessions;
         let mut left: Vec<_> = sessions.iter().map(|entry| entry.value().clone()).collect();
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut on_their_way = 0;
+        let mut sent = Instant::now();
+        let mut next = sent;
         loop {
-            while on_their_way < WINDOW {
-                let Some(session) = left.pop() else { return Ok(()) };
-                on_their_way += usize::from(session.let_go());
+            if on_their_way == 0 && next <= Instant::now() {
+                while on_their_way < WINDOW {
+                    let Some(session) = left.pop() else { return Ok(()) };
+                    on_their_way += usize::from(session.let_go());
+                }
+                sent = Instant::now();
+                next = sent + TICK;
             }
             tokio::select! {
                 biased;
                 line = said.next_line() => match line {
                     Ok(Some(line)) if line == HERE => {
                         on_their_way = on_their_way.saturating_sub(1);
+                        if on_their_way == 0 {
+                            let now = Instant::now();
+                            // A rest as long as that took: for who works meanwhile.
+                            next = now + (now - sent).min(TICK);
+                        }
                     }
                     Ok(Some(line)) => {
                         if let Some(session) = find(broker, &line) {
@@ -82,7 +91,7 @@ impl Heir {
                     // It is gone: whoever misses it starts another.
                     _ => return Ok(()),
                 },
-                _ = tick.tick() => on_their_way = 0,
+                () = sleep_until(next) => on_their_way = 0,
             }
         }
     }

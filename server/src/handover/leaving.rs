@@ -30,6 +30,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How long one that wants the place waits for a snapshot to be finished.
 const SNAPSHOT: Duration = Duration::from_secs(30);
+/// How long it may take to load what is kept, while this one goes on.
+const AHEAD: Duration = Duration::from_secs(60);
 /// How long its greeting may take.
 const GREET: Duration = Duration::from_secs(10);
 
@@ -50,19 +52,30 @@ pub(crate) async fn is_successor(broker: &Broker, socket: &Socket) -> bool {
 /// Hears what it says, and refuses it or leads it to the front.
 pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
     let pid = socket.peer().pid.unwrap_or_default();
-    let heard = timeout(GREET, hear_greeting(&mut socket)).await;
+    let heard = timeout(GREET, hear_line(&mut socket)).await;
     let Ok(Ok(greeting)) = heard else { return };
-    let snapshots = async {
+    let looked_ahead = async {
         check(&broker, &socket, &greeting)?;
-        // So that it has little to do while all wait for it.
+        // So that there is little to load while all wait for it: what was loaded ahead isn't loaded
+        // again, unless another snapshot comes between.
         let _ = timeout(SNAPSHOT, broker.renew_snapshots()).await;
+        let ahead = async {
+            socket.write_all(b"AHEAD\n").await?;
+            hear_line(&mut socket).await
+        };
+        match timeout(AHEAD, ahead).await {
+            Ok(Ok(line)) if line == "LOADED" => {}
+            Ok(Ok(line)) => return Err(format!("it said {line:?} instead of LOADED")),
+            Ok(Err(_)) => return Err("it is gone".to_owned()),
+            Err(_) => return Err(format!("it has not loaded the journal in {AHEAD:?}")),
+        }
         let compactions = broker.compactions.clone();
         match timeout(SNAPSHOT, compactions.acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err("it is busy with a snapshot: try again".to_owned()),
         }
     };
-    match snapshots.await {
+    match looked_ahead.await {
         Ok(snapshots) => {
             let talk = UnixStream::from(socket.into_direct());
             if let Ok(talk) = Talk::over(talk) {
@@ -76,7 +89,7 @@ pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
     }
 }
 
-async fn hear_greeting(socket: &mut Socket) -> io::Result<String> {
+async fn hear_line(socket: &mut Socket) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
         match socket.read_u8().await? {

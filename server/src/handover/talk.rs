@@ -20,7 +20,7 @@ use rustix::{
 };
 
 /// How a daemon begins that wants the place, and the number of what they say from then on.
-pub(crate) const GREETING: &str = "SYNCD-REPLACE 1";
+pub(crate) const GREETING: &str = "SYNCD-REPLACE 2";
 /// The first byte of it, which no HTTP/2 begins with.
 pub(crate) const FIRST: u8 = b'S';
 /// How the new daemon says whom it has something for: a session's number and its namespace follow.

@@ -348,6 +348,13 @@ impl Found {
         self.generations.last().expect("there is one")
     }
 
+    /// Whether this is what `earlier` was, and what has been added to it since.
+    pub fn is_later(&self, earlier: &Self) -> bool {
+        let is_same = (self.number, self.generation) == (earlier.number, earlier.generation);
+        let is_sound = self.damage.is_empty() && earlier.damage.is_empty();
+        is_same && is_sound && self.newest().records >= earlier.newest().records
+    }
+
     /// The state that the records go on from.
     pub fn snapshot(&self) -> &[u8] {
         self.generations[0].generation().snapshot().expect("it was looked at before")

@@ -13,7 +13,7 @@ use dashmap::{DashMap, Entry};
 use syncd_core::{Cause, SessionId, Time};
 use tracing::{error, info};
 
-use super::{Failed, begin, keep_aside};
+use super::{begin, keep_aside, legacy::Failed};
 use crate::{
     broker::Broker,
     entry::{self, Kept},

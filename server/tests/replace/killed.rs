@@ -26,7 +26,14 @@ impl Pretender {
 
     pub fn greeting(daemon: &Daemon) -> String {
         let journal = fs::metadata(daemon.journal()).unwrap();
-        format!("SYNCD-REPLACE 1 {} {} 1 test", journal.dev(), journal.ino())
+        format!("SYNCD-REPLACE 2 {} {} 1 test", journal.dev(), journal.ino())
+    }
+
+    /// It has loaded ahead, and looks.
+    pub fn look(&mut self) {
+        assert_eq!(self.hear(), "AHEAD\n");
+        self.0.write_all(b"LOADED\n").unwrap();
+        assert_eq!(self.hear(), "LOOK\n");
     }
 
     pub fn hear(&mut self) -> String {
@@ -61,7 +68,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
         [None, Some("NO it can't\n"), Some("READY 1 2\n"), Some("what?\n"), Some("\0\0\x12\x04")]
     {
         let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
-        assert_eq!(pretender.hear(), "LOOK\n");
+        pretender.look();
         if let Some(say) = say {
             pretender.0.write_all(say.as_bytes()).unwrap();
         }
@@ -71,9 +78,21 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
         held.token = granted(&mut held.session, acquire(held.handle)).await.token;
         held.received += 2;
     }
+    // Nor does anybody wait for one that loads ahead, whatever becomes of it.
+    for say in [None, Some("READY 1 1\n")] {
+        let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
+        assert_eq!(pretender.hear(), "AHEAD\n");
+        release(&mut held.session, held.handle, held.token).await;
+        held.token = granted(&mut held.session, acquire(held.handle)).await.token;
+        held.received += 2;
+        if let Some(say) = say {
+            pretender.0.write_all(say.as_bytes()).unwrap();
+            assert!(pretender.hear().starts_with("NO "));
+        }
+    }
     // One that is stopped: nobody waits for it for ever.
     let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
-    assert_eq!(pretender.hear(), "LOOK\n");
+    pretender.look();
     release(&mut held.session, held.handle, held.token).await;
     assert!(pretender.hear().starts_with("NO "));
     daemon.logs("wasn't replaced, and goes on", 6).await;
@@ -84,7 +103,7 @@ async fn one_that_ends_with_the_place_leaves_it_to_the_next() {
     let mut daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
-    assert_eq!(pretender.hear(), "LOOK\n");
+    pretender.look();
     pretender.0.write_all(b"READY 1 1\n").unwrap();
     assert!(pretender.hear().starts_with("YOURS "));
     drop(pretender);
@@ -131,7 +150,7 @@ async fn killed_at_any_moment_nothing_is_lost() {
 async fn whichever_may_die_at_each_step_nothing_is_lost() {
     let steps = [
         (true, &["paused", "shown", "given", "sealed"][..]),
-        (false, &["looked", "ready", "taken", "restored"]),
+        (false, &["ahead", "looked", "ready", "taken", "restored"]),
     ];
     for (is_old, names) in steps {
         for name in names {
@@ -157,7 +176,7 @@ async fn whichever_may_die_at_each_step_nothing_is_lost() {
                 daemon.child = Some(old);
                 match (*name, goes_on(&mut daemon).await) {
                     // It may be given the place in the instant in which it dies.
-                    ("looked" | "ready", true) => {
+                    ("ahead" | "looked" | "ready", true) => {
                         // The very connection goes on.
                         release(&mut held.session, held.handle, held.token).await;
                         held.token = granted(&mut held.session, acquire(held.handle)).await.token;
