@@ -38,6 +38,9 @@ struct State {
     uses: usize,
     sessions: BTreeMap<(u64, SessionId), Arc<Namespace>>,
     connections: Vec<Weak<Connection>>,
+    /// With so many connections those that are gone are dropped from the list: that costs each new
+    /// one the same, however many there are.
+    crowded: usize,
 }
 
 /// Keeps a process's entry: of a connection, or of a session.
@@ -150,7 +153,10 @@ impl Client {
     /// Lists a connection, to be ended with the process. False: the process has exited.
     pub fn connect(&self, connection: &Arc<Connection>) -> bool {
         let mut state = self.lock();
-        state.connections.retain(|other| other.strong_count() > 0);
+        if state.connections.len() >= state.crowded {
+            state.connections.retain(|other| other.strong_count() > 0);
+            state.crowded = 2 * state.connections.len() + 1;
+        }
         if !state.gone {
             state.connections.push(Arc::downgrade(connection));
         }

@@ -233,7 +233,8 @@ async fn a_daemon_that_leaves_tells_its_sessions() {
 
 #[tokio::test]
 async fn an_idle_daemon_leaves_but_not_while_an_object_is_kept() {
-    let idle = std::time::Duration::from_millis(50);
+    // A busy machine may take long until the first session is there.
+    let idle = std::time::Duration::from_secs(2);
     let daemon = Daemon::with(|config| config.idle_exit = Some(idle));
     let mut session = daemon.session().await;
     let spec = v1::create::Spec::Event(v1::EventSpec {});
@@ -242,7 +243,7 @@ async fn an_idle_daemon_leaves_but_not_while_an_object_is_kept() {
     session.ask(Request::Create(kept)).await;
     session.ask(Request::Goodbye(v1::Goodbye {})).await;
     drop(session);
-    tokio::time::sleep(10 * idle).await;
+    tokio::time::sleep(2 * idle).await;
     let mut session = daemon.session().await;
     session.ask(Request::Unlink(v1::Unlink { name: "kept".into() })).await;
     session.ask(Request::Goodbye(v1::Goodbye {})).await;
