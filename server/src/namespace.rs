@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
-use syncd_core::{RecordKind, Space, Step, Time, fair_limit};
+use syncd_core::{RecordKind, Space, Step, Time, Totals, fair_limit};
 use tokio::sync::Notify;
 
 mod similar;
@@ -24,6 +24,9 @@ use crate::{
 
 /// What one record takes at most, in bytes: a request with the longest name and label.
 const RECORD: usize = 2048;
+
+/// What an abandonment takes in a snapshot at most, besides its session's label.
+const ABANDONMENT: usize = 96;
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
@@ -173,6 +176,8 @@ pub(crate) struct State {
     pub members: Members,
     /// Who opens a session by the call that is made.
     pub opening: Option<Member>,
+    /// Of those who are in it or were, in bytes.
+    pub longest_label: usize,
     /// For the next record.
     page: Page,
     pub counters: Counters,
@@ -212,7 +217,10 @@ impl State {
     /// # Errors
     /// Why not.
     pub fn make_room(&mut self) -> Result<(), StoreError> {
-        self.store.as_mut().map_or(Ok(()), |store| store.make_room(RECORD))
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let Totals { holds, waiters, untold, .. } = self.space.totals();
+        store.foresee(((holds + waiters + untold + 1) * (ABANDONMENT + self.longest_label)) as u64);
+        store.make_room(RECORD)
     }
 
     /// Counts how many objects a session is attached to: none once it is over, though the core may
@@ -296,6 +304,7 @@ impl Namespace {
             store,
             members: Members::default(),
             opening: None,
+            longest_label: 0,
             page: Page::default(),
             counters: Counters::default(),
             armed: None,

@@ -27,7 +27,7 @@ use crate::{
     clients::ClientUse,
     entry::{Kept, Member},
     journal::{Directory, Found, Journal, Store as _, StoreError, failpoint},
-    namespace::{Address, Namespace},
+    namespace::{Address, MAX_NAME, Namespace},
     outbox::Session,
     peer::{self, Peer},
 };
@@ -152,6 +152,7 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
         let mut state = namespace.lock();
         state.members = members;
         state.latest = latest;
+        state.longest_label = MAX_NAME;
     }
     broker.registry.restore(&namespace, &broker.settings.limits);
     // A daemon that didn't know of this journal may have been here since, or it is an old copy.

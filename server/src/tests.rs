@@ -105,3 +105,70 @@ fn uid() -> u32 {
     #[cfg(windows)]
     return 0;
 }
+
+/// A daemon, a session that holds a lock, and the handle of that.
+async fn who_holds_a_lock() -> (Arc<Broker>, Endpoint, Session, u32, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
+    let server = Server::bind(Config::new(endpoint.clone())).unwrap();
+    let broker = server.broker.clone();
+    tokio::spawn(server.run(std::future::pending()));
+    let mut session = Session::open(channel(endpoint.clone()).await, open()).await.unwrap();
+    let handle = session.lock("held").await;
+    let Message::Granted(_) = session.ask(acquire(handle)).await else { panic!() };
+    (broker, endpoint, session, handle, dir)
+}
+
+/// Asks for what there is no room for, again and again.
+async fn ask_for_more(session: &mut Session, times: u64, acknowledges: bool) {
+    let (mut refused, mut seq) = (0, 0);
+    for id in 10_000..10_000 + times {
+        let spec = Some(v1::create::Spec::Event(v1::EventSpec {}));
+        let create = v1::Create { name: id.to_string(), spec, ..Default::default() };
+        let ack = if acknowledges { seq } else { 0 };
+        let request = Some(Request::Create(create));
+        session.requests.send(v1::ClientMessage { id, ack, request }).await.unwrap();
+        let told = session.next().await;
+        seq = told.seq;
+        match told.message {
+            Some(Message::Attached(_)) => {}
+            Some(Message::Error(error)) if error.field == "journal" => refused += 1,
+            told => panic!("{told:?}"),
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_nothing_though_nobody_acknowledges_what_he_is_refused() {
+    let (broker, endpoint, mut session, handle, _dir) = who_holds_a_lock().await;
+    let mut other = Session::open(channel(endpoint).await, open()).await.unwrap();
+    broker.settings.journal.as_ref().unwrap().fill();
+    ask_for_more(&mut other, 1500, false).await;
+    support::release(&mut session, handle, 0).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_has_room_for_each_hold_to_be_abandoned() {
+    let (broker, endpoint, mut session, handle, _dir) = who_holds_a_lock().await;
+    let open = v1::Open { label: "x".repeat(255), ..open() };
+    let mut leaving = Session::open(channel(endpoint).await, open).await.unwrap();
+    for handle in 0..1000 {
+        let spec = v1::SemLockSpec { class: v1::SemLockClass::Lock.into(), value: 1, max: 1 };
+        let spec = Some(v1::create::Spec::SemLock(spec));
+        leaving.send(Request::Create(v1::Create { spec, ..Default::default() })).await;
+        leaving.send(acquire(handle)).await;
+    }
+    for _ in 0..2000 {
+        let told = leaving.next().await.message.unwrap();
+        assert!(matches!(told, Message::Attached(_) | Message::Granted(_)), "{told:?}");
+    }
+    broker.settings.journal.as_ref().unwrap().fill();
+    leaving.ask(Request::Goodbye(v1::Goodbye {})).await;
+    ask_for_more(&mut session, 2800, true).await;
+    let release = v1::Release { handle, owner: 1, ..Default::default() };
+    let request = Some(Request::Release(release));
+    let release = v1::ClientMessage { id: 20_000, ack: 0, request };
+    session.requests.send(release).await.unwrap();
+    assert!(matches!(session.next().await.message, Some(Message::Done(_))));
+}

@@ -213,7 +213,7 @@ fn a_full_tmpfs_refuses_growth_and_stops_no_release() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let script = "mount -t tmpfs -o size=1m,mode=700 none \"$0\" || exit 77; exec \"$@\"";
+        let script = "mount -t tmpfs -o size=2m,mode=700 none \"$0\" || exit 77; exec \"$@\"";
         let name = "a_full_tmpfs_refuses_growth_and_stops_no_release";
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", script]).arg(dir.path());

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Body, FencingToken, Message, ObjectId, Owner, RequestId, arena::Idx, object::Object,
-    undoable::Undoable,
+    Body, FencingToken, Input, Message, ObjectId, Owner, RequestId, Space, Time, arena::Idx,
+    object::Object, session::Session, undoable::Undoable,
 };
 
 /// Messages by number, from 1 upwards, without a gap.
@@ -144,5 +144,23 @@ impl Outgoing {
         let weight = self.sent.iter().map(|sent| sent.weight).sum();
         assert_eq!(self.weight, weight, "bytes of messages kept");
         weight
+    }
+}
+
+impl Space {
+    /// There is no room for the state: of what connected sessions were sent and haven't acknowledged,
+    /// the latest `most` bytes of each stay, as if that were their quota.
+    pub fn handle_shortage(&mut self, now: Time, most: usize) {
+        self.call(now, Input::Shortage { most });
+        // Others have yet to be told, or to give back what they will never be told of.
+        let connected =
+            |s: &&mut Session| !s.ended && s.grace_until.is_none() && s.resend.is_none();
+        for session in self.sessions.values_mut().filter(connected) {
+            while session.outgoing.weight() > most
+                && let Some(weight) = session.outgoing.forget_oldest()
+            {
+                self.unacknowledged -= weight;
+            }
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Session {
     /// All messages up to this one have been put out at least once, or were acknowledged.
     put_out: u64,
     /// Set while a resume is under way: the next message to send again.
-    resend: Option<u64>,
+    pub resend: Option<u64>,
     /// Its last request is on the agenda.
     pub working: bool,
     /// It has had its last message.

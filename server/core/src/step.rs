@@ -33,6 +33,7 @@ pub enum Input {
     Timeout,
     Work,
     Numbers(u64),
+    Shortage { most: usize },
 }
 
 /// What comes out of a [`Space`].
@@ -104,6 +105,7 @@ impl Space {
             Input::Timeout => self.handle_timeout(at),
             Input::Work => self.handle_work(at),
             Input::Numbers(first) => self.handle_numbers(at, first),
+            Input::Shortage { most } => self.handle_shortage(at, most),
         }
     }
 

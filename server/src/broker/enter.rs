@@ -19,6 +19,10 @@ use crate::{
 /// Who makes several calls lets others in once these have had so many outputs.
 const TURN: usize = 64;
 
+/// So much of what a session hasn't acknowledged stays where there is no room for a snapshot, in
+/// bytes.
+const SHORTAGE: usize = 4 << 10;
+
 /// Nobody enters any more: the namespace has been retired or has failed, or the daemon has lost
 /// its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +102,11 @@ impl Broker {
                     self.settle(namespace, &mut state, own.as_mut(), &mut after)?;
                 }
                 self.renew_snapshot(namespace, &mut state);
+                if state.store.as_mut().is_some_and(Journal::take_shortage) {
+                    state.space.handle_shortage(now, SHORTAGE);
+                    self.settle(namespace, &mut state, own.as_mut(), &mut after)?;
+                    self.take_snapshot_after_all(namespace, &mut state);
+                }
                 match next {
                     ControlFlow::Continue(_) if after.outputs < TURN => {}
                     ControlFlow::Continue(result) | ControlFlow::Break(result) => {

@@ -25,16 +25,32 @@ const FEW: u64 = 100;
 impl Broker {
     /// Takes a snapshot, or has one taken, if it is time.
     pub(super) fn renew_snapshot(&self, namespace: &Arc<Namespace>, state: &mut State) {
-        let State { space, store, members, latest, references, .. } = state;
-        let Some(journal) = store.as_mut().filter(|journal| journal.is_due()) else { return };
-        let config = self.core_config(&namespace.address);
-        if weigh(&space.totals(), *references) <= SMALL {
-            if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
-                // Its status says so, too, until it has succeeded.
-                debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
-            }
+        let Some(journal) = state.store.as_ref().filter(|journal| journal.is_due()) else { return };
+        if is_small(state) {
+            self.take_snapshot(namespace, state);
         } else if let Ok(compaction) = journal.compaction() {
             self.spawn(compact(self.compactions.clone(), namespace.clone(), compaction));
+        }
+    }
+
+    /// Takes one for which there was no room a moment ago; a large one is begun in its time.
+    pub(super) fn take_snapshot_after_all(&self, namespace: &Namespace, state: &mut State) {
+        if is_small(state) {
+            self.take_snapshot(namespace, state);
+        }
+        if let Some(journal) = &mut state.store {
+            // Nothing else would help.
+            journal.take_shortage();
+        }
+    }
+
+    /// Takes a snapshot of a small state.
+    fn take_snapshot(&self, namespace: &Namespace, state: &mut State) {
+        let State { space, store: Some(journal), members, latest, .. } = state else { return };
+        let config = self.core_config(&namespace.address);
+        if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
+            // Its status says so, too, until it has succeeded.
+            debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
         }
     }
 }
@@ -54,17 +70,17 @@ impl Broker {
     /// Takes one, or begins one that is to be made beside the work.
     fn begin_snapshot(&self, namespace: &Namespace) -> Option<Compaction> {
         let mut state = self.admit(namespace).ok()?;
-        let State { space, store, members, latest, references, .. } = &mut *state;
-        let journal = store.as_mut().filter(|journal| journal.status().records > FEW)?;
-        if weigh(&space.totals(), *references) > SMALL {
+        let journal = state.store.as_ref().filter(|journal| journal.status().records > FEW)?;
+        if !is_small(&state) {
             return journal.compaction().ok();
         }
-        let config = self.core_config(&namespace.address);
-        if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
-            debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
-        }
+        self.take_snapshot(namespace, &mut state);
         None
     }
+}
+
+fn is_small(state: &State) -> bool {
+    weigh(&state.space.totals(), state.references) <= SMALL
 }
 
 async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction: Compaction) {
@@ -96,6 +112,9 @@ async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction
             Ok(false) => work = |compaction| compaction.catch_up(),
             Err(error) => {
                 debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
+                if let Some(journal) = &mut namespace.lock().store {
+                    journal.note_failure(&error);
+                }
                 return;
             }
         }

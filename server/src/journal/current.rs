@@ -94,6 +94,11 @@ impl Current {
         self.position >= self.due || is_stuck
     }
 
+    /// A few more records, and there is no room for another one.
+    pub fn is_at_end(&self) -> bool {
+        self.position + LEAST_LOG / 2 >= self.room
+    }
+
     /// Adds a record for which there is room.
     pub fn write(&mut self, record: &[u8]) {
         #[cfg(feature = "sabotage")]

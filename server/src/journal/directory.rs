@@ -53,6 +53,14 @@ struct Standing {
     is_given_away: bool,
 }
 
+#[cfg(test)]
+impl Directory {
+    /// Has no room any more.
+    pub(crate) fn fill(&self) {
+        self.quota.store(0, Relaxed);
+    }
+}
+
 impl Directory {
     /// Opens the directory, made with mode 0700 if it is missing.
     ///

@@ -53,6 +53,12 @@ pub struct Journal {
     trouble: Option<(Instant, StoreError)>,
     /// When a snapshot failed last.
     failed: Option<Instant>,
+    /// It failed for want of room, which nobody has been told.
+    is_short: bool,
+    /// By how much the state may become larger by what frees something.
+    foreseen: u64,
+    /// How much larger than the last one a snapshot may be for either file.
+    larger: u64,
     /// It is lost, and why there is no other one yet.
     lost: Option<StoreError>,
 }
@@ -160,6 +166,9 @@ impl Journal {
             spare: None,
             trouble: None,
             failed: None,
+            is_short: false,
+            foreseen: 0,
+            larger: 0,
             lost: None,
         };
         journal.limit_growth();
@@ -170,11 +179,31 @@ impl Journal {
         &self.slots[1 - self.current.slot]
     }
 
-    /// The next snapshot fits the other file if each byte of growth adds two to the state.
+    /// The next snapshot fits the other file if each byte of growth adds two to the state, and so
+    /// does the one after it this file.
     fn limit_growth(&mut self) {
-        let most =
-            self.other().size().saturating_sub(least_size(self.current.header.snapshot_length));
+        let size = self.slots.iter().map(|slot| slot.size()).min().unwrap_or_default();
+        self.larger = size.saturating_sub(least_size(self.current.header.snapshot_length));
+        self.foresee(self.foreseen);
+    }
+
+    /// What frees something may make the state so much larger, whenever it comes: a hold that is
+    /// abandoned says who had it. Growth leaves room for that from now on.
+    pub fn foresee(&mut self, bytes: u64) {
+        self.foreseen = bytes;
+        let most = self.larger.saturating_sub(bytes);
         self.current.growth_limit = if self.lost.is_some() { 0 } else { most / 2 };
+    }
+
+    /// Whether a snapshot failed for want of room since this was asked last.
+    pub fn take_shortage(&mut self) -> bool {
+        std::mem::take(&mut self.is_short)
+    }
+
+    /// A snapshot was begun and came to nothing.
+    pub fn note_failure(&mut self, error: &StoreError) {
+        self.failed = Some(Instant::now());
+        self.is_short = matches!(error, StoreError::NoRoom { .. });
     }
 
     /// Has room for a record, unless there was none a moment ago.
@@ -213,10 +242,13 @@ impl Journal {
         }
         if need == Need::Growth && self.current.growth + size > self.current.growth_limit {
             let growth = self.current.growth + size;
-            let least = least_size(self.current.header.snapshot_length) + 2 * growth;
+            let state = self.current.header.snapshot_length;
+            let least = least_size(state) + 2 * growth + self.foreseen;
             let more = (self.current.room / 2).min(STEP);
-            if self.other().reserve((least + more).next_multiple_of(4096)).is_err() {
-                self.other().reserve(least.next_multiple_of(4096))?;
+            for slot in &self.slots {
+                if slot.reserve((least + more).next_multiple_of(4096)).is_err() {
+                    slot.reserve(least.next_multiple_of(4096))?;
+                }
             }
             self.limit_growth();
         }
@@ -264,7 +296,7 @@ impl Journal {
         failpoint("journal.compaction.before_complete");
         self.complete(next);
         compaction.leave(self.spare.take());
-        (self.trouble, self.failed) = (None, None);
+        (self.trouble, self.failed, self.is_short) = (None, None, false);
         Ok(true)
     }
 
@@ -286,7 +318,7 @@ impl Journal {
         let next = 1 - self.current.slot;
         let header = header_after(&self.current.header, self.current.position, snapshot);
         let slot = &self.slots[next];
-        let wanted = wanted_size(length, false);
+        let wanted = wanted_size(length, false).saturating_add(self.foreseen);
         if slot.size() > 4 * wanted {
             self.spare = None;
             slot.shrink(wanted);
@@ -333,14 +365,15 @@ impl Store for Journal {
     fn is_due(&self) -> bool {
         self.current.is_due()
             && !self.shared.is_compacting.load(Acquire)
-            && self.failed.is_none_or(|at| at.elapsed() >= RETRY)
+            && (self.current.is_at_end() || self.failed.is_none_or(|at| at.elapsed() >= RETRY))
     }
 
     fn switch(&mut self, snapshot: &[u8]) -> Result<(), StoreError> {
         let switched = self.switch_to(snapshot);
         if !matches!(switched, Err(StoreError::Busy)) {
             self.note(&switched);
-            self.failed = switched.is_err().then(Instant::now);
+            (self.failed, self.is_short) = (None, false);
+            switched.as_ref().err().into_iter().for_each(|error| self.note_failure(error));
         }
         switched
     }

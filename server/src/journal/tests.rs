@@ -5,7 +5,7 @@ mod damage;
 mod fuzz;
 mod room;
 
-use std::{fs, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{fs, path::Path, sync::Arc};
 
 use tempfile::TempDir;
 
@@ -68,7 +68,7 @@ impl Place {
 
     /// No more room than is reserved.
     fn fill(&self) {
-        self.directory.quota.store(0, Relaxed);
+        self.directory.fill();
     }
 }
 

@@ -110,6 +110,7 @@ impl SessionStream {
             let namespace = broker.namespace(address).map_err(no_namespace)?;
             let opened = broker.enter(&namespace, broker.now(), None, |state, now| {
                 let is_new = state.space.is_empty();
+                state.longest_label = state.longest_label.max(label.len());
                 if let Err(error) = state.make_room() {
                     return Err(no_namespace(error.into()));
                 }
