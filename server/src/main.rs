@@ -1,8 +1,8 @@
 //! The binary `syncd`: flags in, exit code out. Everything else is the library's.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser;
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 
 /// Locks, semaphores and conditions for the programs of this machine.
 ///
@@ -22,5 +22,13 @@ struct Arguments {
 const _: () = assert!(!syncd_core::sabotage::sabotaged(syncd_core::sabotage::Bug::TokenReused));
 
 fn main() -> ExitCode {
-    syncd::run(Arguments::parse().options).into()
+    let matches = Arguments::command().mut_args(without_empty_variable).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    syncd::run(arguments.options).into()
+}
+
+/// An empty environment variable counts as unset.
+fn without_empty_variable(arg: Arg) -> Arg {
+    let variable = arg.get_env().and_then(env::var_os);
+    if variable.is_some_and(|value| value.is_empty()) { arg.env(None::<&str>) } else { arg }
 }

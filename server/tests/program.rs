@@ -90,6 +90,21 @@ fn a_switch_in_the_environment_is_on_or_off_in_any_usual_word() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_unset() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = syncd(dir.path()).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let variables: Vec<&str> =
+        help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next()).collect();
+    assert!(variables.contains(&"SYNCD_GRACE") && variables.len() > 20, "{variables:?}");
+    let mut command = syncd(dir.path());
+    for variable in variables.iter().filter(|&&variable| variable != "SYNCD_SOCKET") {
+        command.env(variable, "");
+    }
+    Running::start(command, dir.path()).stop(libc::SIGTERM);
+}
+
+#[test]
 fn a_second_daemon_says_who_is_first_and_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let first = Running::start(syncd(dir.path()), dir.path());

@@ -137,7 +137,8 @@ fn check(broker: &Broker, socket: &Socket, greeting: &str) -> Result<(), String>
             "the daemon's journal has format {FORMAT}, and the new one reads none beyond {format}"
         ));
     }
-    let is_managed = broker.settings.is_activated || env::var_os("NOTIFY_SOCKET").is_some();
+    let has_manager = env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty());
+    let is_managed = broker.settings.is_activated || has_manager;
     if is_managed && peer.pid.is_none_or(|pid| !is_own_child(pid)) {
         return Err("the daemon is a service: its manager must know who it is. Have that replace \
                     it (systemctl reload syncd)"
