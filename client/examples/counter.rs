@@ -1,6 +1,6 @@
-//! A counter in a file, raised by this process a hundred times while others do the same.
+//! Increments a counter in a file a hundred times, while other processes do the same.
 //!
-//! Run it several times at once: `cargo run -p syncd-client --example counter -- /tmp/counter`
+//! Run several at once: `cargo run -p syncd-client --example counter -- /tmp/counter`
 
 use std::{env, error::Error, fs};
 

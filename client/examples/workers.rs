@@ -1,4 +1,4 @@
-//! Five tasks, of which two at a time may work, over all processes that run this.
+//! Five tasks that share two permits, with the tasks of all processes that run this.
 //!
 //! `cargo run -p syncd-client --example workers`
 

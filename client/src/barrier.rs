@@ -8,7 +8,7 @@ use syncd_proto::v1::{
 
 use crate::{
     BarrierError, SessionError, Token,
-    binding::{Binding, ObjectRequest},
+    binding::{Binding, ObjectReply},
     call::{Call, Input, Step, Steps, call, done},
     client::Shared,
     error::SessionLost,
@@ -17,38 +17,38 @@ use crate::{
     session::{CallError, protocol::Undo},
 };
 
-/// A barrier between processes: so many parties wait for each other, again and again. A party's
-/// death, time-out or failed action breaks it for all, until a reset.
+/// A barrier between processes: a fixed number of parties wait for each other, again and again.
+/// A party's death, time-out or failed action breaks it for all, until a reset.
 ///
 /// Clones are the same barrier.
 #[derive(Clone, Debug)]
 pub struct Barrier(pub(crate) Arc<Object>);
 
-/// A party's place among those who passed a barrier together.
+/// A party's place among the parties that passed a barrier together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarrierWaitResult {
     index: u32,
 }
 
 impl BarrierWaitResult {
-    /// From 0, in the order of arrival.
+    /// The party's index in order of arrival, from 0.
     pub fn index(self) -> u32 {
         self.index
     }
 
-    /// True of one party: the first to come.
+    /// Whether this party arrived first; true for exactly one party.
     pub fn is_leader(self) -> bool {
         self.index == 0
     }
 }
 
-/// What a barrier is like.
+/// A barrier's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BarrierState {
-    /// How many parties have come, and wait.
+    /// How many parties wait.
     pub waiting: u32,
-    /// Whether everybody is turned away until a reset.
+    /// Whether the barrier is broken: every wait fails until a reset.
     pub broken: bool,
 }
 
@@ -59,10 +59,10 @@ impl From<v1::State> for BarrierState {
 }
 
 impl Barrier {
-    /// Waits until all parties have come.
+    /// Waits until all parties have arrived.
     ///
     /// # Errors
-    /// [`Broken`](BarrierError::Broken), or as for any call.
+    /// [`Broken`](BarrierError::Broken), or any [`SessionError`].
     ///
     /// # Cancel safety
     /// Dropping the future withdraws this party; the others wait on.
@@ -70,11 +70,10 @@ impl Barrier {
         self.arrive(owner::current(), None, false).run().await.map(|arrival| arrival.result)
     }
 
-    /// Waits until all parties have come, for at most `timeout`.
+    /// Waits until all parties have arrived, for at most `timeout`.
     ///
     /// # Errors
-    /// [`TimedOut`](BarrierError::TimedOut), and then the barrier is broken; or as
-    /// [`wait`](Self::wait).
+    /// [`TimedOut`](BarrierError::TimedOut), which breaks the barrier; or as [`wait`](Self::wait).
     ///
     /// # Cancel safety
     /// As [`wait`](Self::wait).
@@ -85,15 +84,14 @@ impl Barrier {
             .map(|arrival| arrival.result)
     }
 
-    /// As [`wait`](Self::wait) or, with a time-out, [`wait_timeout`](Self::wait_timeout); and if
-    /// this party is the last to come, runs `action` before anybody passes. If that panics, the
-    /// barrier is broken.
+    /// As [`wait`](Self::wait) or, with a time-out, [`wait_timeout`](Self::wait_timeout). The last
+    /// party to arrive runs its `action` before any party passes; a panic in it breaks the barrier.
     ///
     /// # Errors
     /// As [`wait_timeout`](Self::wait_timeout).
     ///
     /// # Cancel safety
-    /// As [`wait`](Self::wait); but dropped when it was this party's turn to run the action, it
+    /// As [`wait`](Self::wait); but dropping the future when this party has to run the action
     /// breaks the barrier.
     pub async fn wait_with(
         &self,
@@ -108,42 +106,42 @@ impl Barrier {
         Ok(arrival.result)
     }
 
-    /// Makes it empty and whole again; who waits gets [`Broken`](BarrierError::Broken).
+    /// Empties the barrier and mends it; parties that wait get [`Broken`](BarrierError::Broken).
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
-    /// It may or may not be reset.
+    /// The barrier may or may not be reset.
     pub async fn reset(&self) -> Result<(), SessionError> {
         self.reset_it().run().await
     }
 
-    /// Breaks it, for all who wait and all who come before a reset.
+    /// Breaks the barrier for parties that wait now or arrive before a reset.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
-    /// It may or may not be broken.
+    /// The barrier may or may not be broken.
     pub async fn abort(&self) -> Result<(), SessionError> {
         self.abort_it().run().await
     }
 
-    /// How many have come, and whether it is broken.
+    /// How many parties wait, and whether the barrier is broken.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     pub async fn state(&self) -> Result<BarrierState, SessionError> {
         self.0.query().run().await.map(BarrierState::from)
     }
 
-    /// Its name; empty if it has none.
+    /// The object's name; empty for an anonymous object.
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// What another process attaches by.
+    /// The token by which another process attaches to the object.
     pub fn token(&self) -> Token {
         self.0.token()
     }
@@ -159,7 +157,7 @@ impl Barrier {
             let wait = BarrierWait { handle, owner, timeout_us, has_action };
             (Request::BarrierWait(wait), Some(Undo::Party { handle, owner }))
         });
-        call(wait, timeout, move |passed: Result<ObjectRequest, CallError>| match passed? {
+        call(wait, timeout, move |passed: Result<ObjectReply, CallError>| match passed? {
             (binding, Message::BarrierPassed(passed)) => {
                 let client = self.0.client.clone();
                 let turn = || Turn { client, binding, owner, over: false };
@@ -183,14 +181,14 @@ impl Barrier {
     }
 }
 
-/// What a party gets when all have come.
+/// The result of a party's wait when all have arrived.
 pub(crate) struct Arrival {
     pub(crate) result: BarrierWaitResult,
-    /// The action is to be run before the others pass.
+    /// Set if this party has to run its action before the others pass.
     pub(crate) turn: Option<Turn>,
 }
 
-/// A party's turn to run the action. Dropped, it breaks the barrier.
+/// A party's turn to run the action. Dropping it unreported breaks the barrier.
 pub(crate) struct Turn {
     client: Arc<Shared>,
     binding: Arc<Binding>,
@@ -209,7 +207,7 @@ impl Turn {
     }
 }
 
-/// Tells that the action went well.
+/// Reports that the action succeeded.
 struct Report(Turn);
 
 impl Steps for Report {

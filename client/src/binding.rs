@@ -1,5 +1,5 @@
-//! The handle that an object has in the session of the moment: how it is got, and got again in
-//! another session; and requests by it.
+//! An object's binding: its handle in the current session, how a session attaches to the object,
+//! and requests on the object.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ pub(crate) struct Binding {
     pub(crate) session: Arc<Session>,
     pub(crate) handle: u32,
     pub(crate) key: Arc<str>,
-    /// The recursive holds that there are, by owner: their tokens.
+    /// The fencing tokens of recursive holds, by owner.
     pub(crate) holds: Mutex<HashMap<u64, Weak<AtomicU64>>>,
 }
 
@@ -37,20 +37,20 @@ impl Drop for Binding {
 }
 
 impl fmt::Debug for Binding {
-    /// Without the key, which is as good as the object.
+    /// Omits the key: whoever knows it can attach.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { session, handle, .. } = self;
         f.debug_struct("Binding").field("session", session).field("handle", handle).finish()
     }
 }
 
-/// The steps to a new binding: by key or name if one is known, else, or where that leads nowhere,
-/// by creating the object.
+/// The steps to a new binding: attaches by key or name if one is known; creates the object if none
+/// is, or if it is not found.
 pub(crate) struct Bind {
     client: Arc<Shared>,
     attach: Option<attach::By>,
     create: Option<Create>,
-    /// A condition's lock, which is to be bound first: its handle is asked for, in its session.
+    /// A condition's lock, which must be bound first: Create names its handle, in the same session.
     lock: Option<(Arc<Object>, Box<Bind>)>,
     start: bool,
     stage: Stage,
@@ -69,12 +69,12 @@ impl Bind {
         Self::new(client, None, Some(create), lock)
     }
 
-    /// To what is there, if it is: no daemon is started for it.
+    /// Attaches to an object that exists. Doesn't start a daemon.
     pub(crate) fn attaching(client: Arc<Shared>, by: attach::By) -> Self {
         Self::new(client, Some(by), None, None)
     }
 
-    /// To what was there in another session.
+    /// Binds an object of a former session again.
     pub(crate) fn again(object: &Object) -> Self {
         let by = attach::By::Key(object.key().to_owned());
         let create = (!object.create.name.is_empty()).then(|| object.create.clone());
@@ -91,12 +91,12 @@ impl Bind {
             let bind = Box::new(Self::again(&lock));
             (lock, bind)
         });
-        // A new daemon has what can be created, and nothing else.
+        // A new daemon has no objects, so starting one helps only if the object can be created.
         let start = create.is_some();
         Self { client, attach, create, lock, start, stage: Stage::Begin }
     }
 
-    /// The first request, where a session is known.
+    /// The next request: Attach first, then Create.
     fn ask(&mut self, session: Arc<Session>) -> Result<Step<(Arc<Binding>, Attached)>, CallError> {
         let (request, stage): (_, fn(_) -> _) = match self.attach.take() {
             Some(by) => (Request::Attach(Attach { by: Some(by) }), Stage::Attaching),
@@ -182,7 +182,7 @@ fn bound(session: Arc<Session>, input: Input) -> Result<Step<(Arc<Binding>, Atta
     Ok(Step::Done((Arc::new(binding), attached)))
 }
 
-/// The steps to an object's binding in the session of the moment.
+/// The steps to an object's binding in the current session.
 pub(crate) struct BindObject<'a> {
     object: &'a Object,
     bind: Option<Box<Bind>>,
@@ -213,19 +213,19 @@ impl Steps for BindObject<'_> {
                 self.object.bind(binding.clone());
                 Step::Done(binding)
             }
-            other => other.without_end(),
+            other => other.unfinished(),
         })
     }
 }
 
-/// Whose answer it is, and the answer.
-pub(crate) type ObjectRequest = (Arc<Binding>, Message);
+/// A reply, and the binding that the request used.
+pub(crate) type ObjectReply = (Arc<Binding>, Message);
 
-/// A request on an object, with what undoes it, by the object's handle.
+/// The steps of a request on an object. `request` makes it, and its [`Undo`], from the handle.
 pub(crate) struct ObjectCall<'a, R> {
     bind: BindObject<'a>,
     asked: Option<Arc<Binding>>,
-    /// To be made again, should the session go with its daemon or connection.
+    /// Whether to repeat the request in a new session if the daemon or connection failed.
     again: bool,
     request: R,
 }
@@ -237,13 +237,13 @@ impl<'a, R> ObjectCall<'a, R> {
 }
 
 impl<R: Fn(u32) -> (Request, Option<Undo>)> Steps for ObjectCall<'_, R> {
-    type Output = ObjectRequest;
+    type Output = ObjectReply;
 
     fn client(&self) -> &Arc<Shared> {
         self.bind.client()
     }
 
-    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<ObjectRequest>, CallError> {
+    fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<ObjectReply>, CallError> {
         let input = match (self.asked.take(), input) {
             (Some(binding), Ok(Input::Reply(message))) => {
                 return Ok(Step::Done((binding, message)));
@@ -265,7 +265,7 @@ impl<R: Fn(u32) -> (Request, Option<Undo>)> Steps for ObjectCall<'_, R> {
                 self.asked = Some(binding);
                 Step::Request { session, request, undo }
             }
-            other => other.without_end(),
+            other => other.unfinished(),
         })
     }
 }

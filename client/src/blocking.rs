@@ -1,10 +1,10 @@
-//! The same without `async`: each call waits in the thread that makes it. The threads of a
-//! process share a client and are separate owners. One of those that wait reads for all; no
-//! thread is started, but for [`Client::on_lost`], and when something is to be sent that nobody
+//! The blocking API: each call waits in the thread that makes it. The threads of a process can
+//! share a client and are separate owners. One of the waiting threads reads for all. The client
+//! starts threads in two cases only: for [`Client::on_lost`], and to send requests that no thread
 //! waits for while the socket is full or the connection broken.
 //!
-//! A call works in any thread, also in `spawn_blocking`'s. In an async task it would block the
-//! runtime's thread: there, the async API is the one to use.
+//! Calls work in any thread, including those of `spawn_blocking`. In an async task they would block
+//! the runtime's thread: use the async API there.
 //!
 //! ```no_run
 //! use syncd_client::blocking::Client;
@@ -20,12 +20,12 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The way of one acquire
+//! # One acquire, module by module
 //!
-//! [`Lock::acquire`] (`lock`) describes itself as a call (`semlock`, `binding`), whose steps are
-//! made here (`call`): a request is given to the session's protocol, written, and waited for
-//! (`session`) by a parker (`unix`), through the bytes of HTTP/2 (`session/transport`), for what
-//! the protocol says it means (`session/protocol`). Nothing else is in between.
+//! [`Lock::acquire`] (`lock`) makes a call (`semlock`, `binding`) whose steps run in this thread
+//! (`call`). The request is queued in `session/protocol`, encoded by `session/transport` and
+//! written to the socket (`session`, `leader`); the thread sleeps in its parker (`unix`) until the
+//! reply has come.
 
 mod client;
 mod condition;
@@ -53,11 +53,11 @@ use crate::{call::Call, semlock::none_if_busy};
 
 /// What a waiting thread does about signals.
 pub trait Signals {
-    /// Called when a signal's handler has run in the thread, and now and then for no reason; with
-    /// nothing locked, so that it may make calls of its own. True: the call is given up.
+    /// Called after a signal handler has run in the thread, and periodically. Nothing is locked, so
+    /// it may make calls itself. Returning true gives up the interrupted call.
     fn handle(&mut self) -> bool;
 
-    /// Whether it is to be called at all.
+    /// Whether to call [`handle`](Self::handle) at all.
     fn matter(&self) -> bool {
         true
     }
@@ -69,7 +69,7 @@ impl<F: FnMut() -> bool> Signals for F {
     }
 }
 
-/// Waits on, whatever signals come.
+/// Ignores signals: the wait goes on.
 pub(crate) struct NoSignals;
 
 impl Signals for NoSignals {
@@ -84,12 +84,12 @@ impl Signals for NoSignals {
 
 pub(crate) type OnSignal<'a> = &'a mut dyn Signals;
 
-/// Makes a call in this thread.
+/// Performs a call in this thread.
 fn wait<C: Call>(call: C) -> C::Done {
     call.wait(&mut NoSignals)
 }
 
-/// Blocking methods of the async ones' names, each by the call that it is.
+/// Blocking methods named as their async counterparts, which perform the same calls.
 macro_rules! forward {
     ($First:ident, $($Rest:ident),+: $($methods:tt)+) => {
         forward! { $First: $($methods)+ }
@@ -110,16 +110,16 @@ macro_rules! forward {
     };
 }
 
-/// What every kind of object has: its name and token.
+/// The methods of every kind of object.
 macro_rules! object {
     ($Type:ident) => {
         impl $Type {
-            /// Its name; empty if it has none.
+            /// The object's name; empty for an anonymous object.
             pub fn name(&self) -> &str {
                 self.0.name()
             }
 
-            /// What another process attaches by.
+            /// The token by which another process attaches to the object.
             pub fn token(&self) -> crate::Token {
                 self.0.token()
             }

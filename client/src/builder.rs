@@ -1,4 +1,4 @@
-//! A client's settings: which daemon, which namespace, and how it gets there.
+//! A client's settings: which daemon, which namespace, and how to connect.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -40,33 +40,36 @@ impl Builder {
         }
     }
 
-    /// Another daemon than the user's own.
+    /// The daemon's endpoint. Unset: [`Endpoint::from_env_or_default`].
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
         self
     }
 
-    /// The namespace: `""` is the user's own, `"jobs"` the shared one of that name or a private
-    /// one, `"shared/jobs"` never a private one. At most 255 bytes. Unset: `$SYNCD_NAMESPACE`.
+    /// The namespace: `""` is the user's own; `"jobs"` is the shared namespace of that name, or a
+    /// private one if there is none; `"shared/jobs"` must be shared. At most 255 bytes. Unset:
+    /// `$SYNCD_NAMESPACE`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// What people see beside the process id, instead of the command line. At most 255 bytes.
+    /// A label that `syncctl` and errors show beside the process id, instead of the command line.
+    /// At most 255 bytes.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// Whether to start a daemon where there is none. Unset: unless `$SYNCD_NO_AUTOSTART` is set.
+    /// Whether to start a daemon if none listens. Default: true. `$SYNCD_NO_AUTOSTART`, if set and
+    /// not empty, forbids it in any case.
     pub fn auto_start(mut self, allowed: bool) -> Self {
         self.auto_start = allowed;
         self
     }
 
-    /// The command that starts a daemon; `--socket` and `--idle-exit` are appended. Without it,
-    /// that is `$SYNCD_DAEMON`, a `syncd` beside this program, or the `syncd` on the path.
+    /// The command that starts a daemon; `--socket` and `--idle-exit` are appended. Unset:
+    /// `$SYNCD_DAEMON`, a `syncd` beside this program, or the `syncd` on the path.
     pub fn daemon<A: AsRef<OsStr>>(
         mut self,
         program: impl AsRef<OsStr>,
@@ -77,20 +80,21 @@ impl Builder {
         self
     }
 
-    /// How long opening a session may take, the start of a daemon included. 10 s if unset.
+    /// How long opening a session may take, including the start of a daemon. Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a daemon may be away that its sessions outlive, as while it is upgraded: calls
-    /// wait that long, and what is held stays held. Then the session is lost. 60 s if unset.
+    /// How long a session waits for the next daemon when its daemon is gone, for example during an
+    /// upgrade. Meanwhile calls wait and holds stay held; after it the session is lost. Default:
+    /// 60 s. Without a journal, the daemon's grace applies instead.
     pub fn restart_timeout(mut self, timeout: Duration) -> Self {
         self.restart_timeout = timeout;
         self
     }
 
-    /// Connects, for the blocking API.
+    /// Connects a client for the blocking API.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -98,7 +102,7 @@ impl Builder {
         blocking::Client::open(self.build()?)
     }
 
-    /// Connects.
+    /// Connects a client.
     ///
     /// # Errors
     /// As [`Client::connect`].

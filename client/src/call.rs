@@ -1,6 +1,5 @@
-//! What a call does, step by step, whoever waits for its steps: it asks for a session or for the
-//! answer to a request, and is told. The two shells make these steps, each in its own way, so that
-//! no object is written twice.
+//! A call as a sequence of steps: each asks for a session or for the reply to a request. Both
+//! shells can perform them, in a thread or in a task, so that each object is written once.
 
 use std::{
     future::Future,
@@ -18,24 +17,25 @@ use crate::{
     tasks,
 };
 
-/// How long the daemon's own answer to a time-out may be late, which says who holds what.
+/// How much later than the call's time-out the daemon's TIMED_OUT may arrive before the client
+/// gives up: the daemon's reply says who holds the object.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// How long the answer to a try may take.
+/// How long the reply to a call with a zero time-out may take.
 const TRY: Duration = Duration::from_secs(1);
 
 /// What a call needs next.
 pub(crate) enum Step<T> {
-    /// The session of the moment, or a new one, for which a daemon may be started or not.
+    /// The current session, or a new one; `start`: a daemon may be started for it.
     Session {
         start: bool,
     },
-    /// That a request is sent which isn't answered, and then to go on from the beginning.
+    /// Send a request that has no reply, then continue with [`Input::Begin`].
     Post {
         session: Arc<Session>,
         request: Request,
     },
-    /// The answer to a request.
+    /// Send a request and wait for its reply.
     Request {
         session: Arc<Session>,
         request: Request,
@@ -45,26 +45,29 @@ pub(crate) enum Step<T> {
 }
 
 impl<T> Step<T> {
-    /// The same for a caller with another end; not for one that is done.
-    pub(crate) fn without_end<U>(self) -> Step<U> {
+    /// The same step with another output type.
+    ///
+    /// # Panics
+    /// On [`Step::Done`], which the caller must have handled.
+    pub(crate) fn unfinished<U>(self) -> Step<U> {
         match self {
             Self::Session { start } => Step::Session { start },
             Self::Post { session, request } => Step::Post { session, request },
             Self::Request { session, request, undo } => Step::Request { session, request, undo },
-            Self::Done(_) => unreachable!("the caller has taken it"),
+            Self::Done(_) => unreachable!("the caller handles Done"),
         }
     }
 }
 
-/// What it is told.
+/// What a step needed.
 pub(crate) enum Input {
     Begin,
     Session(Arc<Session>),
     Reply(Message),
 }
 
-/// The steps of a call. A step that failed comes in as its error: a call that has no other way
-/// returns it.
+/// The steps of a call. If a step fails, the next input is its error: the call returns it unless
+/// it has another way.
 pub(crate) trait Steps {
     type Output: Send;
 
@@ -72,8 +75,8 @@ pub(crate) trait Steps {
 
     fn next(&mut self, input: Result<Input, CallError>) -> Result<Step<Self::Output>, CallError>;
 
-    /// The request asked for has been queued: from here on the daemon may act on it, also if
-    /// the call is given up.
+    /// Called when the step's request has been queued: from now on the daemon may act on it, even
+    /// if the call is given up.
     fn on_sent(&mut self) {}
 }
 
@@ -81,15 +84,15 @@ pub(crate) trait Steps {
 pub(crate) trait Call {
     type Done;
 
-    /// Makes it in a task. Dropping the future withdraws what was asked for.
+    /// Performs the call in a task. Dropping the future withdraws the request.
     fn run(self) -> impl Future<Output = Self::Done> + Send;
 
-    /// Makes it in this thread. `on_signal` runs after a signal's handler has run in it, and now
-    /// and then; if it says so, the call is given up.
+    /// Performs the call in this thread. `on_signal` runs after a signal handler has run in the
+    /// thread, and periodically; if it returns true, the call is given up.
     fn wait(self, on_signal: OnSignal<'_>) -> Self::Done;
 }
 
-/// Steps, how long they may take, and what their end means to the caller.
+/// A call made of steps, their time-out, and a function that makes the call's result.
 pub(crate) struct Then<S, F> {
     steps: S,
     timeout: Option<Duration>,
@@ -162,12 +165,12 @@ where
     }
 }
 
-/// A call's end where success says nothing more.
+/// Discards a successful reply.
 pub(crate) fn done<T, E: From<CallError>>(result: Result<T, CallError>) -> Result<(), E> {
     result.map(drop).map_err(E::from)
 }
 
-/// A call that isn't made, since its arguments are wrong.
+/// A call that fails with `error`, if there is one, instead of being made.
 pub(crate) struct Unless<C, E> {
     error: Option<E>,
     call: C,
@@ -200,7 +203,7 @@ where
     }
 }
 
-/// A call whose success is made into something else.
+/// A call whose successful result is mapped.
 pub(crate) struct Map<C, F> {
     call: C,
     map: F,
@@ -230,7 +233,7 @@ where
     }
 }
 
-/// When a call ends by the client's own clock: a little after the daemon's would have ended it.
+/// When the client's clock ends a call: a little after the daemon's would have.
 fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     let timeout = match timeout? {
         Duration::ZERO => TRY,
@@ -239,7 +242,7 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// One request in the session of the moment, on no object.
+/// A request of the current session that concerns no object handle.
 pub(crate) struct Plain<'a> {
     client: &'a Arc<Shared>,
     request: Option<Request>,
@@ -270,7 +273,7 @@ impl Steps for Plain<'_> {
     }
 }
 
-/// The session of the moment, or a new one.
+/// The current session, or a new one.
 pub(crate) struct Connect<'a>(pub(crate) &'a Arc<Shared>);
 
 impl Steps for Connect<'_> {

@@ -1,4 +1,4 @@
-//! The client: which daemon, which namespace, and the session that is current in this process.
+//! The client: its daemon, its namespace, and this process's current session.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,10 +21,10 @@ use crate::{
     start::{self},
 };
 
-/// A client of one daemon, in one namespace. Clones share its session; it ends when the last
-/// of them, and of the objects and guards made by them, is dropped.
+/// A client of one daemon, in one namespace. Clones share a session, which ends when the last
+/// clone, object and guard of it is dropped.
 ///
-/// Its futures need a Tokio runtime with I/O and time enabled.
+/// The futures need a Tokio runtime with I/O and time enabled.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,19 +48,19 @@ pub(crate) struct Shared {
     slot: PerProcess<Slot>,
 }
 
-/// State that each process has of its own.
+/// A client's state in one process; a forked child has its own.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     session: Mutex<Option<Arc<Session>>>,
     /// One task opens a session at a time.
     pub(crate) gate: tokio::sync::Mutex<()>,
-    /// And one thread.
+    /// One thread opens a session at a time.
     pub(crate) door: blocking::Door,
 }
 
 impl Slot {
-    /// The session, if there is one that is good. Errors: it is lost, and releases with it, and
-    /// this call is the first to be told.
+    /// The session, if it is usable. Fails if the session and releases with it were lost, and no
+    /// call has reported that yet.
     pub(crate) fn session(&self) -> Result<Option<Arc<Session>>, CallError> {
         let session = self.lock().clone();
         match session {
@@ -74,18 +74,18 @@ impl Slot {
         self.lock().as_ref().is_some_and(|session| session.is_usable())
     }
 
-    /// The session that the next one replaces.
+    /// The resume key of the session that the next one replaces; empty if there is none.
     pub(crate) fn replaced(&self) -> Vec<u8> {
         let session = self.lock().clone();
         session.map_or_else(Vec::new, |session| session.replaced())
     }
 
-    /// From now on, there is none.
+    /// Removes the session.
     pub(crate) fn take(&self) -> Option<Arc<Session>> {
         self.lock().take()
     }
 
-    /// From now on, this is the session.
+    /// Sets the session.
     pub(crate) fn put(&self, session: Arc<Session>) {
         let replaced = self.lock().replace(session);
         drop(replaced);
@@ -106,13 +106,13 @@ impl Client {
         Self::builder().connect().await
     }
 
-    /// A client with settings of its own: endpoint, namespace, time-outs, how a daemon is started.
+    /// Settings for a client: endpoint, namespace, time-outs, how to start a daemon.
     pub fn builder() -> Builder {
         Builder::new()
     }
 
-    /// A client of the daemon and the namespace that a token is of. It doesn't start a daemon
-    /// unless told to: a new one wouldn't have the object.
+    /// Settings for a client of the daemon and namespace that a token names. Auto-start is off: a
+    /// new daemon wouldn't have the object.
     pub fn of(token: &Token) -> Builder {
         let builder = Self::builder().endpoint(token.endpoint.clone());
         builder.namespace(&token.namespace).auto_start(false)
@@ -121,7 +121,8 @@ impl Client {
     /// Gets or creates the lock of that name.
     ///
     /// # Errors
-    /// If the name is taken by another kind of object, is empty, or is longer than 255 bytes.
+    /// [`KindMismatch`](CreateError::KindMismatch) if the name belongs to another kind of object,
+    /// [`Invalid`](CreateError::Invalid) if it is empty or longer than 255 bytes.
     pub async fn lock(&self, name: &str) -> Result<Lock, CreateError> {
         self.object(name).lock().await
     }
@@ -134,7 +135,7 @@ impl Client {
         self.object(name).rlock().await
     }
 
-    /// Gets or creates the semaphore of that name, with `permits` free at first.
+    /// Gets or creates the semaphore of that name, with `permits` free initially.
     ///
     /// # Errors
     /// As [`lock`](Self::lock); and if it was created with another number of permits.
@@ -174,7 +175,7 @@ impl Client {
         self.object(name).event().await
     }
 
-    /// Gets or creates the barrier of that name, for so many parties.
+    /// Gets or creates the barrier of that name, for `parties` parties.
     ///
     /// # Errors
     /// As [`lock`](Self::lock); and if it was created for another number of parties, or for none.
@@ -187,23 +188,23 @@ impl Client {
         ObjectOptions::new(self.shared.clone(), name)
     }
 
-    /// Options for an object without a name: other processes reach it by its
-    /// [token](crate::Lock::token) alone. It goes when nobody has been attached for a while.
+    /// Options for an object without a name: other processes reach it only by its
+    /// [token](crate::Lock::token). The daemon removes it a while after the last detach.
     pub fn anonymous(&self) -> ObjectOptions {
         ObjectOptions::anonymous(self.shared.clone())
     }
 
-    /// Attaches to the object that a token is of.
+    /// Attaches to the object that a token names. Doesn't start a daemon.
     ///
     /// # Errors
-    /// [`NotFound`](CreateError::NotFound) if it is gone, [`KindMismatch`](CreateError::KindMismatch)
-    /// if it is of another kind, [`Elsewhere`](CreateError::Elsewhere) if it isn't this client's
-    /// daemon that has it. No daemon is started for it.
+    /// [`NotFound`](CreateError::NotFound) if the object is gone,
+    /// [`KindMismatch`](CreateError::KindMismatch) if it is of another kind,
+    /// [`Elsewhere`](CreateError::Elsewhere) if the token names another daemon or namespace.
     pub async fn attach<T: Attachable>(&self, token: &Token) -> Result<T, CreateError> {
         Object::attach(&self.shared, token, Some(T::KIND)).run().await.map(T::from_object)
     }
 
-    /// Frees a name. Who is attached stays attached; the next to create the name makes another
+    /// Frees a name. Attached sessions stay attached; the next create of that name makes another
     /// object.
     ///
     /// # Errors
@@ -212,8 +213,8 @@ impl Client {
         self.shared.unlink(name).run().await
     }
 
-    /// Waits until the current session is lost (opening one if there is none), and tells why.
-    /// Every guard of it is void by then.
+    /// Waits until the current session is lost (opening one if there is none), and returns why.
+    /// Its guards are void by then.
     ///
     /// # Errors
     /// If there is no session and none can be opened.
@@ -224,7 +225,7 @@ impl Client {
         Ok(self.shared.session().run().await?.tasks().lost().await)
     }
 
-    /// The number of the current session, as people see it in `syncctl sessions`.
+    /// The number of the current session, as `syncctl sessions` shows it.
     ///
     /// # Errors
     /// If there is no session and none can be opened.
@@ -232,9 +233,9 @@ impl Client {
         Ok(self.shared.session().run().await?.facts().id())
     }
 
-    /// Shared namespaces one of which may have been meant: of nearly the name of this client's
-    /// own, which is private and had nothing in it when the current session was opened. Who
-    /// means a shared one says so (`shared/jobs`).
+    /// Shared namespaces whose names are similar to this client's namespace, if that is private
+    /// and was empty when the current session was opened: the caller may have meant one of them.
+    /// `shared/jobs` names a shared namespace and nothing else.
     ///
     /// # Errors
     /// If there is no session and none can be opened.
@@ -242,11 +243,11 @@ impl Client {
         Ok(self.shared.session().run().await?.similar_namespaces())
     }
 
-    /// Ends the session in order, and returns when the daemon knows, or after 5 s. Guards become
-    /// void, and what they hold is abandoned; a later call opens a new session.
+    /// Closes the session, and returns when the daemon has confirmed it, or after 5 s. Guards
+    /// become void and their holds are abandoned; a later call opens a new session.
     ///
     /// # Cancel safety
-    /// Safe, but the session may or may not be over.
+    /// Safe, but the session may or may not be closed.
     pub async fn close(&self) {
         let session = self.shared.slot().take();
         if let Some(session) = session {
@@ -254,9 +255,9 @@ impl Client {
         }
     }
 
-    /// Waits until every release that was made has left this process, or the session is lost.
-    /// Mostly there is nothing to wait for: a release is sent before its call returns, unless
-    /// the daemon is so slow that the socket is full.
+    /// Waits until every release is in the socket, or the session is lost. Usually it returns at
+    /// once: a release is sent before its call returns, unless the daemon is so slow that the
+    /// socket is full.
     ///
     /// # Errors
     /// [`Lost`](SessionError::Lost) if releases were lost with the session.
@@ -274,7 +275,7 @@ impl Client {
         Ok(())
     }
 
-    /// Where its daemon is.
+    /// The daemon's endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.shared.endpoint
     }
@@ -303,25 +304,25 @@ impl Shared {
         session.take_untold().map_or(Ok(sent), |why| Err(why.into()))
     }
 
-    /// Whether a daemon may be started where there is none.
+    /// Whether this client may start a daemon.
     pub(crate) fn may_start(&self) -> bool {
         self.config.auto_start && start::is_allowed()
     }
 
-    /// No session was opened in the builder's time.
+    /// The error when no session was opened within `connect_timeout`.
     pub(crate) fn late(&self) -> ConnectError {
         let after = self.config.connect_timeout;
         ConnectError::TimedOut { endpoint: self.endpoint.clone(), after }
     }
 
-    /// The session of this process, or a new one if it has none, or has lost it.
+    /// This process's session, or a new one if it has none or has lost it.
     pub(crate) fn session(
         self: &Arc<Self>,
     ) -> impl Call<Done = Result<Arc<Session>, SessionError>> + '_ {
         call(Connect(self), None, |session: Result<_, CallError>| Ok(session?))
     }
 
-    /// The same, for a client that is being made.
+    /// As [`session`](Self::session), with the error of [`Client::connect`].
     pub(crate) fn connected(
         self: &Arc<Self>,
     ) -> impl Call<Done = Result<Arc<Session>, ConnectError>> + '_ {

@@ -1,4 +1,4 @@
-//! Condition. Never here: the wire's way of waiting, which is in [`Hold`](crate::Hold).
+//! Condition.
 
 use std::{
     sync::Arc,
@@ -19,8 +19,8 @@ use crate::{
 
 /// A condition variable between processes, guarded by a [`Lock`] or an [`RLock`].
 ///
-/// Each notify wakes exactly those that waited, oldest first: they queue up for the lock, and
-/// there is no herd. A notify that reaches a waiter that died or gave up passes on to the next.
+/// A notify moves the oldest waiters to the lock's queue, so that they wake one by one, as each
+/// gets the lock. If a notified waiter has died or given up, the notify passes to the next.
 ///
 /// Clones are the same condition.
 #[derive(Clone, Debug)]
@@ -29,14 +29,14 @@ pub struct Condition(pub(crate) Arc<Object>);
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
-    /// Somebody notified, or the event was set.
+    /// The condition was notified, or the event was set.
     Notified,
-    /// The time is over.
+    /// The time-out expired.
     TimedOut,
 }
 
 impl WaitOutcome {
-    /// Whether the time was over.
+    /// Whether the time-out expired.
     pub fn timed_out(self) -> bool {
         self == Self::TimedOut
     }
@@ -61,23 +61,23 @@ impl AnyLock for RLock {
 }
 
 impl Condition {
-    /// Releases the lock (fully, however deep), waits for a notify, and takes the lock again:
-    /// one step each way, in one round trip.
+    /// Releases the lock (all levels of an RLock), waits for a notify, and acquires the lock again
+    /// at the same depth. Release and wait are atomic; the call takes one round trip.
     ///
     /// # Errors
-    /// [`NotOwner`](ConditionError::NotOwner) if the guard isn't of the condition's lock, or is
-    /// void. If the session is lost in the wait, the lock is not held and the guard is void.
+    /// [`NotOwner`](ConditionError::NotOwner) if the guard is of another lock, or void. If the
+    /// session is lost during the wait, the lock is not held and the guard is void.
     ///
     /// # Cancel safety
-    /// Dropping the future once it has waited gives up the lock as well: the guard is void from
-    /// then on, and dropping it does nothing. A notify that was its own passes on to the next.
-    /// Dropped before its request was sent, it changes nothing, and the guard is good.
+    /// Dropping the future after its request was sent gives up the lock, too: the guard is void,
+    /// and dropping it does nothing. If the waiter was notified, the notify passes to the next.
+    /// Dropping the future before that changes nothing.
     pub async fn wait(&self, guard: &mut LockGuard) -> Result<(), ConditionError> {
         self.wait_by(guard, None).run().await.map(drop)
     }
 
-    /// As [`wait`](Self::wait), but waits for the notify for at most `timeout`. The lock is held
-    /// again in either case, and taking it again may take longer.
+    /// As [`wait`](Self::wait), but waits at most `timeout` for the notify. The lock is acquired
+    /// again in either case, which may take longer.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -92,7 +92,7 @@ impl Condition {
         self.wait_by(guard, Some(timeout)).run().await
     }
 
-    /// Waits while `blocked` says so; it is asked with the lock held.
+    /// Waits while `blocked` returns true. It is called with the lock held.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -110,8 +110,8 @@ impl Condition {
         Ok(())
     }
 
-    /// Waits until `ready` says so, but not longer than `timeout`; it is asked with the lock
-    /// held, and once more when the time is over.
+    /// Waits until `ready` returns true, for at most `timeout`. It is called with the lock held,
+    /// and once more when the time-out has expired.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -135,14 +135,14 @@ impl Condition {
         Ok(WaitOutcome::Notified)
     }
 
-    /// Wakes the `n` oldest waiters, and tells how many there were. The guard proves that the
+    /// Notifies at most `n` waiters, oldest first, and returns how many. The guard proves that the
     /// lock is held.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
     ///
     /// # Cancel safety
-    /// They may or may not be notified.
+    /// The waiters may or may not be notified.
     pub async fn notify(&self, guard: &LockGuard, n: u32) -> Result<u32, ConditionError> {
         if n == 0 {
             return Ok(0);
@@ -150,7 +150,7 @@ impl Condition {
         self.notify_by(guard, n).run().await
     }
 
-    /// Wakes the oldest waiter; tells whether there was one.
+    /// Notifies the oldest waiter, and returns whether there was one.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -161,7 +161,7 @@ impl Condition {
         Ok(self.notify_by(guard, 1).run().await? > 0)
     }
 
-    /// Wakes all who wait, and tells how many there were.
+    /// Notifies all waiters, and returns how many.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -172,12 +172,12 @@ impl Condition {
         self.notify_by(guard, 0).run().await
     }
 
-    /// Its name; empty if it has none.
+    /// The object's name; empty for an anonymous object.
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// What another process attaches by.
+    /// The token by which another process attaches to the object.
     pub fn token(&self) -> Token {
         self.0.token()
     }
@@ -191,10 +191,10 @@ impl Condition {
             bind: BindObject::new(&self.0),
             hold: &mut guard.0,
             timeout_us: micros(timeout),
-            lent: None,
+            suspended: None,
             asked: false,
         };
-        // The daemon's time-out ends the wait for the notify, and not the way back into the lock.
+        // No client deadline: the time-out bounds the wait for the notify, not the acquire after.
         call(steps, None, |notified: Result<bool, CallError>| {
             Ok(if notified? { WaitOutcome::Notified } else { WaitOutcome::TimedOut })
         })
@@ -211,7 +211,7 @@ impl Condition {
     }
 }
 
-/// Whether the guard is good for a condition's binding: another session doesn't hold the lock.
+/// Checks that the guard's hold belongs to the session of the condition's binding.
 fn check(hold: &Hold, binding: &Binding) -> Result<(), CallError> {
     if hold.is_held() && Arc::ptr_eq(&binding.session, hold.session()) {
         return Ok(());
@@ -222,13 +222,13 @@ fn check(hold: &Hold, binding: &Binding) -> Result<(), CallError> {
     ))
 }
 
-/// The lock is let go of when the request is sent, and held again at its end.
+/// The steps of a wait. The hold is suspended when the request is sent, and resumed by the reply.
 struct ConditionWait<'a> {
     bind: BindObject<'a>,
     hold: &'a mut Hold,
     timeout_us: Option<u64>,
-    /// The lock's token, while it is let go of.
-    lent: Option<u64>,
+    /// The fencing token of the suspended hold.
+    suspended: Option<u64>,
     asked: bool,
 }
 
@@ -253,21 +253,21 @@ impl Steps for ConditionWait<'_> {
                         undo: Some(self.hold.undo()),
                     }
                 }
-                other => other.without_end(),
+                other => other.unfinished(),
             });
         }
         match input {
             Ok(Input::Reply(Message::Woken(woken))) => {
-                self.hold.regain(woken.granted.unwrap_or_default());
+                self.hold.resume(woken.granted.unwrap_or_default());
                 Ok(Step::Done(woken.notified))
             }
             Err(CallError::Refused(error)) => {
                 use ErrorCode::{Cancelled, NotOwner, Poisoned};
-                // Refused at once, it is held as before; these ends come without the lock.
-                if let Some(lent) = self.lent
+                // After these errors the lock isn't held; after any other the wait never began.
+                if let Some(token) = self.suspended
                     && !matches!(error.code(), Cancelled | NotOwner | Poisoned)
                 {
-                    self.hold.keep(lent);
+                    self.hold.undo_suspend(token);
                 }
                 Err(CallError::Refused(error))
             }
@@ -278,7 +278,7 @@ impl Steps for ConditionWait<'_> {
 
     fn on_sent(&mut self) {
         if self.asked {
-            self.lent = Some(self.hold.lend());
+            self.suspended = Some(self.hold.suspend());
         }
     }
 }
@@ -312,7 +312,7 @@ impl Steps for ConditionNotify<'_> {
                 let request = Request::Notify(Notify { handle, owner, n });
                 Step::Request { session: binding.session.clone(), request, undo: None }
             }
-            other => other.without_end(),
+            other => other.unfinished(),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! How often opening a session is tried, and when a daemon is started for it. Decisions alone:
-//! the shells connect, and wait.
+//! How often opening a session is tried, and when a daemon is started. This decides; the shells
+//! connect and wait.
 
 use std::{
     io,
@@ -14,21 +14,21 @@ use crate::{
     session::{LinkError, OpenError},
 };
 
-/// For how long a daemon is tried again that closes connections before it has opened a session:
-/// it may be on its way out, and another one is to be found or started then.
+/// How long to retry a daemon that closes connections before it has opened a session: it may be
+/// shutting down, after which another one can be found or started.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// How often a daemon is started that was up and is gone again before it has opened a session: it
-/// may have been killed. One that doesn't come up isn't tried again.
+/// How many times to start a daemon that came up and is gone before it has opened a session: it
+/// may have been killed. A daemon that doesn't come up isn't started again.
 const STARTS: u32 = 3;
 
-/// The first pause between two attempts, which doubles.
+/// The first pause between two attempts; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The longest one.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// The attempts at one session.
+/// The attempts to open one session.
 pub(crate) struct Attempts {
     endpoint: Endpoint,
     starts: u32,
@@ -41,7 +41,7 @@ pub(crate) struct Attempts {
 pub(crate) enum Next {
     /// Try again after a pause.
     Again(Duration),
-    /// Start a daemon, and try again.
+    /// Start a daemon and try again.
     Start,
     Fail(ConnectError),
 }
@@ -77,14 +77,11 @@ impl Attempts {
 }
 
 impl OpenError {
-    /// As a link that failed, if another attempt may find another daemon.
-    ///
-    /// # Errors
-    /// Itself, if not.
+    /// The link's error, if another attempt may succeed; else `self`.
     pub(crate) fn leaving(self) -> Result<LinkError, Self> {
         match self {
             Self::Link(error) => Ok(error),
-            // It has no session to resume, so it is the daemon that won't have it.
+            // This client resumes no session, so the daemon is leaving.
             Self::Refused(error) if error.code() == v1::ErrorCode::SessionLost => {
                 Ok(LinkError::Closed)
             }
@@ -136,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_only_ever_closes_is_given_up_with_its_reason() {
+    fn a_daemon_that_always_closes_is_given_up_with_its_reason() {
         let now = Instant::now();
         let mut attempts = attempts(true);
         assert!(matches!(attempts.handle_failure(now, LinkError::Closed), Next::Again(_)));
@@ -146,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_says_that_it_leaves_is_tried_again() {
+    fn a_daemon_that_says_that_it_leaves_is_tried_again() {
         let leaves = Error { code: ErrorCode::SessionLost.into(), ..Error::default() };
         let leaves = OpenError::Refused(Box::new(leaves)).leaving().unwrap();
         assert!(matches!(attempts(true).handle_failure(Instant::now(), leaves), Next::Again(_)));
@@ -155,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_tried_again() {
+    fn a_daemon_of_another_user_is_not_tried_again() {
         let denied = io(io::ErrorKind::PermissionDenied);
         let next = attempts(true).handle_failure(Instant::now(), denied);
         assert!(matches!(next, Next::Fail(ConnectError::Unreachable { .. })));

@@ -1,5 +1,5 @@
-//! What can go wrong: one enum for each kind of call. The sentences are mostly the daemon's, which
-//! knows who holds what.
+//! The errors: one enum for each kind of call. Most texts come from the daemon, which knows who
+//! holds what.
 
 mod lost;
 
@@ -23,53 +23,53 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// `$SYNCD_SOCKET`, or what the builder was given, is no endpoint.
+    /// `$SYNCD_SOCKET` or the builder's endpoint is invalid.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Nobody listens, and no daemon may be started.
+    /// No daemon listens, and this client may not start one.
     #[error("no daemon listens at {endpoint}: start syncd there, or allow it to be started")]
     NoDaemon {
-        /// Where it was looked for.
+        /// The endpoint that was tried.
         endpoint: Endpoint,
-        /// What the system said.
+        /// The error of connect(2).
         source: io::Error,
     },
-    /// Nobody listens, and the daemon that was started didn't come up.
+    /// No daemon listens, and starting one failed.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The connection can't be made, or must not be trusted.
+    /// The connection failed, or the daemon can't be trusted.
     #[error("can't connect to the daemon at {endpoint}: {reason}")]
     Unreachable {
-        /// Where it is.
+        /// The daemon's endpoint.
         endpoint: Endpoint,
-        /// What happened.
+        /// What failed.
         reason: String,
     },
-    /// The daemon doesn't want this session: another protocol, a quota, another user.
+    /// The daemon refused the session: another protocol version, a quota, another user.
     #[error("the daemon at {endpoint} refuses the session: {reason}")]
     Refused {
-        /// Where it is.
+        /// The daemon's endpoint.
         endpoint: Endpoint,
-        /// What it says.
+        /// The daemon's reason.
         reason: String,
     },
     /// The daemon was too slow, or is stopped.
     #[error("no session with the daemon at {endpoint} within {after:?}: is it stopped?")]
     TimedOut {
-        /// Where it is.
+        /// The daemon's endpoint.
         endpoint: Endpoint,
         /// The builder's `connect_timeout`.
         after: Duration,
     },
-    /// The builder was given a name that is too long, or has a NUL in it.
+    /// The namespace or label is too long, or contains a NUL byte.
     #[error("{0}")]
     Invalid(String),
-    /// There can't be the thread that waits for the session's loss.
-    #[error("no thread that waits for the session's loss: {0}")]
+    /// The thread of [`on_lost`](crate::blocking::Client::on_lost) can't be started.
+    #[error("can't start the thread that watches the session: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// What can go wrong with any call.
+/// The errors that any call may return.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -79,16 +79,16 @@ pub enum SessionError {
     /// The session was lost while the call was under way.
     #[error(transparent)]
     Lost(#[from] SessionLost),
-    /// A signal's handler has asked for the call to be given up: for bindings to other languages
-    /// alone, see [`raw`](crate::raw).
-    #[error("the call was given up for a signal")]
+    /// A signal handler asked to give up the call. Only for bindings to other languages: see
+    /// [`raw`](crate::raw).
+    #[error("the call was interrupted by a signal")]
     Interrupted,
-    /// The daemon refused for a reason that has no name of its own here.
+    /// The daemon refused for a reason that this enum has no variant for.
     #[error("{text} ({code})")]
     Refused {
-        /// The wire's name of the reason, as in `QUOTA`.
+        /// The reason's name in the protocol, such as `QUOTA`.
         code: &'static str,
-        /// The daemon's words.
+        /// The daemon's message.
         text: String,
     },
 }
@@ -97,27 +97,30 @@ pub enum SessionError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// The name is taken by another kind of object, or by one with other numbers.
+    /// The name belongs to another kind of object, or to one with another initial value, lock or
+    /// number of parties.
     #[error("{0}")]
     KindMismatch(String),
     /// The name is taken, and the options said `exclusive`.
     #[error("{0}")]
     Exists(String),
-    /// There is no such object, or no longer.
+    /// There is no such object.
     #[error("{0}")]
     NotFound(String),
     /// A name or a number is out of range.
     #[error("{0}")]
     Invalid(String),
-    /// The token is of another daemon or namespace than the client.
-    #[error("the token is of {token}, the client is of {client}: connect by the token instead")]
+    /// The token names another daemon or namespace than the client's.
+    #[error(
+        "the token names {token}, but the client uses {client}: connect with the token instead"
+    )]
     Elsewhere {
         /// Namespace and endpoint of the token.
         token: String,
         /// Namespace and endpoint of the client.
         client: String,
     },
-    /// As for any call.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
@@ -126,31 +129,31 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// The time is over.
+    /// The time-out expired.
     #[error("{text}")]
     TimedOut {
-        /// The daemon's words.
+        /// The daemon's message.
         text: String,
-        /// Who held it then, oldest first, at most 16.
+        /// Who held the object then, oldest first, at most 16.
         held_by: Vec<Holder>,
     },
     /// Waiting would have closed a cycle.
     #[error("{text}")]
     Deadlock {
-        /// The daemon's words.
+        /// The daemon's message.
         text: String,
-        /// Each waits for the next, the last for the first, which is the caller.
+        /// The cycle: each waits for the next, the last for the first. The first is the caller.
         cycle: Vec<DeadlockEdge>,
     },
-    /// An owner died, and the next one left it without marking it consistent.
+    /// An owner died, and the next one released the lock without marking it consistent.
     #[error("{text}")]
     Poisoned {
-        /// The daemon's words.
+        /// The daemon's message.
         text: String,
-        /// Who died.
+        /// The hold of the owner that died.
         by: Option<Box<Abandonment>>,
     },
-    /// As for any call.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
@@ -159,49 +162,49 @@ pub enum AcquireError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// An RLock is released by its owner alone; and only an owner marks what is held.
+    /// The caller isn't the owner of the RLock, or of the held lock that it marks consistent.
     #[error("{0}")]
     NotOwner(String),
     /// A release beyond the maximum.
     #[error("{0}")]
     OverReleased(String),
-    /// The hold was gone: released by somebody else, or taken by force.
+    /// The hold was gone: released by another caller, or by force.
     #[error("{0}")]
     Stale(String),
-    /// As for any call.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// A condition wasn't waited for, or notified.
+/// A wait or notify of a condition failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConditionError {
-    /// The condition's lock isn't held by the guard.
+    /// The guard doesn't hold the condition's lock.
     #[error("{0}")]
     NotOwner(String),
-    /// As for any call.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// A barrier wasn't passed.
+/// A party didn't pass a barrier.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
-    /// It is broken: somebody's time-out, death, failed action, reset or abort.
+    /// The barrier is broken: by a party's time-out, death or failed action, a reset or an abort.
     #[error("{0}")]
     Broken(String),
-    /// This party's time is over, and the barrier is broken by it.
+    /// This party's time-out expired, which breaks the barrier.
     #[error("{0}")]
     TimedOut(String),
-    /// As for any call.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
 impl AcquireError {
-    /// Who held the object when the time was over, oldest first; else nobody.
+    /// Who held the object when the time-out expired, oldest first; empty for other errors.
     pub fn held_by(&self) -> &[Holder] {
         match self {
             Self::TimedOut { held_by, .. } => held_by,
@@ -229,21 +232,21 @@ impl ConnectError {
     }
 }
 
-/// The wire's limit on names, labels and namespaces, in bytes.
+/// The protocol's limit on names, labels and namespaces, in bytes.
 const LONGEST: usize = 255;
 
-/// Says what is wrong with a name, label or namespace that no daemon takes.
+/// Checks a name, label or namespace; the error says what is wrong with it.
 pub(crate) fn check_length(what: &str, text: &str) -> Result<(), String> {
     match text {
         text if text.len() > LONGEST => {
-            Err(format!("{what} has {} bytes, and may have {LONGEST}", text.len()))
+            Err(format!("{what} is {} bytes long; the limit is {LONGEST}", text.len()))
         }
-        text if text.contains('\0') => Err(format!("{what} has a NUL in it: {text:?}")),
+        text if text.contains('\0') => Err(format!("{what} contains a NUL byte: {text:?}")),
         _ => Ok(()),
     }
 }
 
-/// Nobody listens there.
+/// Whether connect(2) failed because nobody listens.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
@@ -272,7 +275,7 @@ impl From<SessionError> for CallError {
     }
 }
 
-/// For the codes that a kind of call has no word for.
+/// The error for a code that a call's own enum has no variant for.
 fn refused(error: v1::Error) -> SessionError {
     let name = error.code().as_str_name();
     SessionError::Refused {

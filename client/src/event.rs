@@ -8,54 +8,54 @@ use syncd_proto::v1::{
 
 use crate::{
     SessionError, Token, WaitOutcome,
-    binding::ObjectRequest,
+    binding::ObjectReply,
     call::{Call, call, done},
     object::{Attachable, Kind, Object, micros, sealed},
     owner,
     session::{CallError, protocol::Undo},
 };
 
-/// A flag between processes that one can wait for.
+/// A flag that processes can set, clear and wait for.
 ///
 /// Clones are the same event.
 #[derive(Clone, Debug)]
 pub struct Event(pub(crate) Arc<Object>);
 
 impl Event {
-    /// Sets it, and wakes all who wait; tells how many. It stays set.
+    /// Sets the event, wakes all waiters, and returns how many. It stays set until cleared.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
-    /// It may or may not be set.
+    /// The event may or may not be set.
     pub async fn set(&self) -> Result<u32, SessionError> {
         self.set_it().run().await
     }
 
-    /// Clears it: who waits from now on does wait.
+    /// Clears the event: later waits block until it is set again.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
-    /// It may or may not be cleared.
+    /// The event may or may not be cleared.
     pub async fn clear(&self) -> Result<(), SessionError> {
         self.clear_it().run().await
     }
 
-    /// Whether it is set.
+    /// Whether the event is set.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     pub async fn is_set(&self) -> Result<bool, SessionError> {
         Ok(self.0.query().run().await?.value != 0)
     }
 
-    /// Waits until it is set.
+    /// Waits until the event is set.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
     /// Safe.
@@ -63,10 +63,10 @@ impl Event {
         self.wait_by(owner::current(), None).run().await.map(drop)
     }
 
-    /// Waits until it is set, for at most `timeout`.
+    /// Waits until the event is set, for at most `timeout`.
     ///
     /// # Errors
-    /// As for any call.
+    /// Any [`SessionError`].
     ///
     /// # Cancel safety
     /// Safe.
@@ -76,7 +76,7 @@ impl Event {
 
     pub(crate) fn set_it(&self) -> impl Call<Done = Result<u32, SessionError>> + '_ {
         let set = self.0.request(true, |handle| (Request::EventSet(EventSet { handle }), None));
-        call(set, None, |done: Result<ObjectRequest, CallError>| match done?.1 {
+        call(set, None, |done: Result<ObjectReply, CallError>| match done?.1 {
             Message::Done(done) => Ok(done.count),
             _ => Ok(0),
         })
@@ -97,7 +97,7 @@ impl Event {
         let wait = self.0.request(true, move |handle| {
             (Request::EventWait(EventWait { handle, owner, timeout_us }), Some(Undo::Wait))
         });
-        call(wait, timeout, |set: Result<ObjectRequest, CallError>| match set {
+        call(wait, timeout, |set: Result<ObjectReply, CallError>| match set {
             Ok(_) => Ok(WaitOutcome::Notified),
             Err(CallError::Refused(error)) if error.code() == ErrorCode::TimedOut => {
                 Ok(WaitOutcome::TimedOut)
@@ -106,12 +106,12 @@ impl Event {
         })
     }
 
-    /// Its name; empty if it has none.
+    /// The object's name; empty for an anonymous object.
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// What another process attaches by.
+    /// The token by which another process attaches to the object.
     pub fn token(&self) -> Token {
         self.0.token()
     }

@@ -1,9 +1,9 @@
-//! The number by which storage tells a holder from one of the past.
+//! The fencing token, by which storage refuses writes of a former holder.
 
 use std::fmt;
 
-/// Rises strictly with every grant of a namespace: storage that remembers the highest one that it
-/// has seen can refuse a holder from the past.
+/// A number that rises strictly with every grant in a namespace: storage that remembers the
+/// highest token that it has seen can refuse a former holder.
 ///
 /// ```
 /// # use syncd_client::FencingToken;
@@ -20,7 +20,7 @@ impl FencingToken {
         Self(token)
     }
 
-    /// As a number, to be kept by whatever is fenced.
+    /// The token as a number, for the storage to compare.
     pub fn get(self) -> u64 {
         self.0
     }

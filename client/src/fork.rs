@@ -1,5 +1,4 @@
-//! Which process this is: a child of `fork` must not touch what it inherited of its parent's
-//! session, and keeps none of its descriptors.
+//! Detects a fork: a child must not touch its parent's session, and closes its descriptors.
 
 use std::{
     mem::ManuallyDrop,
@@ -14,18 +13,17 @@ use std::{
     },
 };
 
-/// Rises by one in every child, before anything else runs there.
+/// Incremented in every forked child, before anything else runs there.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// The process that `GENERATION` was last true of.
+/// The process id for which `GENERATION` was last updated.
 static PID: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn generation() -> u32 {
     GENERATION.load(Relaxed)
 }
 
-/// Installs the handler that notices forks, once; and notices a fork that it missed (a bare
-/// clone).
+/// Installs the fork handler, once; and detects a fork that it missed (a bare clone(2)).
 pub(crate) fn watch() {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(|| {
@@ -49,8 +47,9 @@ extern "C" fn in_child() {
     descriptors::close_all();
 }
 
-/// A descriptor of this process's alone, or what has one. A forked child closes its copy before
-/// anything else runs there, when the number can't be another file's yet; and leaves the value.
+/// A descriptor, or a value with one, that a forked child must not use. The child closes its copy
+/// before anything else runs there, since later the number may belong to another file; it never
+/// drops the value.
 pub(crate) struct Owned<T> {
     generation: u32,
     #[cfg(unix)]
@@ -93,17 +92,17 @@ impl<T> std::ops::DerefMut for Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         if self.generation == generation() {
-            // Before the number is free to be another file's.
+            // Before the close, after which the number may belong to another file.
             #[cfg(unix)]
             self.place.forget();
-            // SAFETY: it is used no more.
+            // SAFETY: `value` isn't used after this.
             unsafe { ManuallyDrop::drop(&mut self.value) };
         }
     }
 }
 
-/// The descriptors that a child is to close, in a list that its handler can read: it only grows,
-/// and its places are used again.
+/// The descriptors that a forked child closes, in a list that the fork handler can read at any
+/// time: nodes are reused, never freed.
 #[cfg(unix)]
 mod descriptors {
     use std::{
@@ -121,7 +120,7 @@ mod descriptors {
         next: *mut Place,
     }
 
-    // SAFETY: `next` is set before anybody else sees the place, and never again.
+    // SAFETY: `next` is set before the place is published, and never changed after that.
     unsafe impl Sync for Place {}
 
     static FIRST: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
@@ -156,21 +155,20 @@ mod descriptors {
         }
     }
 
-    /// Runs in a forked child, where little is allowed: it stores to atomics and closes.
+    /// Runs in a forked child: only atomics and close(2), which are async-signal-safe.
     pub(super) fn close_all() {
         for place in all() {
             let descriptor = place.descriptor.swap(FREE, AcqRel);
             if descriptor >= 0 {
-                // SAFETY: it is this child's copy, and the value that had it is left alone.
+                // SAFETY: the descriptor is this child's copy, and its owner is never dropped here.
                 unsafe { libc::close(descriptor) };
             }
         }
     }
 }
 
-/// A value that each process has its own of. What a child inherits it leaves as it is, for
-/// good: a mutex in it could be locked by a thread that the child hasn't got, and what it owns
-/// is the parent's.
+/// A value of which each process has its own. A forked child never touches or drops the inherited
+/// one: a mutex in it may be locked by a thread that exists only in the parent.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T>(AtomicPtr<Node<T>>);
 
@@ -185,12 +183,12 @@ impl<T> PerProcess<T> {
         Self(AtomicPtr::new(Node::new(value)))
     }
 
-    /// This process's value, made by `renew` of the inherited one if there is none yet. That
-    /// must neither lock nor drop anything of it.
+    /// This process's value; if there is none yet, `renew` makes it from the inherited one, of
+    /// which it must neither lock nor drop anything.
     pub(crate) fn get(&self, renew: impl FnOnce(&T) -> T) -> &T {
         let found = self.0.load(Acquire);
-        // SAFETY: it came from Box::into_raw, and lives as long as self: one that is replaced
-        // is never freed.
+        // SAFETY: `found` came from Box::into_raw and lives as long as self: replaced nodes are
+        // never freed.
         let node = unsafe { &*found };
         if node.generation == generation() {
             return &node.value;
@@ -199,7 +197,7 @@ impl<T> PerProcess<T> {
         match self.0.compare_exchange(found, fresh, AcqRel, Acquire) {
             // SAFETY: as above.
             Ok(_) => unsafe { &(*fresh).value },
-            // SAFETY: nobody else has seen `fresh`; and `current` is as above.
+            // SAFETY: `fresh` was never published; `current` as above.
             Err(current) => unsafe {
                 drop(Box::from_raw(fresh));
                 &(*current).value
@@ -217,7 +215,7 @@ impl<T> Node<T> {
 impl<T> Drop for PerProcess<T> {
     fn drop(&mut self) {
         let node = self.0.swap(ptr::null_mut(), Acquire);
-        // SAFETY: it came from Box::into_raw, and nobody can borrow from self any more.
+        // SAFETY: `node` came from Box::into_raw, and nothing borrows from self any more.
         unsafe {
             if (*node).generation == generation() {
                 drop(Box::from_raw(node));
@@ -226,7 +224,7 @@ impl<T> Drop for PerProcess<T> {
     }
 }
 
-// SAFETY: it owns its T as a Box would, and gives out shared references to it.
+// SAFETY: PerProcess owns its T as a Box would, and returns only shared references to it.
 unsafe impl<T: Send> Send for PerProcess<T> {}
 // SAFETY: as above; and `get` can move a T in from any thread.
 unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}

@@ -1,4 +1,4 @@
-//! Looking into a daemon: the connection for the generated `Inspect` client.
+//! Inspection of a daemon: a connection for the generated `Inspect` client.
 
 use std::{
     future::Future,
@@ -23,20 +23,22 @@ use tonic::{
 
 use crate::{ConnectError, error::is_absent, start};
 
-/// How long a daemon may take to come up.
+/// How long to wait for a daemon that is being started.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection for inspection and administration. It takes no part in locking: see
-/// `syncd/v1/inspect.proto` for its calls, which it has by dereferencing.
+/// A connection for inspection and administration, without a session. It dereferences to the
+/// generated client: see `syncd/v1/inspect.proto` for the calls.
 #[derive(Clone, Debug)]
 pub struct Inspector(InspectClient<Channel>);
 
 impl Inspector {
-    /// Connects to a daemon, and where there is none starts it if so told (and the environment
-    /// hasn't `SYNCD_NO_AUTOSTART`).
+    /// Connects to a daemon. If none listens, starts one if `auto_start` is true and
+    /// `$SYNCD_NO_AUTOSTART` is unset.
     ///
     /// # Errors
-    /// If there is no daemon and none can be started.
+    /// [`NoDaemon`](ConnectError::NoDaemon) if none listens and none may be started,
+    /// [`Start`](ConnectError::Start) if starting one failed,
+    /// [`Unreachable`](ConnectError::Unreachable) if the connection failed.
     pub async fn connect(endpoint: &Endpoint, auto_start: bool) -> Result<Self, ConnectError> {
         let unreachable = |error: &dyn std::error::Error| ConnectError::Unreachable {
             endpoint: endpoint.clone(),
@@ -52,7 +54,7 @@ impl Inspector {
             Err(error) => return Err(unreachable(&error)),
             Ok(_) => {}
         }
-        // The authority is never looked up: the connector knows where to go.
+        // HTTP needs an authority; the connector ignores it.
         let channel = tonic::transport::Endpoint::from_static("http://syncd")
             .connect_with_connector(Connector(endpoint.clone()))
             .await
@@ -62,11 +64,11 @@ impl Inspector {
 }
 
 impl Inspector {
-    /// All sessions of a namespace, oldest first, page by page: those that come and go meanwhile may
-    /// be among them or not.
+    /// All sessions of a namespace, oldest first. It reads page by page: a session that opens or
+    /// ends meanwhile may or may not be listed.
     ///
     /// # Errors
-    /// Those of the call.
+    /// The status of the first call that failed.
     pub async fn all_sessions(&mut self, namespace: &str) -> Result<Vec<v1::Session>, Status> {
         let mut request =
             v1::SessionsRequest { namespace: namespace.to_owned(), ..Default::default() };

@@ -1,10 +1,10 @@
 //! Locks, semaphores, conditions, events and barriers between the processes of one machine,
-//! kept by the syncd daemon: who dies lets go, and the next owner is told. Never here: any
-//! decision about a lock, which are the daemon's alone.
+//! kept by the syncd daemon. When a process dies, its holds are released and the next owner is
+//! told. The daemon alone decides who gets a lock.
 //!
 //! [`Client::connect`] finds the user's daemon, or starts one. Objects have names, or a
-//! [`Token`] to hand over; guards release when dropped. The same for threads instead of tasks
-//! is in [`blocking`].
+//! [`Token`] to pass to another process; guards release when dropped. [`blocking`] has the same
+//! API for threads instead of tasks.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! A producer and its consumers, in whatever processes:
+//! A consumer that waits for a producer, in the same or in another process:
 //!
 //! ```no_run
 //! # async fn example(client: syncd_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -43,25 +43,25 @@
 //! # }
 //! ```
 //!
-//! # What one can rely on
+//! # Guarantees
 //!
-//! - **Order.** Permits go to those who wait in the order in which they came, whatever their
-//!   process; a try overtakes nobody.
-//! - **Death.** A process that exits, however, gives back what it held, and the next owner
-//!   learns of it by [`Hold::abandoned`]. One that is stopped or slow keeps what it holds.
+//! - **Order.** Waiters get permits in order of arrival, whatever their process; a `try_acquire`
+//!   doesn't overtake them.
+//! - **Death.** When a process exits, for whatever reason, its holds are released, and the next
+//!   owner learns of it from [`Hold::abandoned`]. A stopped or slow process keeps its holds.
 //! - **Owners.** A task, or outside of tasks a thread, is an owner: it can take an [`RLock`]
-//!   again. What [`Lock::acquire_owned`] gives is an owner of its own.
-//! - **Lost sessions.** A broken connection is made again, and nothing is lost, if that
-//!   succeeds within the daemon's grace. Else the session is lost ([`Client::lost`]): its
-//!   guards are void for good ([`Hold::is_valid`]), and the next call opens a new one.
-//! - **Fork.** A child has no part in its parent's session. Guards that it inherited are void,
-//!   and it may drop them; clients and objects open a session of the child's own when used.
-//! - **Cost.** No thread and no task is needed to wait: who waits does the I/O. One round trip
-//!   takes, waits or notifies; dropping a guard sends and doesn't wait, unless more than 1,024
-//!   messages wait for a daemon that takes none.
-//! - **Time-outs** bound the whole call, by the client's own clock, too.
+//!   again. A guard from [`Lock::acquire_owned`] is an owner of its own.
+//! - **Lost sessions.** The client reconnects a broken connection; within the daemon's grace
+//!   nothing is lost. After it the session is lost ([`Client::lost`]): its guards stay void
+//!   ([`Hold::is_valid`]), and the next call opens a new session.
+//! - **Fork.** A forked child doesn't share its parent's session. Inherited guards are void and
+//!   safe to drop; clients and objects open a session of the child's own when used.
+//! - **Cost.** The client starts no thread or task to wait: the waiter does the I/O. Acquire,
+//!   wait and notify take one round trip each. Dropping a guard sends without waiting, unless
+//!   more than 1,024 messages are queued for a daemon that reads none.
+//! - **Time-outs** bound the whole call, also by the client's own clock.
 //!
-//! All of it in detail: `docs/CLIENT.md` and `docs/PROCESSES.md` of the repository.
+//! Details: `docs/CLIENT.md` and `docs/PROCESSES.md` of the repository.
 
 pub mod blocking;
 pub mod raw;
@@ -107,7 +107,7 @@ pub use options::ObjectOptions;
 pub use process::{Abandonment, Cause, DeadlockEdge, Holder, Process};
 pub use semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use semlock::Hold;
-/// The session's state machine, for tests that own the time and the links. Unstable.
+/// The session's state machine, for tests that control the clock and the links. Unstable.
 #[doc(hidden)]
 pub use session::protocol;
 pub use start::StartError;

@@ -12,43 +12,44 @@ use crate::{
     semlock::{SemLock, none_if_busy},
 };
 
-/// A lock between processes. It isn't recursive: who holds it and acquires it again waits for
-/// itself.
+/// A lock between processes. It isn't recursive: an owner that acquires it again waits for
+/// itself, unless it [fails on deadlock](Self::fail_on_deadlock).
 ///
 /// Clones are the same lock.
 #[derive(Clone, Debug)]
 pub struct Lock(pub(crate) SemLock);
 
-/// A lock that its owner, a task or (outside of tasks) a thread, can take again, and must
-/// release as often. It is released by its owner alone.
+/// A recursive lock: its owner, a task or (outside of tasks) a thread, can acquire it again and
+/// must release it as many times. Only the owner can release it.
 ///
 /// Clones are the same lock.
 #[derive(Clone, Debug)]
 pub struct RLock(pub(crate) SemLock);
 
-/// A [`Lock`] or [`RLock`] that is held: what it tells is in [`Hold`]. Dropping it releases.
+/// The guard of a held [`Lock`] or [`RLock`]; see [`Hold`] for its methods. Dropping it releases
+/// the lock.
 #[derive(Debug)]
 #[must_use = "dropping it releases the lock"]
 pub struct LockGuard(pub(crate) Hold);
 
-/// What [`Lock::acquire_owned`] gives: here, any guard may travel.
+/// The guard of [`Lock::acquire_owned`]. In the async API every guard is `Send`.
 pub type OwnedLockGuard = LockGuard;
 
 impl Lock {
-    /// Waits for the lock, in the order of arrival.
+    /// Waits for the lock, in order of arrival.
     ///
     /// # Errors
-    /// [`Poisoned`](AcquireError::Poisoned), [`Deadlock`](AcquireError::Deadlock) if asked for,
-    /// or as for any call.
+    /// [`Poisoned`](AcquireError::Poisoned), [`Deadlock`](AcquireError::Deadlock) after
+    /// [`fail_on_deadlock`](Self::fail_on_deadlock), or any [`SessionError`].
     ///
     /// # Cancel safety
-    /// Dropping the future withdraws the request, and gives back what was granted meanwhile.
-    /// The place in the queue is lost.
+    /// Dropping the future withdraws the request, and releases the lock if it was granted
+    /// meanwhile. The place in the queue is lost.
     pub async fn acquire(&self) -> Result<LockGuard, AcquireError> {
         self.0.take(owner::current(), None).run().await.map(LockGuard)
     }
 
-    /// The lock if it is free and nobody waits for it, else nothing.
+    /// Acquires the lock if it is free and nobody waits for it; else returns None.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -71,8 +72,8 @@ impl Lock {
         self.0.take(owner::current(), Some(timeout)).run().await.map(LockGuard)
     }
 
-    /// Waits for the lock for an owner of its own: the guard, wherever it will be dropped.
-    /// Deadlocks that this task or thread is part of are told apart from it.
+    /// As [`acquire`](Self::acquire), but the guard is an owner of its own: any task or thread may
+    /// drop it. A deadlock that involves such a hold isn't detected through this task or thread.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -85,7 +86,7 @@ impl Lock {
 }
 
 impl RLock {
-    /// Waits for the lock, in the order of arrival; or takes it once more, at once.
+    /// Waits for the lock, in order of arrival; acquires it again at once if this owner holds it.
     ///
     /// # Errors
     /// As [`Lock::acquire`].
@@ -96,7 +97,8 @@ impl RLock {
         self.0.take(owner::current(), None).run().await.map(LockGuard)
     }
 
-    /// The lock if it is this owner's, or is free and nobody waits for it; else nothing.
+    /// Acquires the lock if this owner holds it, or if it is free and nobody waits for it; else
+    /// returns None.
     ///
     /// # Errors
     /// As [`Lock::acquire`].
@@ -122,31 +124,31 @@ impl RLock {
 macro_rules! common {
     ($Lock:ident, $class:ident) => {
         impl $Lock {
-            /// Makes every acquire by this value fail with [`AcquireError::Deadlock`] when its
-            /// waiting would close a cycle.
+            /// Makes acquires through this value fail with [`AcquireError::Deadlock`] when the
+            /// wait would close a cycle.
             #[must_use]
             pub fn fail_on_deadlock(self) -> Self {
                 Self(self.0.fail_on_deadlock())
             }
 
-            /// Releases what some guard holds, or did before it was leaked: the caller's hold if
-            /// there is one, else (of a Lock) anybody's.
+            /// Releases the lock without its guard: the caller's hold if there is one, else (Lock
+            /// only) another owner's.
             ///
             /// # Errors
-            /// [`OverReleased`](ReleaseError::OverReleased) if nobody holds it,
-            /// [`NotOwner`](ReleaseError::NotOwner) if it is another owner's RLock.
+            /// [`OverReleased`](ReleaseError::OverReleased) if nobody holds the lock,
+            /// [`NotOwner`](ReleaseError::NotOwner) if another owner holds the RLock.
             ///
             /// # Cancel safety
-            /// It may or may not be released.
+            /// The lock may or may not be released.
             pub async fn release(&self) -> Result<(), ReleaseError> {
                 self.0.release(owner::current()).run().await
             }
 
-            /// Declares that what an abandoned lock guards is in order: lifts poison, from a
-            /// lock that nobody holds.
+            /// Declares the data that the lock guards consistent: a poisoned lock can be acquired
+            /// again. For a lock that nobody or the caller holds.
             ///
             /// # Errors
-            /// [`NotOwner`](ReleaseError::NotOwner) if somebody else holds it.
+            /// [`NotOwner`](ReleaseError::NotOwner) if another owner holds the lock.
             ///
             /// # Cancel safety
             /// Safe: it can be repeated.
@@ -154,20 +156,20 @@ macro_rules! common {
                 self.0.mark_consistent(owner::current()).run().await
             }
 
-            /// Who holds it now.
+            /// Who holds the lock now.
             ///
             /// # Errors
-            /// As for any call.
+            /// Any [`SessionError`].
             pub async fn locked_by(&self) -> Result<Option<Holder>, SessionError> {
                 Ok(self.0.holders().run().await?.into_iter().next())
             }
 
-            /// Its name; empty if it has none.
+            /// The object's name; empty for an anonymous object.
             pub fn name(&self) -> &str {
                 self.0.object.name()
             }
 
-            /// What another process attaches by.
+            /// The token by which another process attaches to the object.
             pub fn token(&self) -> Token {
                 self.0.object.token()
             }
@@ -187,21 +189,21 @@ common!(Lock, Lock);
 common!(RLock, Rlock);
 
 impl LockGuard {
-    /// Releases, and tells whether it was still held.
+    /// Releases the lock, and waits for the daemon's confirmation that it was still held.
     ///
     /// # Errors
     /// [`Stale`](ReleaseError::Stale) if the hold was gone already.
     ///
     /// # Cancel safety
-    /// The release itself is not taken back.
+    /// Dropping the future doesn't undo the release.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().run().await
     }
 
-    /// Declares that what the lock guards is in order, after its last owner's death.
+    /// Declares the data that the lock guards consistent, after its last owner's death.
     ///
     /// # Errors
-    /// As for any call; [`NotOwner`](ReleaseError::NotOwner) if the hold is gone.
+    /// Any [`SessionError`]; [`NotOwner`](ReleaseError::NotOwner) if the hold is gone.
     ///
     /// # Cancel safety
     /// Safe: it can be repeated.

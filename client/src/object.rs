@@ -1,5 +1,4 @@
-//! An object as a client knows it. The handle that it has in the session of the moment is in
-//! [`binding`](crate::binding).
+//! An object of a client. Its handle in the current session is in [`binding`](crate::binding).
 
 use std::{
     fmt,
@@ -14,7 +13,7 @@ use syncd_proto::v1::{
 
 use crate::{
     ConditionError, CreateError, SessionError, Token,
-    binding::{Bind, Binding, ObjectCall, ObjectRequest},
+    binding::{Bind, Binding, ObjectCall, ObjectReply},
     call::{Call, call, unless},
     client::Shared,
     error::check_length,
@@ -22,7 +21,7 @@ use crate::{
     session::{CallError, protocol::Undo},
 };
 
-/// What can be attached to by its token: every kind of object here.
+/// A type of object that [`Client::attach`](crate::Client::attach) can return: all of them.
 pub trait Attachable: sealed::Attachable {}
 
 pub(crate) mod sealed {
@@ -34,7 +33,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// The kinds of objects, by what Attached says of them.
+/// The kind of an object, as the daemon's `Attached` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     SemLock(SemLockClass),
@@ -46,28 +45,28 @@ pub enum Kind {
 pub struct Object {
     pub(crate) client: Arc<Shared>,
     pub(crate) create: Create,
-    /// A Condition's.
+    /// A Condition's lock.
     pub(crate) lock: Option<Arc<Object>>,
     bound: PerProcess<Bound>,
 }
 
 struct Bound {
-    /// By which it was first attached to; so will be a forked child.
+    /// The key of the first binding, by which a forked child attaches.
     key: Arc<str>,
     binding: Mutex<Option<Arc<Binding>>>,
 }
 
 impl fmt::Debug for Object {
-    /// Without the key, which is as good as the object.
+    /// Omits the key: whoever knows it can attach.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Object").field("create", &self.create).finish_non_exhaustive()
     }
 }
 
-/// Says what is wrong with the name of an object that is to have one.
+/// Checks the name of a named object.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     match name {
-        "" => Err("the name is empty: an object without one is made by `anonymous`".to_owned()),
+        "" => Err("the name is empty: use `anonymous` to make an object without a name".to_owned()),
         name => check_length("the name", name),
     }
 }
@@ -109,7 +108,7 @@ impl Object {
         unless(invalid, Self::attach_by(client, attach::By::Name(name.to_owned()), None))
     }
 
-    /// Attaches to what may have to be of a kind.
+    /// Attaches to an object; if `kind` is given, it must be of that kind.
     fn attach_by(
         client: &Arc<Shared>,
         by: attach::By,
@@ -120,10 +119,10 @@ impl Object {
         call(bind, None, move |bound: Result<(Arc<Binding>, Attached), CallError>| {
             let (binding, attached) = bound?;
             if kind.is_some_and(|kind| Kind::of(&attached) != Some(kind)) {
-                let text = format!("the token is of another kind of object: {:?}", attached.spec);
+                let text = format!("the token names another kind of object: {:?}", attached.spec);
                 return Err(CreateError::KindMismatch(text));
             }
-            // Enough to get it back by its name, should the daemon have forgotten the key.
+            // Enough to create it again by name if a new daemon doesn't know the key.
             let spec = attached.spec.and_then(|spec| match spec {
                 attached::Spec::SemLock(spec) => Some(create::Spec::SemLock(spec)),
                 attached::Spec::Event(spec) => Some(create::Spec::Event(spec)),
@@ -151,12 +150,12 @@ impl Object {
         }
     }
 
-    /// It is an RLock.
+    /// Whether the object is an RLock.
     pub(crate) fn is_recursive(&self) -> bool {
         self.sem_lock().is_some_and(|spec| spec.class() == SemLockClass::Rlock)
     }
 
-    /// With how many permits it began.
+    /// The number of permits that it was created with.
     pub(crate) fn initial_value(&self) -> u32 {
         self.sem_lock().map_or(0, |spec| spec.value)
     }
@@ -173,12 +172,12 @@ impl Object {
         self.bound.get(renew)
     }
 
-    /// By which it is attached to in a new session.
+    /// The key by which a new session attaches.
     pub(crate) fn key(&self) -> &str {
         &self.bound().key
     }
 
-    /// Its binding in the session of the moment, if it has one.
+    /// The binding in the current session, if there is one.
     pub(crate) fn binding(&self) -> Option<Arc<Binding>> {
         self.bound().get().filter(|binding| binding.session.is_usable())
     }
@@ -190,8 +189,8 @@ impl Object {
         drop(replaced);
     }
 
-    /// A request on the object. Where `repeatable` is true, it is made again in a new session if
-    /// the old one turns out to have gone with its daemon or connection.
+    /// A request on the object. If `repeatable`, it is made again, once, in a new session if the
+    /// old one was lost with its daemon or connection.
     pub(crate) fn request<R>(&self, repeatable: bool, request: R) -> ObjectCall<'_, R>
     where
         R: Fn(u32) -> (Request, Option<Undo>) + Send,
@@ -199,7 +198,7 @@ impl Object {
         ObjectCall::new(self, repeatable, request)
     }
 
-    /// Wakes the waiters of a Condition, for an owner that should hold its lock.
+    /// Notifies waiters of a Condition. The daemon checks that `owner` holds the lock.
     pub(crate) fn notify(
         &self,
         owner: u64,
@@ -207,7 +206,7 @@ impl Object {
     ) -> impl Call<Done = Result<u32, ConditionError>> + '_ {
         let notify =
             self.request(false, move |handle| (Request::Notify(Notify { handle, owner, n }), None));
-        call(notify, None, |done: Result<ObjectRequest, CallError>| match done?.1 {
+        call(notify, None, |done: Result<ObjectReply, CallError>| match done?.1 {
             Message::Done(done) => Ok(done.count),
             _ => Ok(0),
         })
@@ -217,13 +216,13 @@ impl Object {
         self.query_as(|state| state)
     }
 
-    /// What its numbers say.
+    /// Queries the object's state and maps it.
     pub(crate) fn query_as<T>(
         &self,
         seen: impl FnOnce(State) -> T + Send,
     ) -> impl Call<Done = Result<T, SessionError>> {
         let query = self.request(true, |handle| (Request::Query(Query { handle }), None));
-        call(query, None, |state: Result<ObjectRequest, CallError>| match state?.1 {
+        call(query, None, |state: Result<ObjectReply, CallError>| match state?.1 {
             Message::State(state) => Ok(seen(state)),
             _ => Ok(seen(State::default())),
         })
@@ -236,7 +235,7 @@ impl Bound {
     }
 }
 
-/// A time-out as the wire has it, rounded up; zero tries.
+/// A time-out in microseconds, rounded up. Zero means a try.
 pub(crate) fn micros(timeout: Option<Duration>) -> Option<u64> {
     timeout.map(|timeout| u64::try_from(timeout.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! How an object is to be made, and the calls that make it.
+//! Options for creating an object, and the calls that create it.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use crate::{
     session::CallError,
 };
 
-/// How an object is to be created, if it isn't there yet. Made by
-/// [`Client::object`](crate::Client::object) and [`Client::anonymous`](crate::Client::anonymous).
+/// Options for getting or creating an object. Made by [`Client::object`](crate::Client::object)
+/// and [`Client::anonymous`](crate::Client::anonymous).
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until a constructor is called"]
 pub struct ObjectOptions {
     pub(crate) client: Arc<Shared>,
     create: Create,
-    /// Its name must not be empty.
+    /// Whether the name must not be empty.
     named: bool,
 }
 
@@ -38,20 +38,21 @@ impl ObjectOptions {
         Self { client, create: Create::default(), named: false }
     }
 
-    /// Keeps the object and its state when nobody is attached any more, until it is unlinked.
+    /// Keeps the object and its state when no session is attached, until it is unlinked.
     pub fn keep(mut self) -> Self {
         self.create.keep = true;
         self
     }
 
-    /// After an owner's death and a next owner that doesn't mark it consistent, nobody gets it
-    /// until somebody does. For a Lock or an RLock.
+    /// Makes a Lock or an RLock robust: if an owner dies and the next owner releases it without
+    /// [`mark_consistent`](Lock::mark_consistent), every acquire fails with
+    /// [`Poisoned`](crate::AcquireError::Poisoned) until somebody marks it consistent.
     pub fn poison(mut self) -> Self {
         self.create.poison = true;
         self
     }
 
-    /// Fail if the name is taken already.
+    /// Makes creation fail with [`Exists`](CreateError::Exists) if the name is taken.
     pub fn exclusive(mut self) -> Self {
         self.create.exclusive = true;
         self
@@ -60,8 +61,10 @@ impl ObjectOptions {
     /// As [`Client::lock`](crate::Client::lock).
     ///
     /// # Errors
-    /// If the name is taken by another kind of object, if it is taken at all and the options
-    /// say [`exclusive`](Self::exclusive), or if it is empty or longer than 255 bytes.
+    /// [`KindMismatch`](CreateError::KindMismatch) if the name belongs to another kind of object,
+    /// [`Exists`](CreateError::Exists) if it is taken and the options are
+    /// [`exclusive`](Self::exclusive), [`Invalid`](CreateError::Invalid) if it is empty or longer
+    /// than 255 bytes.
     pub async fn lock(self) -> Result<Lock, CreateError> {
         self.make_lock().run().await
     }

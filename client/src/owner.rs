@@ -1,5 +1,4 @@
-//! The numbers by which the daemon tells the owners of one session apart: threads, tasks, and
-//! guards that may travel.
+//! Owner numbers: they identify threads, tasks and owned guards within one session.
 
 use std::{
     cell::Cell,
@@ -11,7 +10,7 @@ const THREAD: u64 = 1;
 const TASK: u64 = 2;
 const GUARD: u64 = 3;
 
-/// The task that runs, or outside of tasks the thread.
+/// The current task's number, or outside of tasks the thread's.
 pub(crate) fn current() -> u64 {
     match tokio::task::try_id() {
         Some(task) => number_of(task) << 2 | TASK,
@@ -19,13 +18,13 @@ pub(crate) fn current() -> u64 {
     }
 }
 
-/// An owner like no other.
+/// A new number for an owned guard.
 pub(crate) fn fresh() -> u64 {
     static GUARDS: AtomicU64 = AtomicU64::new(1);
     GUARDS.fetch_add(1, Relaxed) << 2 | GUARD
 }
 
-/// The thread that runs, also if it runs a task.
+/// The current thread's number, even inside a task.
 pub(crate) fn thread() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(1);
     thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
@@ -37,7 +36,7 @@ pub(crate) fn thread() -> u64 {
     })
 }
 
-/// An Id is a number that only its Hash gives away.
+/// The number in a task's Id, which tokio exposes only through `Hash`.
 fn number_of(task: tokio::task::Id) -> u64 {
     struct Number(u64);
     impl Hasher for Number {

@@ -1,4 +1,4 @@
-//! Who holds, who waits, who died: the daemon's words about processes, as types.
+//! Processes, holders, abandonments and deadlock edges, as the daemon reports them.
 
 use std::{fmt, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::FencingToken;
 pub struct Process {
     /// Process id.
     pub pid: u32,
-    /// User id; 0 where there are none.
+    /// User id; 0 on systems without user ids.
     pub uid: u32,
     /// The first words of its command line, or its client's label.
     pub command: String,
@@ -20,19 +20,19 @@ pub struct Process {
     pub session: u64,
 }
 
-/// Somebody who holds an object.
+/// A holder of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The process that it belongs to.
+    /// The holder's process.
     pub process: Process,
-    /// Its number within the session: of a thread, a task or a guard.
+    /// The owner's number within the session: a thread, a task or a guard.
     pub owner: u64,
     /// The hold's fencing token.
     pub token: FencingToken,
-    /// For how long it has held.
+    /// How long the object has been held.
     pub held: Duration,
-    /// How often: more than 1 for an RLock alone.
+    /// How many times the owner holds the object: more than 1 only for an RLock.
     pub depth: u32,
 }
 
@@ -40,15 +40,15 @@ pub struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Abandonment {
-    /// Who left it.
+    /// The former holder's process.
     pub process: Process,
-    /// Its number within the session.
+    /// The owner's number within the session.
     pub owner: u64,
-    /// How long it had held the object.
+    /// How long the object had been held.
     pub held: Duration,
-    /// How long ago it lost it.
+    /// How long ago the hold ended.
     pub ago: Duration,
-    /// Why.
+    /// Why the hold ended.
     pub cause: Cause,
     /// The fencing token of the abandoned hold.
     pub token: FencingToken,
@@ -58,36 +58,36 @@ pub struct Abandonment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Not known.
+    /// The cause is not known.
     Unknown,
     /// The process exited.
     Died,
     /// The connection broke, and was not resumed within its grace.
     Disconnected,
-    /// The session was closed in order, while it held the object.
+    /// The client closed the session while it held the object.
     Left,
-    /// Somebody ended the session.
+    /// Somebody ended the session (`syncctl kick`).
     Kicked,
-    /// Somebody released the object by force.
+    /// Somebody released the object by force (`syncctl release --force`).
     Forced,
     /// The session broke the protocol.
     Misbehaved,
 }
 
-/// One edge of a deadlock: `process` waits for `object`, which the next edge's process holds,
-/// and the last edge's the first's.
+/// One edge of a deadlock: `process` waits for `object`, which the next edge's process holds; the
+/// first edge's process holds the last edge's object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadlockEdge {
-    /// Who waits.
+    /// The waiting process.
     pub process: Process,
-    /// Its number within the session.
+    /// The owner's number within the session.
     pub owner: u64,
-    /// The name of what it waits for, or its number if it has none.
+    /// The object's name, or its number if it has none.
     pub object: String,
-    /// How long it has waited; zero for the one that was refused.
+    /// How long the owner has waited; zero for the request that was refused.
     pub waited: Duration,
-    /// How long the next one has held `object`.
+    /// How long the next edge's process has held `object`.
     pub held: Duration,
 }
 

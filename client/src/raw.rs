@@ -1,5 +1,5 @@
-//! Objects as a binding to another language wants them: of one type, with owners by number, and
-//! calls that a thread or a task can make.
+//! The API for bindings to other languages: one type for all kinds of objects, owners as numbers,
+//! and calls that a thread or a task can make.
 
 use std::{
     future::Future,
@@ -22,38 +22,39 @@ use crate::{
     session::CallError,
 };
 
-/// Rises by one in every forked child: what was held before isn't held there.
+/// Incremented in every forked child, where the parent's holds are not held.
 pub fn generation() -> u32 {
     fork::generation()
 }
 
-/// The calling thread's number as an owner.
+/// The calling thread's owner number.
 pub fn owner() -> u64 {
     owner::thread()
 }
 
-/// A number as an owner that nobody else has.
+/// An owner number that nobody else has.
 pub fn fresh_owner() -> u64 {
     owner::fresh()
 }
 
-/// A client that connects when it is first used. Its calls are all made by threads, or all by
+/// A client that connects at its first call. Either all its calls are made by threads or all by
 /// tasks: see [`Call`].
 ///
 /// # Errors
-/// If the environment names an endpoint that is none, or a name is too long.
+/// [`Endpoint`](ConnectError::Endpoint) if the environment's endpoint is invalid,
+/// [`Invalid`](ConnectError::Invalid) if the namespace or label is.
 pub fn client(builder: Builder) -> Result<Client, ConnectError> {
     Ok(Client { shared: builder.build()? })
 }
 
-/// None if the hold is gone, as [`Hold::is_valid`](crate::Hold::is_valid) sees it; else whether
-/// dropping its guard sends the release without waiting for room in the socket.
+/// None if the hold isn't [valid](crate::Hold::is_valid); else whether dropping its guard sends the
+/// release without waiting for room in the socket.
 pub fn has_room(guard: &LockGuard) -> Option<bool> {
     guard.has_room()
 }
 
-/// Waits until every release that threads have made by the client has left this process, or
-/// `limit` is over; tells whether there is nothing left to send.
+/// Waits until every release that threads have made is in the socket, or `limit` has passed;
+/// returns whether all are.
 ///
 /// # Errors
 /// [`Lost`](SessionError::Lost) if releases were lost with the session.
@@ -70,12 +71,12 @@ pub fn unlink<'a>(client: &'a Client, name: &'a str) -> Call<'a, Result<(), Crea
     Call::of(client.shared.unlink(name))
 }
 
-/// A call that is still to be made: in this thread by [`wait`](Self::wait), or in a task by
-/// [`run`](Self::run). The first call of a client decides which of the two it is for all.
+/// A call that has yet to be made: in this thread by [`wait`](Self::wait), or in a task by
+/// [`run`](Self::run). All calls of a client must be made the same way.
 ///
 /// # Panics
-/// Either does, by the client whose session is the other's.
-#[must_use = "it does nothing until it is made"]
+/// If the client's session was opened the other way.
+#[must_use = "a call does nothing until it is made"]
 pub struct Call<'a, T>(Box<dyn Made<'a, T> + Send + 'a>);
 
 trait Made<'a, T> {
@@ -100,24 +101,24 @@ impl<'a, T: 'a> Call<'a, T> {
         Self(Box::new(Of(call)))
     }
 
-    /// Makes it in this thread. `signals` is asked when a signal's handler has run here; if it
-    /// says so, the call is given up, and ends with [`SessionError::Interrupted`].
+    /// Makes the call in this thread. `signals` is called after a signal handler has run in it; if
+    /// it returns true, the call ends with [`SessionError::Interrupted`].
     pub fn wait(self, signals: &mut dyn Signals) -> T {
         self.0.wait(signals)
     }
 
-    /// Makes it in a task. Dropping the future withdraws it.
+    /// Makes the call in a task. Dropping the future withdraws the request.
     pub fn run(self) -> impl Future<Output = T> + Send + 'a {
         self.0.run()
     }
 }
 
-/// An object of any kind. Asking one for what its kind can't is the daemon's KIND_MISMATCH.
+/// An object of any kind. A call that its kind doesn't have fails with the daemon's KIND_MISMATCH.
 #[derive(Clone, Debug)]
 pub struct Object(SemLock);
 
-/// What a Barrier's last party has still to do: report how its action went. Dropping it says
-/// that it failed.
+/// The turn of a Barrier's last party to run its action and report it. Dropping this reports a
+/// failure.
 pub struct Action(Turn);
 
 impl Object {
@@ -125,7 +126,7 @@ impl Object {
         Self(SemLock::new(object))
     }
 
-    /// Gets or creates it. `lock` is what guards a Condition.
+    /// Gets or creates the object. `lock` guards a Condition.
     ///
     /// # Errors
     /// As [`ObjectOptions::lock`].
@@ -138,15 +139,15 @@ impl Object {
         Call::of(options.make(spec, lock, Self::from_object))
     }
 
-    /// Attaches to the object that a token is of. No daemon is started for it.
+    /// Attaches to the object that a token names, of any kind. Doesn't start a daemon.
     ///
     /// # Errors
-    /// As [`Client::attach`], but that any kind will do.
+    /// As [`Client::attach`], except for the kind.
     pub fn attach(client: &Client, token: &Token) -> Call<'static, Result<Self, CreateError>> {
         Call::of(call::map(object::Object::attach(&client.shared, token, None), Self::from_object))
     }
 
-    /// Attaches to the object of that name, if there is one.
+    /// Attaches to the object of that name. Doesn't start a daemon.
     ///
     /// # Errors
     /// [`NotFound`](CreateError::NotFound) if there is none.
@@ -154,25 +155,25 @@ impl Object {
         Call::of(call::map(object::Object::find(&client.shared, name), Self::from_object))
     }
 
-    /// What it is, as it was created; None for a Condition that was attached to.
+    /// The object's specification; None for a Condition that was attached to.
     pub fn spec(&self) -> Option<&create::Spec> {
         self.0.object.spec()
     }
 
-    /// Its name; empty if it has none.
+    /// The object's name; empty for an anonymous object.
     pub fn name(&self) -> &str {
         self.0.object.name()
     }
 
-    /// What another process attaches by.
+    /// The token by which another process attaches to the object.
     pub fn token(&self) -> Token {
         self.0.object.token()
     }
 
-    /// Its number in the session of the moment.
+    /// The object's handle in the current session.
     ///
     /// # Errors
-    /// If there is no session, or the object is gone.
+    /// Any [`SessionError`].
     pub fn handle(&self) -> Call<'_, Result<u32, SessionError>> {
         let bind = BindObject::new(&self.0.object);
         Call::of(call::call(bind, None, |bound: Result<std::sync::Arc<Binding>, CallError>| {
@@ -180,7 +181,7 @@ impl Object {
         }))
     }
 
-    /// Takes the lock or a permit.
+    /// Acquires the lock or a permit.
     ///
     /// # Errors
     /// As [`Lock::acquire_timeout`](crate::Lock::acquire_timeout).
@@ -192,7 +193,7 @@ impl Object {
         Call::of(call::map(self.0.take(owner, timeout), LockGuard))
     }
 
-    /// Takes a permit that is nobody's.
+    /// Takes an unowned permit.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -204,7 +205,7 @@ impl Object {
         Call::of(self.0.take_unowned(owner, timeout))
     }
 
-    /// A bare release.
+    /// A release without a token: of the caller's hold, or as the kind allows of another's.
     ///
     /// # Errors
     /// As [`Lock::release`](crate::Lock::release).
@@ -212,16 +213,16 @@ impl Object {
         Call::of(self.0.release(owner))
     }
 
-    /// A bare release of a semaphore to which it can't be one too many; sent, and not answered.
-    /// Waits while too much is still to be sent.
+    /// A release without a token, sent without waiting for a reply. For a semaphore whose maximum
+    /// the release can't exceed. Waits while more than 1,024 requests are unsent.
     ///
     /// # Errors
-    /// If there is no session, or the object is gone.
+    /// Any [`SessionError`].
     pub fn release_quietly(&self, owner: u64) -> Call<'_, Result<(), ReleaseError>> {
-        Call::of(self.0.release_unasked(owner))
+        Call::of(self.0.release_quietly(owner))
     }
 
-    /// Declares that what it guards is in order again.
+    /// Declares the data that the lock guards consistent.
     ///
     /// # Errors
     /// As [`Lock::mark_consistent`](crate::Lock::mark_consistent).
@@ -229,12 +230,12 @@ impl Object {
         Call::of(self.0.mark_consistent(owner))
     }
 
-    /// It as a Condition.
+    /// The object as a Condition.
     pub fn condition(&self) -> Condition {
         Condition::from_object(self.0.object.clone())
     }
 
-    /// A Condition's wait, by the guard of its lock.
+    /// Waits for a Condition; `guard` is of its lock.
     ///
     /// # Errors
     /// As [`Condition::wait_timeout`].
@@ -246,20 +247,21 @@ impl Object {
         Call::of(condition.wait_by(guard, timeout))
     }
 
-    /// Wakes the `n` oldest waiters of a Condition, or all if that is 0.
+    /// Notifies the `n` oldest waiters of a Condition, or all if `n` is 0.
     ///
     /// # Errors
-    /// As [`Condition::notify`], for an owner that doesn't hold the lock.
+    /// [`NotOwner`](ConditionError::NotOwner) if `owner` doesn't hold the Condition's lock; or any
+    /// [`SessionError`].
     pub fn notify(&self, owner: u64, n: u32) -> Call<'_, Result<u32, ConditionError>> {
         Call::of(self.0.object.notify(owner, n))
     }
 
-    /// It as an Event.
+    /// The object as an Event.
     pub fn event(&self) -> Event {
         Event::from_object(self.0.object.clone())
     }
 
-    /// Sets an Event; tells how many waited.
+    /// Sets an Event; returns how many waited.
     ///
     /// # Errors
     /// As [`Event::set`].
@@ -275,7 +277,7 @@ impl Object {
         Call::of(event.clear_it())
     }
 
-    /// An Event's wait.
+    /// Waits for an Event.
     ///
     /// # Errors
     /// As [`Event::wait_timeout`].
@@ -287,13 +289,13 @@ impl Object {
         Call::of(event.wait_by(owner, timeout))
     }
 
-    /// It as a Barrier.
+    /// The object as a Barrier.
     pub fn barrier(&self) -> Barrier {
         Barrier::from_object(self.0.object.clone())
     }
 
-    /// A Barrier's wait; with the index comes the action, if there is one and it is this
-    /// party's to run.
+    /// Waits at a Barrier. Returns the party's index, and an [`Action`] if this party has to run
+    /// its action.
     ///
     /// # Errors
     /// As [`Barrier::wait_with`].
@@ -324,17 +326,17 @@ impl Object {
         Call::of(barrier.abort_it())
     }
 
-    /// Its numbers, and who holds it.
+    /// The object's state and holders.
     ///
     /// # Errors
-    /// If there is no session, or the object is gone.
+    /// Any [`SessionError`].
     pub fn query(&self) -> Call<'_, Result<State, SessionError>> {
         Call::of(self.0.object.query())
     }
 }
 
 impl Action {
-    /// Reports that all went well: the parties may pass.
+    /// Reports that the action succeeded: the parties may pass.
     ///
     /// # Errors
     /// [`Broken`](BarrierError::Broken) if the Barrier was broken meanwhile.

@@ -12,21 +12,20 @@ use crate::{
     semlock::{SemLock, none_if_busy},
 };
 
-/// A semaphore between processes, whose value may rise above what it was at first.
+/// A semaphore between processes, whose value may rise above its initial value.
 ///
 /// Clones are the same semaphore.
 #[derive(Clone, Debug)]
 pub struct Semaphore(pub(crate) SemLock);
 
-/// A semaphore whose value never rises above what it was at first: one release too many is an
-/// error.
+/// A semaphore whose value never rises above its initial value: one release too many is an error.
 ///
 /// Clones are the same semaphore.
 #[derive(Clone, Debug)]
 pub struct BoundedSemaphore(pub(crate) SemLock);
 
-/// A semaphore's permit that is held: what it tells is in [`Hold`]. Dropping it gives the
-/// permit back; so does its process's death.
+/// The guard of a semaphore's permit; see [`Hold`] for its methods. The permit goes back when the
+/// guard is dropped or the process dies.
 #[derive(Debug)]
 #[must_use = "dropping it gives the permit back"]
 pub struct Permit(pub(crate) Hold);
@@ -34,19 +33,19 @@ pub struct Permit(pub(crate) Hold);
 macro_rules! semaphore {
     ($Semaphore:ident, $class:ident) => {
         impl $Semaphore {
-            /// Waits for a permit, in the order of arrival.
+            /// Waits for a permit, in order of arrival.
             ///
             /// # Errors
-            /// As for any call.
+            /// Any [`SessionError`].
             ///
             /// # Cancel safety
-            /// Dropping the future withdraws the request, and gives back what was granted
-            /// meanwhile. The place in the queue is lost.
+            /// Dropping the future withdraws the request, and gives the permit back if it was
+            /// granted meanwhile. The place in the queue is lost.
             pub async fn acquire(&self) -> Result<Permit, AcquireError> {
                 self.0.take(owner::current(), None).run().await.map(Permit)
             }
 
-            /// A permit if there is one and nobody waits for it, else nothing.
+            /// Acquires a permit if one is free and nobody waits; else returns None.
             ///
             /// # Errors
             /// As [`acquire`](Self::acquire).
@@ -69,7 +68,8 @@ macro_rules! semaphore {
                 self.0.take(owner::current(), Some(timeout)).run().await.map(Permit)
             }
 
-            /// Waits for a permit for an owner of its own: the guard, wherever it will be dropped.
+            /// As [`acquire`](Self::acquire), but the guard is an owner of its own: any task or
+            /// thread may drop it.
             ///
             /// # Errors
             /// As [`acquire`](Self::acquire).
@@ -80,8 +80,8 @@ macro_rules! semaphore {
                 self.0.take(owner::fresh(), None).run().await.map(Permit)
             }
 
-            /// Waits for a permit and takes it for good, as POSIX's `sem_wait` does: it is
-            /// nobody's, no death gives it back, and anybody may [`release`](Self::release) it.
+            /// Waits for a permit and takes it as an unowned one, as POSIX's `sem_wait` does: no
+            /// death gives it back, and anybody may [`release`](Self::release) it.
             ///
             /// # Errors
             /// As [`acquire`](Self::acquire).
@@ -92,7 +92,7 @@ macro_rules! semaphore {
                 self.0.take_unowned(owner::current(), None).run().await
             }
 
-            /// Takes a permit for good if there is one and nobody waits for it; says whether.
+            /// Takes an unowned permit if one is free and nobody waits; returns whether.
             ///
             /// # Errors
             /// As [`acquire`](Self::acquire).
@@ -120,7 +120,7 @@ macro_rules! semaphore {
             /// How many permits are free.
             ///
             /// # Errors
-            /// As for any call.
+            /// Any [`SessionError`].
             pub async fn value(&self) -> Result<u32, SessionError> {
                 Ok(self.0.object.query().run().await?.value)
             }
@@ -128,17 +128,17 @@ macro_rules! semaphore {
             /// Who holds permits, oldest first, at most 16.
             ///
             /// # Errors
-            /// As for any call.
+            /// Any [`SessionError`].
             pub async fn held_by(&self) -> Result<Vec<Holder>, SessionError> {
                 self.0.holders().run().await
             }
 
-            /// Its name; empty if it has none.
+            /// The object's name; empty for an anonymous object.
             pub fn name(&self) -> &str {
                 self.0.object.name()
             }
 
-            /// What another process attaches by.
+            /// The token by which another process attaches to the object.
             pub fn token(&self) -> Token {
                 self.0.object.token()
             }
@@ -162,39 +162,40 @@ impl BoundedSemaphore {
     /// caller's oldest, else the oldest.
     ///
     /// # Errors
-    /// [`OverReleased`](ReleaseError::OverReleased) if that would exceed the maximum.
+    /// [`OverReleased`](ReleaseError::OverReleased) if the value would exceed the initial value.
     ///
     /// # Cancel safety
-    /// It may or may not be released.
+    /// The permit may or may not be released.
     pub async fn release(&self) -> Result<(), ReleaseError> {
         self.0.release(owner::current()).run().await
     }
 }
 
 impl Semaphore {
-    /// Gives one permit, as POSIX's `sem_post` does: back, an unowned one if there is one, else the
-    /// caller's oldest, else the oldest; or one more than there were.
+    /// Adds one permit, as POSIX's `sem_post` does. It ends an unowned permit if there is one, else
+    /// the caller's oldest hold, else the oldest hold; if nothing is out, the value rises above the
+    /// initial one.
     ///
-    /// It is sent and not waited for, since the daemon can't but accept it; unless the semaphore
-    /// began with more than 1073741824 permits.
+    /// The call sends the release and doesn't wait for a reply, unless the semaphore was created
+    /// with more than 1073741824 permits: below that no release can exceed the maximum.
     ///
     /// # Errors
-    /// If there is no session to send it by; and in that last case
-    /// [`OverReleased`](ReleaseError::OverReleased) beyond 2147483647.
+    /// Any [`SessionError`] in opening a session;
+    /// [`OverReleased`](ReleaseError::OverReleased) if the value would exceed 2147483647.
     ///
     /// # Cancel safety
-    /// It may or may not be released.
+    /// The permit may or may not be added.
     pub async fn release(&self) -> Result<(), ReleaseError> {
-        self.0.release_unasked(owner::current()).run().await
+        self.0.release_quietly(owner::current()).run().await
     }
 
-    /// Gives `n` permits, one [`release`](Self::release) each.
+    /// Adds `n` permits, one [`release`](Self::release) each.
     ///
     /// # Errors
-    /// As [`release`](Self::release); those before the one that failed are given.
+    /// As [`release`](Self::release); the permits before the failed one are added.
     ///
     /// # Cancel safety
-    /// Some may have been given.
+    /// Some permits may have been added.
     pub async fn add_permits(&self, n: u32) -> Result<(), ReleaseError> {
         for _ in 0..n {
             self.release().await?;
@@ -204,18 +205,18 @@ impl Semaphore {
 }
 
 impl Permit {
-    /// Gives the permit back, and tells whether it was still held.
+    /// Gives the permit back, and waits for the daemon's confirmation that it was still held.
     ///
     /// # Errors
     /// [`Stale`](ReleaseError::Stale) if the hold was gone already.
     ///
     /// # Cancel safety
-    /// The release itself is not taken back.
+    /// Dropping the future doesn't undo the release.
     pub async fn release(self) -> Result<(), ReleaseError> {
         self.0.release().run().await
     }
 
-    /// Keeps the permit taken, but as nobody's: no death gives it back, anybody may release it.
+    /// Turns the hold into an unowned permit: no death gives it back, anybody may release it.
     ///
     /// # Errors
     /// [`Stale`](ReleaseError::Stale) if the hold was gone already.

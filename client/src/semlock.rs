@@ -1,5 +1,4 @@
-//! What Lock, RLock and the semaphores have in common: taking, giving back, and the hold in
-//! between.
+//! What Lock, RLock and the semaphores share: acquire, release, and the hold in between.
 
 use std::{
     borrow::BorrowMut,
@@ -17,7 +16,7 @@ use syncd_proto::v1::{
 
 use crate::{
     Abandonment, AcquireError, FencingToken, Holder, ReleaseError, SessionError,
-    binding::{BindObject, Binding, ObjectRequest},
+    binding::{BindObject, Binding, ObjectReply},
     call::{Call, Input, Step, Steps, call, done},
     client::Shared,
     error::SessionLost,
@@ -31,7 +30,7 @@ pub(crate) struct SemLock {
     fail_on_deadlock: bool,
 }
 
-/// Something that is held. Dropping it gives it back, unless its session is lost: then it is
+/// A held lock or permit. Dropping it releases it, unless its session is lost: then the hold is
 /// void, and stays so.
 pub struct Hold {
     client: Arc<Shared>,
@@ -47,8 +46,8 @@ pub struct Hold {
 #[derive(Debug)]
 enum HoldToken {
     Sole(u64),
-    /// The guards of one owner's recursive hold are of one hold, and get another token together
-    /// when one of them is lent to a wait. 0 while, and if ever after, it isn't held.
+    /// All guards of an owner's recursive hold share one token, which changes when a condition wait
+    /// by one of them ends. 0 while the hold is suspended by a wait, or if the wait failed.
     Shared(Arc<AtomicU64>),
 }
 
@@ -76,7 +75,7 @@ impl HoldToken {
         }
     }
 
-    /// As of a hold that is none for the time.
+    /// Takes the token, and leaves 0.
     fn take(&mut self) -> u64 {
         let token = self.get();
         self.set(0);
@@ -100,14 +99,14 @@ impl SemLock {
         Self { fail_on_deadlock: true, ..self }
     }
 
-    /// Takes the lock or a permit.
+    /// Acquires the lock or a permit.
     pub(crate) fn take(
         &self,
         owner: u64,
         timeout: Option<Duration>,
     ) -> impl Call<Done = Result<Hold, AcquireError>> + '_ {
         let acquire = self.acquire(owner, timeout, false);
-        call(acquire, timeout, move |granted: Result<ObjectRequest, CallError>| {
+        call(acquire, timeout, move |granted: Result<ObjectReply, CallError>| {
             let (binding, message) = granted?;
             let Message::Granted(granted) = message else {
                 return Err(CallError::from(SessionLost::nonsense()).into());
@@ -124,7 +123,7 @@ impl SemLock {
         })
     }
 
-    /// Takes a permit that will be nobody's.
+    /// Takes an unowned permit.
     pub(crate) fn take_unowned(
         &self,
         owner: u64,
@@ -139,7 +138,7 @@ impl SemLock {
         owner: u64,
         timeout: Option<Duration>,
         unowned: bool,
-    ) -> impl Steps<Output = ObjectRequest> + Send + '_ {
+    ) -> impl Steps<Output = ObjectReply> + Send + '_ {
         let (timeout_us, fail_on_deadlock) = (micros(timeout), self.fail_on_deadlock);
         self.object.request(true, move |handle| {
             let undo = Undo::Grant { handle, owner, unowned };
@@ -148,7 +147,7 @@ impl SemLock {
         })
     }
 
-    /// Gives back whatever a bare release does.
+    /// A release without a token.
     pub(crate) fn release(
         &self,
         owner: u64,
@@ -159,9 +158,9 @@ impl SemLock {
         call(release, None, done)
     }
 
-    /// As [`release`](Self::release), but not waited for where it can't be one too many: where
-    /// that takes a thousand million releases more than acquires.
-    pub(crate) fn release_unasked(
+    /// As [`release`](Self::release), but without waiting for a reply if the initial value is at
+    /// most 2^30: to exceed the maximum would take 2^30 more releases than acquires.
+    pub(crate) fn release_quietly(
         &self,
         owner: u64,
     ) -> impl Call<Done = Result<(), ReleaseError>> + use<'_> {
@@ -194,7 +193,7 @@ pub(crate) fn none_if_busy<T>(taken: Result<T, AcquireError>) -> Result<Option<T
     }
 }
 
-/// A release of whatever a bare release gives back. Quiet, it is done when it is sent.
+/// The steps of a release without a token. A quiet one ends when it is sent.
 struct BareRelease<'a> {
     bind: BindObject<'a>,
     owner: u64,
@@ -230,38 +229,40 @@ impl Steps for BareRelease<'_> {
                     false => Step::Request { session, request, undo: None },
                 }
             }
-            other => other.without_end(),
+            other => other.unfinished(),
         })
     }
 }
 
 impl Hold {
-    /// Rises strictly with every grant of the namespace: storage that remembers the highest
-    /// token it has seen can refuse a holder from the past. An RLock that is taken again has
-    /// the token of its first grant.
+    /// The hold's fencing token, which rises strictly with every grant in the namespace: storage
+    /// that remembers the highest token that it has seen can refuse a former holder. All levels of
+    /// an RLock have the token of the first.
     pub fn fencing_token(&self) -> FencingToken {
         FencingToken::new(self.token.get())
     }
 
-    /// How often its owner holds the object, this time included: 1, or more for an RLock.
+    /// How many times the owner held the object when this guard was made, including it: 1, or more
+    /// for an RLock.
     pub fn depth(&self) -> u32 {
         self.depth
     }
 
-    /// Who held it before and died, or lost it otherwise, without having released it. Told to
-    /// one owner, once: what the object guards may be half changed.
+    /// The former hold that ended without a release, by its process's death or otherwise: the data
+    /// that the object guards may be half changed. Each abandonment is told to one owner, once.
     pub fn abandoned(&self) -> Option<&Abandonment> {
         self.abandoned.as_deref()
     }
 
-    /// Whether it is still held, as far as this process can know: looks, without waiting, for
-    /// news from the daemon. False for good once its session is lost, in a forked child, and
-    /// after somebody took it by force.
+    /// Whether the hold still exists, as far as this process knows. Reads what the daemon has sent,
+    /// without waiting. False for good once the session is lost, in a forked child, and after a
+    /// release by force.
     pub fn is_valid(&self) -> bool {
         self.is_held() && self.binding.session.has_hold(self.token.get())
     }
 
-    /// None if it isn't [valid](Self::is_valid); else whether it can be released without waiting.
+    /// None if the hold isn't [valid](Self::is_valid); else whether it can be released without
+    /// waiting.
     pub(crate) fn has_room(&self) -> Option<bool> {
         if !self.is_held() {
             return None;
@@ -273,7 +274,7 @@ impl Hold {
         &self.binding.session
     }
 
-    /// Not lent to a wait that never came back.
+    /// False while a condition wait has suspended the hold, and if that wait failed.
     pub(crate) fn is_held(&self) -> bool {
         self.held && self.token.get() != 0
     }
@@ -292,7 +293,7 @@ impl Hold {
         self.end(Request::Forget(Forget { handle, owner, token, quiet: false }))
     }
 
-    /// A request that ends the hold, as soon as it is sent.
+    /// A request that ends the hold as soon as it is sent.
     fn end(self, request: Request) -> impl Call<Done = Result<(), ReleaseError>> {
         let end = HoldCall { hold: self, request: Some(request), ends: true };
         call(end, None, done)
@@ -305,25 +306,25 @@ impl Hold {
         call(mark, None, done)
     }
 
-    /// What a wait that is given up leaves to be undone.
+    /// How to undo a condition wait that is given up.
     pub(crate) fn undo(&self) -> Undo {
         Undo::Lock { handle: self.binding.handle, owner: self.owner }
     }
 
-    /// Lets go of the lock for the time of a wait, and tells by what token it was held.
-    pub(crate) fn lend(&mut self) -> u64 {
+    /// Suspends the hold for a condition wait, and returns its token.
+    pub(crate) fn suspend(&mut self) -> u64 {
         self.held = false;
         self.token.take()
     }
 
-    /// The wait was refused, and nothing has changed.
-    pub(crate) fn keep(&mut self, lent: u64) {
-        self.token.set(lent);
+    /// Restores the hold after the daemon refused the wait.
+    pub(crate) fn undo_suspend(&mut self, token: u64) {
+        self.token.set(token);
         self.held = true;
     }
 
-    /// The wait is over, and the lock held again.
-    pub(crate) fn regain(&mut self, granted: Granted) {
+    /// Resumes the hold after a wait, with its new grant.
+    pub(crate) fn resume(&mut self, granted: Granted) {
         self.token.set(granted.token);
         self.depth = granted.depth;
         self.abandoned = granted.abandoned.map(|left| Box::new((*left).into()));
@@ -331,7 +332,7 @@ impl Hold {
     }
 }
 
-/// A request on a hold, in its session.
+/// The steps of a request on a hold, in the hold's session.
 struct HoldCall<H> {
     hold: H,
     request: Option<Request>,

@@ -1,5 +1,5 @@
-//! A session as objects and guards see it, whoever waits at it: threads or tasks. What messages
-//! mean is in [`protocol`], bytes are in [`transport`], and the two shells that wait are
+//! A session as objects and guards use it, whether threads or tasks wait for it. [`protocol`] has
+//! the meaning of messages, [`transport`] the bytes; the two shells that wait are
 //! [`blocking`](crate::blocking) and [`tasks`](crate::tasks).
 
 pub mod protocol;
@@ -26,20 +26,20 @@ use crate::{
     tasks,
 };
 
-/// One session, by the shell that drives it.
+/// One session, and the shell that drives it.
 #[derive(Debug)]
 pub(crate) enum Session {
     Threads(blocking::Session),
     Tasks(tasks::Session),
 }
 
-/// What can be known of a session without its mutex, which a forked child must not take.
+/// A session's state that can be read without its mutex, which a forked child must not lock.
 #[derive(Debug)]
 pub(crate) struct Facts {
     generation: u32,
     id: AtomicU64,
     lost: AtomicBool,
-    /// Its loss was that of releases, and nobody has been told.
+    /// Releases were lost with the session, and no call has reported it yet.
     untold: AtomicBool,
 }
 
@@ -50,14 +50,14 @@ pub(crate) enum CallError {
     Session(SessionError),
 }
 
-/// Why no session was opened.
+/// Why a session couldn't be opened.
 #[derive(Debug)]
 pub(crate) enum OpenError {
     Link(LinkError),
     Refused(Box<v1::Error>),
-    /// The client's own deadline.
+    /// The client's deadline passed.
     Overdue,
-    /// A signal's handler has asked for it.
+    /// A signal handler asked to give up.
     Interrupted,
 }
 
@@ -69,12 +69,12 @@ impl Session {
         }
     }
 
-    /// False: everything that it held is gone, as far as this process goes.
+    /// False if the session is lost, or is a parent process's: what it held is no longer held.
     pub(crate) fn is_usable(&self) -> bool {
         self.facts().is_usable()
     }
 
-    /// Whether the hold is still there, as far as is known: reads, without waiting, what came.
+    /// Whether the hold still exists, as far as is known. Reads what has arrived, without waiting.
     pub(crate) fn has_hold(&self, token: u64) -> bool {
         let is_taken = |protocol: &mut Protocol| protocol.is_taken(token);
         self.is_usable()
@@ -85,8 +85,8 @@ impl Session {
             && self.is_usable()
     }
 
-    /// None if the hold is gone, as [`has_hold`](Self::has_hold) sees it; else whether there is room
-    /// for its release, so that [`post`](Self::post) won't wait.
+    /// None if the hold is gone, as [`has_hold`](Self::has_hold) says; else whether
+    /// [`post`](Self::post) can send its release without waiting.
     pub(crate) fn has_room_for(&self, token: u64) -> Option<bool> {
         if !self.is_usable() {
             return None;
@@ -100,7 +100,7 @@ impl Session {
         room.filter(|_| self.is_usable())
     }
 
-    /// Sends a request that has no reply; before it returns, if the socket has room.
+    /// Sends a request that has no reply: before returning, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         if self.is_usable() {
             match self {
@@ -110,7 +110,7 @@ impl Session {
         }
     }
 
-    /// Shared namespaces of nearly its own's name, if that was private and new.
+    /// Shared namespaces with a similar name, if the session's namespace was private and new.
     pub(crate) fn similar_namespaces(&self) -> Vec<String> {
         let similar = |protocol: &mut Protocol| {
             protocol.opened().map(|opened| opened.similar.clone()).unwrap_or_default()
@@ -122,8 +122,8 @@ impl Session {
         }
     }
 
-    /// What a session in its place is to name, if this one was given up and a daemon may still
-    /// have it.
+    /// The resume key that the next session has to name, if this one was given up and a daemon may
+    /// still have it; else empty.
     pub(crate) fn replaced(&self) -> Vec<u8> {
         let replaced = |protocol: &mut Protocol| protocol.poll_replaced().unwrap_or(&[]).to_vec();
         match self {
@@ -133,7 +133,7 @@ impl Session {
         }
     }
 
-    /// Why it is lost, if it is and this process had a part in it.
+    /// Why the session is lost, if it is.
     pub(crate) fn why_lost(&self) -> Option<SessionLost> {
         if !self.facts().is_ours() {
             return Some(SessionLost::forked());
@@ -145,25 +145,31 @@ impl Session {
         }
     }
 
-    /// Why it was lost, if releases were lost with it and nobody was told: once.
+    /// Why the session was lost, if releases were lost with it and no call has reported that yet.
     pub(crate) fn take_untold(&self) -> Option<SessionLost> {
         let facts = self.facts();
         (facts.is_ours() && facts.untold.swap(false, Relaxed)).then(|| self.why_lost())?
     }
 
-    /// As a session of threads.
+    /// The session of threads.
+    ///
+    /// # Panics
+    /// If it is a session of tasks.
     pub(crate) fn threads(&self) -> &blocking::Session {
         match self {
             Self::Threads(session) => session,
-            Self::Tasks(_) => unreachable!("a thread waits by the client's blocking face alone"),
+            Self::Tasks(_) => unreachable!("the client's session was opened by a task"),
         }
     }
 
-    /// As a session of tasks.
+    /// The session of tasks.
+    ///
+    /// # Panics
+    /// If it is a session of threads.
     pub(crate) fn tasks(&self) -> &tasks::Session {
         match self {
             Self::Tasks(session) => session,
-            Self::Threads(_) => unreachable!("a task waits by the client's async face alone"),
+            Self::Threads(_) => unreachable!("the client's session was opened by a thread"),
         }
     }
 }
@@ -191,14 +197,14 @@ impl Facts {
         self.id.load(Relaxed)
     }
 
-    /// A call is told why it failed: if that is of releases that were lost, no other needs to be.
+    /// Called with a call's result: if it reports the lost session, no other call needs to.
     pub(crate) fn tell(&self, reply: &Result<Message, CallError>) {
         if matches!(reply, Err(CallError::Session(SessionError::Lost(_)))) {
             self.untold.store(false, Relaxed);
         }
     }
 
-    /// Notes what the protocol has come to know.
+    /// Copies the session's id and its loss from the protocol.
     pub(crate) fn note(&self, protocol: &Protocol) {
         if let Some(opened) = protocol.opened() {
             self.id.store(opened.session, Relaxed);
@@ -212,17 +218,17 @@ impl Facts {
     }
 }
 
-/// What a session is to be, and what becomes of it when its daemon is gone.
+/// The parameters of a new session.
 pub(crate) struct Opening<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) open: Open,
     pub(crate) patience: Duration,
-    /// Has the daemon started again; none where that is forbidden.
+    /// Starts the daemon again when it is gone; None if that is not allowed.
     pub(crate) again: Option<Again>,
 }
 
 impl<'a> Opening<'a> {
-    /// By a client, in the place of the session that it had.
+    /// A client's next session, which replaces the one that it had.
     pub(crate) fn of(client: &'a Shared) -> Self {
         let config = &client.config;
         let open = Open {
@@ -248,9 +254,9 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// A connection that was to be made wasn't: has the daemon of an open session started again, if
-/// that is what it takes. True: there is one now, to be connected to at once. Else the error is
-/// noted.
+/// Handles a failed connection attempt: if the session outlives its daemon and none listens, starts
+/// one. Returns true if a daemon listens now, so that the caller can connect at once. If starting
+/// failed, `error` becomes the reason.
 pub(crate) fn is_back(
     protocol: &Protocol,
     again: Option<&mut Again>,
@@ -270,7 +276,7 @@ pub(crate) fn is_back(
     false
 }
 
-/// A reply as a call takes it.
+/// Converts a reply to a call's result.
 pub(crate) fn answer(reply: Result<Message, Failure>) -> Result<Message, CallError> {
     match reply {
         Ok(Message::Error(error)) => Err(CallError::Refused(error)),
@@ -281,13 +287,13 @@ pub(crate) fn answer(reply: Result<Message, Failure>) -> Result<Message, CallErr
 }
 
 impl CallError {
-    /// The call's own time is over, and the daemon hasn't said anything.
+    /// The call's deadline passed without a reply from the daemon.
     pub(crate) fn overdue() -> Self {
-        let text = "the time is over, and the daemon has not answered: is it stopped?";
+        let text = "timed out, and the daemon has not answered: is it stopped?";
         Self::refused(v1::ErrorCode::TimedOut, text)
     }
 
-    /// Refused here, as the daemon would.
+    /// An error that the client makes in the daemon's place.
     pub(crate) fn refused(code: v1::ErrorCode, text: &str) -> Self {
         let (code, text) = (code.into(), text.to_owned());
         Self::Refused(Box::new(v1::Error { code, text, ..v1::Error::default() }))

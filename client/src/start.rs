@@ -1,6 +1,5 @@
-//! Starting a daemon where there is none: probe, lock, spawn, await readiness, each a step that
-//! doesn't wait, so that threads and tasks can both wait between them and be interrupted. Never
-//! here: what is said to the daemon once it listens.
+//! Starting a daemon: probe, lock, spawn, await readiness. No step waits, so that threads and tasks
+//! can wait between the steps and be interrupted.
 
 mod again;
 mod command;
@@ -27,86 +26,87 @@ pub(crate) use again::{Again, Missed};
 use command::{Plan, plans};
 use detach::{Detached, Said};
 
-/// After a daemon that was started has exited, somebody else's may still come up.
+/// How long another process's daemon may take to come up after the one started here has exited.
 const RIVAL: Duration = Duration::from_millis(500);
 
-/// Whoever has the start lock for longer is stopped, or is a fork of who had it: the daemon's own
-/// lock decides in the end, so to go on without this one does no harm.
+/// How long to wait for the start lock. A process that holds it longer is stopped, or is a fork of
+/// the holder. Going on without it is safe: the daemon's own lock decides.
 const START_LOCK: Duration = Duration::from_secs(2);
 
-/// How long a daemon that is to get a systemd scope of its own may take before it is started
-/// without one.
+/// How long a daemon may take to start in a systemd scope before it is started without one.
 const SCOPE: Duration = Duration::from_secs(2);
 
-/// A daemon was to be started, and isn't there.
+/// A daemon couldn't be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// There is no such program.
+    /// The daemon's program can't be run.
     #[error("can't start the daemon {program:?}: {source} (install syncd, or set SYNCD_DAEMON)")]
     Spawn {
-        /// What was to be run.
+        /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The error of execve(2).
         source: io::Error,
     },
-    /// Its directory, lock file or log can't be made.
-    #[error("can't prepare {path:?} for a daemon: {source} (SYNCD_SOCKET names another place)")]
+    /// The directory, lock file or log can't be made.
+    #[error(
+        "can't prepare {path:?} for a daemon: {source} (set SYNCD_SOCKET to use another place)"
+    )]
     Prepare {
-        /// What was to be made or opened.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// Why it can't be made or opened.
         source: io::Error,
     },
-    /// It exited instead of listening.
-    #[error("the daemon {program:?} exited at once; its last words, in {log:?}:\n{words}")]
+    /// The daemon exited instead of listening.
+    #[error("the daemon {program:?} exited at once; the end of its log {log:?}:\n{words}")]
     Exited {
-        /// What was run.
+        /// The program.
         program: PathBuf,
-        /// Where its standard error went.
+        /// The log, with the daemon's standard error.
         log: PathBuf,
-        /// The last lines of it.
+        /// The last lines of the log.
         words: String,
     },
-    /// It is not for this process to start one there.
-    #[error("no daemon listens at {endpoint}, and none is started there: {reason}")]
+    /// Only another process should start a daemon at this place.
+    #[error("no daemon listens at {endpoint}, and this process doesn't start one there: {reason}")]
     NotOurs {
-        /// Where it was looked for.
+        /// The endpoint that was tried.
         endpoint: Endpoint,
         /// Whose place it is, and what to do.
         reason: String,
     },
-    /// It didn't listen in time.
+    /// The daemon didn't listen in time.
     #[error("no daemon came up at {endpoint} within {after:?}: {state} (its log is {log:?})")]
     TimedOut {
-        /// Where it was to listen.
+        /// The daemon's endpoint.
         endpoint: Endpoint,
-        /// How long that was.
+        /// How long was waited.
         after: Duration,
         /// What was waited for.
         state: &'static str,
-        /// Where its standard error goes.
+        /// The log, with the daemon's standard error.
         log: PathBuf,
     },
 }
 
-/// The command that starts a daemon, without the arguments that say where it listens.
+/// The command that starts a daemon, without `--socket` and `--idle-exit`.
 #[derive(Clone, Debug)]
 pub(crate) struct Daemon {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
 }
 
-/// Whether a client may start a daemon at all: `$SYNCD_NO_AUTOSTART` is unset or empty.
+/// Whether the environment allows starting a daemon: `$SYNCD_NO_AUTOSTART` is unset or empty.
 pub(crate) fn is_allowed() -> bool {
     env::var_os("SYNCD_NO_AUTOSTART").is_none_or(|value| value.is_empty())
 }
 
-/// Returns when a daemon listens at `endpoint`, having started it unless somebody else did; within
-/// somewhat less than `limit`, so that its reason is heard by a caller who waits so long.
+/// Returns when a daemon listens at `endpoint`, having started it if necessary. Fails after 0.9
+/// `limit`, so that a caller with that limit still gets the reason.
 ///
 /// # Cancel safety
-/// Safe: a daemon that was started comes up all the same.
+/// Safe: a daemon that was spawned comes up anyway.
 pub(crate) async fn ensure(
     endpoint: &Endpoint,
     daemon: Option<&Daemon>,
@@ -119,16 +119,16 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-/// What is to be done after a step.
+/// What to do after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A daemon listens.
     Up,
-    /// The next step, after so long: it may be taken sooner, or never.
+    /// Take the next step after this pause; sooner, or never, is allowed, too.
     Wait(Duration),
 }
 
-/// One attempt to have a daemon listen, made of [steps](Self::step).
+/// One attempt to start a daemon, made of [steps](Self::step).
 pub(crate) struct Start {
     endpoint: Endpoint,
     begun: Instant,
@@ -142,7 +142,7 @@ pub(crate) struct Start {
 }
 
 enum Phase {
-    /// Somebody else may be about to start one.
+    /// Another process may be starting a daemon.
     Locking,
     Spawning,
     Rising {
@@ -150,11 +150,11 @@ enum Phase {
         since: Instant,
         log_start: u64,
     },
-    /// Another daemon has the place, and doesn't listen yet, or no longer.
+    /// Another daemon has the place, but doesn't listen yet or any more.
     Yielding {
         since: Instant,
     },
-    /// It exited, for a reason of its own.
+    /// The daemon exited with an error.
     Exited {
         since: Instant,
         log_start: u64,
@@ -162,7 +162,7 @@ enum Phase {
 }
 
 impl Start {
-    /// Prepares the place.
+    /// Checks and prepares the place.
     pub(crate) fn new(
         endpoint: &Endpoint,
         daemon: Option<&Daemon>,
@@ -179,7 +179,7 @@ impl Start {
         let lock = StartLock::open(beside(".start"))?;
         let log_path = beside(".log");
         let mut plans = plans(endpoint, daemon, &log_path).into_iter();
-        let plan = plans.next().expect("there is always a plain one");
+        let plan = plans.next().expect("there is always a plain plan");
         Ok(Self {
             endpoint: endpoint.clone(),
             begun: Instant::now(),
@@ -193,10 +193,10 @@ impl Start {
         })
     }
 
-    /// Goes on as far as is possible without waiting.
+    /// Continues as far as possible without waiting.
     pub(crate) fn step(&mut self) -> Result<Step, StartError> {
         loop {
-            if !self.is_nobody_there() {
+            if !self.is_absent() {
                 return Ok(Step::Up);
             }
             if self.begun.elapsed() >= self.patience {
@@ -212,16 +212,16 @@ impl Start {
         }
     }
 
-    fn is_nobody_there(&self) -> bool {
+    fn is_absent(&self) -> bool {
         socket::probe(&self.endpoint).is_err_and(|error| is_absent(&error))
     }
 
-    /// The phase that comes next, if it has come.
+    /// The next phase, if it is due.
     fn advance(&mut self) -> Result<Option<Phase>, StartError> {
         Ok(match &mut self.phase {
             Phase::Locking => {
                 let is_ours = self.lock.try_lock()? || self.begun.elapsed() >= START_LOCK;
-                // Who had it before may have started one: looked for once more.
+                // `step` probes again before it spawns: the former holder may have started one.
                 is_ours.then_some(Phase::Spawning)
             }
             Phase::Spawning => Some(self.spawn()?),
@@ -272,16 +272,16 @@ impl Start {
 
     fn timed_out(&self) -> StartError {
         let state = match self.phase {
-            Phase::Locking => "another process is about to start one",
-            Phase::Yielding { .. } => "another daemon has its lock file, and is on its way out",
-            _ => "it was started, and doesn't listen",
+            Phase::Locking => "another process is starting one",
+            Phase::Yielding { .. } => "another daemon holds the lock file, but doesn't listen",
+            _ => "it was started, but doesn't listen",
         };
         let (endpoint, log) = (self.endpoint.clone(), self.log_path.clone());
         StartError::TimedOut { endpoint, after: self.patience, state, log }
     }
 }
 
-/// Held by who starts a daemon, so that a crowd of clients starts one.
+/// The lock that a client holds while it starts a daemon, so that many clients start one.
 struct StartLock {
     path: PathBuf,
     file: File,
@@ -311,7 +311,7 @@ impl StartLock {
 
 impl Drop for StartLock {
     fn drop(&mut self) {
-        // To close it isn't enough: a process forked meanwhile has the same open file.
+        // Closing isn't enough: a process forked meanwhile shares the open file, and so the flock.
         if self.is_ours {
             let _ = self.file.unlock();
         }
@@ -349,7 +349,7 @@ mod tests {
         let path = dir.path().join("start");
         let mut lock = StartLock::open(path.clone()).unwrap();
         assert!(lock.try_lock().unwrap());
-        // What a fork makes: another descriptor of the same open file.
+        // As after a fork: another descriptor of the same open file.
         let _inherited = lock.file.try_clone().unwrap();
         let mut other = StartLock::open(path).unwrap();
         assert!(!other.try_lock().unwrap());

@@ -1,5 +1,5 @@
-//! The shell for tasks: futures that wait at a session, and what they do while they are polled.
-//! Beside it stands [`blocking`](crate::blocking), for threads.
+//! The shell for tasks: futures that wait for a session's replies, and do its I/O while they are
+//! polled. [`blocking`](crate::blocking) is the shell for threads.
 
 mod connect;
 mod driver;
@@ -11,5 +11,5 @@ use std::time::Duration;
 
 pub(crate) use self::{connect::session, session::Session};
 
-/// For how long what couldn't be sent at once is waited for at the session's end.
+/// How long a dropped session waits until its unsent requests are in the socket.
 const FLUSH: Duration = Duration::from_secs(1);

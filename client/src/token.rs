@@ -1,12 +1,12 @@
-//! An object's address in print: hand it to another process by argv, environment or file, and it
-//! can attach.
+//! An object's address as text: a process that gets it, by argument, environment or file, can
+//! attach to the object.
 
 use std::{fmt, str::FromStr};
 
 use syncd_proto::Endpoint;
 
-/// Where an object is to be found: daemon, namespace, key. Its text is one line of printable
-/// ASCII without spaces; who knows it (and runs as a user of that namespace) can attach.
+/// An object's address: daemon, namespace, key. Its text is one line of printable ASCII without
+/// spaces. Any process that knows it, and whose user may use the namespace, can attach.
 ///
 /// ```
 /// use syncd_client::Token;
@@ -24,32 +24,32 @@ pub struct Token {
     pub(crate) key: String,
 }
 
-/// The text is no token.
+/// The text is not a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no token: it should read syncd:<namespace>:<key>:<socket>")]
+#[error("{text:?} is not a token: expected syncd:<namespace>:<key>:<socket>")]
 pub struct TokenError {
     text: String,
 }
 
 impl Token {
-    /// The daemon that has the object.
+    /// The endpoint of the object's daemon.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The namespace as its client named it; empty for the user's own.
+    /// The namespace, as the client named it; empty for the user's own.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The daemon's key of the object.
+    /// The object's key, which the daemon chose.
     pub fn key(&self) -> &str {
         &self.key
     }
 }
 
 impl fmt::Debug for Token {
-    /// Without the key, by which anybody of the namespace can attach.
+    /// Omits the key: whoever knows it can attach.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
             .field("endpoint", &self.endpoint)
@@ -92,7 +92,7 @@ fn percent_encode(text: &str) -> String {
     out
 }
 
-/// Undoes percent encoding; what isn't any stays as it is.
+/// Undoes percent encoding; an invalid escape stays as it is.
 pub(crate) fn percent_decode(text: &str) -> String {
     let hex = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_namespace_and_path_survives_print() {
+    fn every_namespace_and_path_survives_a_round_trip() {
         for (namespace, path) in [("", "/a/b.sock"), ("a:b c%41ä\n", "/tmp/sp ace:%2F/ü.sock")] {
             let token = Token {
                 endpoint: path.parse().unwrap(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn an_invalid_token_is_refused() {
         for text in ["", "syncd:", "syncd:a:b", "syncd:a::/x", "http://x", "syncd:a:b:"] {
             assert!(text.parse::<Token>().is_err(), "{text:?}");
         }

@@ -1,5 +1,5 @@
-//! What a process has said before it exits, it has said: a release that nobody waited for
-//! counts, although the process is gone by the time that it is read (R64).
+//! A release that was sent before its process exited counts, although the daemon reads it after the
+//! exit (R64).
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ const SOCKET: &str = "SYNCD_TEST_SOCKET";
 const CLIENTS: u32 = 60;
 const PERMITS: u32 = 20;
 
-/// Not a test but the client's part: takes, releases and is gone.
+/// The client process, not a test: acquires, releases and exits.
 #[test]
 fn the_client() {
     let Ok(socket) = std::env::var(SOCKET) else { return };
@@ -26,7 +26,7 @@ fn the_client() {
 }
 
 #[test]
-fn a_release_counts_though_its_process_is_gone() {
+fn a_release_counts_although_its_process_has_exited() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -1,4 +1,4 @@
-//! What each kind of object promises, through the async client.
+//! Each kind of object, through the async client.
 
 mod support;
 
@@ -19,7 +19,7 @@ use syncd_client::{
 const SHORT: Duration = Duration::from_millis(20);
 
 #[tokio::test]
-async fn a_lock_is_held_until_its_guard_goes() {
+async fn a_lock_is_held_until_its_guard_is_dropped() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let (a, b) = (a.lock("l").await.unwrap(), b.lock("l").await.unwrap());
@@ -48,7 +48,7 @@ async fn a_time_out_names_the_holders() {
 }
 
 #[tokio::test]
-async fn the_next_owner_is_told_once_who_left() {
+async fn the_next_owner_is_told_once_of_an_abandonment() {
     let daemon = Daemon::start();
     let leaver = daemon.builder().label("leaver").connect().await.unwrap();
     let stayer = daemon.client().await.lock("l").await.unwrap();
@@ -84,19 +84,19 @@ async fn a_task_takes_its_rlock_again_and_others_wait() {
 }
 
 #[tokio::test]
-async fn who_would_close_a_cycle_may_learn_of_it_instead() {
+async fn an_acquire_that_would_close_a_cycle_fails_if_asked_to() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let (a1, a2) = (a.lock("1").await.unwrap(), a.lock("2").await.unwrap());
     let (b1, b2) = (b.lock("1").await.unwrap(), b.lock("2").await.unwrap());
     let held = a1.acquire().await.unwrap();
-    // An owner is a task: one must hold the one and wait for the other.
+    // An owner is a task: this one holds a lock and waits for the other.
     let other = tokio::spawn(async move {
         let _held = b2.acquire().await.unwrap();
         drop(b1.acquire().await.unwrap());
     });
     let refused = async {
-        // Not before the other waits.
+        // Until the other task waits.
         loop {
             match a2.clone().fail_on_deadlock().acquire_timeout(SHORT).await {
                 Err(AcquireError::Deadlock { cycle, .. }) => break cycle,
@@ -129,7 +129,7 @@ async fn a_poisoned_lock_is_refused_until_it_is_marked() {
 }
 
 #[tokio::test]
-async fn a_permit_is_owned_or_unowned_as_its_taker_says() {
+async fn a_permit_is_owned_or_unowned_as_its_acquire_says() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let sem = b.semaphore("s", 3).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_bounded_semaphore_refuses_a_release_too_many() {
 }
 
 #[tokio::test]
-async fn a_condition_hands_the_lock_over_and_back() {
+async fn a_condition_wait_releases_the_lock_and_acquires_it_again() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let (lock_a, lock_b) = (a.rlock("l").await.unwrap(), b.rlock("l").await.unwrap());
@@ -188,7 +188,7 @@ async fn a_condition_hands_the_lock_over_and_back() {
 }
 
 #[tokio::test]
-async fn a_condition_wants_its_own_lock() {
+async fn a_condition_refuses_the_guard_of_another_lock() {
     let daemon = Daemon::start();
     let client = daemon.client().await;
     let (lock, other) = (client.lock("l").await.unwrap(), client.lock("other").await.unwrap());
@@ -273,7 +273,7 @@ async fn a_barrier_breaks_with_a_late_party_or_a_failed_action() {
 }
 
 #[tokio::test]
-async fn a_token_leads_to_the_same_object_and_to_no_other_kind() {
+async fn a_token_attaches_to_the_same_object_and_to_no_other_kind() {
     let daemon = Daemon::start();
     let (a, b) = (daemon.client().await, daemon.client().await);
     let lock = a.anonymous().lock().await.unwrap();
@@ -309,7 +309,7 @@ async fn a_token_connects_by_itself() {
 }
 
 #[tokio::test]
-async fn options_say_how_an_object_is_made() {
+async fn options_determine_how_an_object_is_created() {
     let daemon = Daemon::start();
     let client = daemon.client().await;
     let kept = client.object("kept").keep().semaphore(2).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_token_goes_through_serde() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_daemon_takes_is_refused_here_and_ends_nothing() {
+async fn an_invalid_name_is_refused_by_the_client_and_the_session_goes_on() {
     let daemon = Daemon::start();
     let client = daemon.client().await;
     let guard = client.lock("l").await.unwrap().acquire().await.unwrap();
@@ -363,7 +363,7 @@ async fn a_name_that_no_daemon_takes_is_refused_here_and_ends_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_shown_for_debugging_has_a_secret() {
+async fn debug_output_contains_no_secret() {
     let daemon = Daemon::start();
     let client = daemon.client().await;
     let lock = client.lock("l").await.unwrap();

@@ -1,5 +1,5 @@
-//! What takes a process of its own: forking with a session open, and starting a daemon. Run with
-//! `--socket` it is that daemon.
+//! Tests that need a process of their own: forking with an open session, and starting a daemon. Run
+//! with `--socket`, the program is that daemon.
 
 #[cfg(unix)]
 #[path = "processes/edges.rs"]

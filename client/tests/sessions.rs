@@ -1,4 +1,4 @@
-//! What becomes of a session when its connection breaks, its daemon leaves, or somebody ends it.
+//! Sessions whose connection breaks, whose daemon exits, or that somebody ends.
 
 mod support;
 
@@ -38,7 +38,7 @@ async fn a_broken_connection_loses_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
+async fn releases_and_withdrawals_made_while_disconnected_take_effect() {
     let daemon = Daemon::start();
     let link = Link::to(&daemon);
     let (client, other) = (link.client().await, daemon.client().await);
@@ -51,7 +51,7 @@ async fn what_is_released_or_given_up_while_disconnected_is_so_afterwards() {
     tokio::task::yield_now().await;
     link.close(true);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // The one is released and the other withdrawn where nobody hears of it.
+    // Releases one and withdraws the other while there is no connection.
     drop(guard);
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
@@ -111,7 +111,7 @@ async fn a_kicked_session_is_told_and_its_guards_are_void() {
     kick(&daemon, id).await;
     assert_eq!(within(told).await.unwrap().cause(), Cause::Kicked);
     assert!(!guard.is_valid());
-    // The next call is another session's, and the old guard can't harm it.
+    // The next call opens another session, which the old guard can't affect.
     let next = within(lock.acquire()).await.unwrap();
     assert_eq!(next.abandoned().unwrap().cause, Cause::Kicked);
     assert_ne!(client.session_id().await.unwrap(), id);
@@ -164,7 +164,7 @@ async fn a_hold_taken_by_force_is_no_longer_valid() {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_daemon_calls_go_on_and_guards_are_good() {
+async fn after_a_restart_of_the_daemon_calls_go_on_and_guards_are_valid() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = support::endpoint_in(dir.path(), "syncd.sock");
     let mut daemon = Daemon::at(&endpoint);
@@ -182,7 +182,7 @@ async fn after_a_restart_of_the_daemon_calls_go_on_and_guards_are_good() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_keeps_nothing_voids_guards_by_its_restart_and_calls_go_on() {
+async fn a_restart_without_a_journal_voids_guards_and_calls_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = support::endpoint_in(dir.path(), "syncd.sock");
     let mut daemon = Daemon::keeping(&endpoint, syncd::Journaling::Off);
@@ -228,7 +228,7 @@ async fn async_clients_that_are_dropped_leave_no_session() {
             tokio::spawn(async move {
                 let client = builder.connect().await.unwrap();
                 let event = client.event("never").await.unwrap();
-                // Several wait at once, and give up.
+                // Several tasks wait at once, and give up.
                 let waits = (0..3).map(|_| {
                     let event = event.clone();
                     tokio::spawn(async move { event.wait_timeout(Duration::from_millis(20)).await })
@@ -250,7 +250,7 @@ async fn async_clients_that_are_dropped_leave_no_session() {
     within(all_gone).await;
 }
 
-/// The guard is lent to a wait when its request is sent, and not before.
+/// The guard is suspended when the wait's request is sent, not before.
 #[tokio::test]
 async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
     let daemon = Daemon::start();
@@ -262,7 +262,7 @@ async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
     let mut guard = lock.acquire().await.unwrap();
     link.close(true);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // More than is queued for a connection that isn't there: the next call waits for room.
+    // Fills the queue while there is no connection: the next call waits for room.
     let mut crowd = Vec::new();
     for _ in 0..2000 {
         let items = items.clone();
@@ -283,7 +283,7 @@ async fn a_condition_wait_dropped_before_it_was_sent_changes_nothing() {
 }
 
 #[test]
-fn the_loss_of_an_idle_blocking_session_is_pushed() {
+fn on_lost_is_called_when_an_idle_session_is_lost() {
     let daemon = Daemon::start();
     let client = daemon.blocking();
     let (told, news) = mpsc::channel();
@@ -299,7 +299,7 @@ fn the_loss_of_an_idle_blocking_session_is_pushed() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_in_the_daemons_words() {
+async fn a_refusal_has_the_daemons_reason() {
     let daemon = Daemon::start();
     let builder = || daemon.builder().namespace("shared/nothing");
     let by_task = within(builder().connect()).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Futures that are dropped, kept unpolled or many, and threads that share a client.
+//! Waiting: futures that are dropped or kept unpolled, many at once, and threads that share a
+//! client.
 
 mod support;
 
@@ -18,7 +19,7 @@ use syncd_client::{
     raw::{self, Object},
 };
 
-/// Polls once, and never hears of it again.
+/// Polls once, with a waker that does nothing.
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -48,7 +49,7 @@ async fn a_grant_that_nobody_collected_goes_back() {
         let mut waiting = pin!(theirs.acquire());
         assert!(poll_once(waiting.as_mut()).is_pending());
         drop(held);
-        // Other calls of that client read the grant, for somebody who will not come for it.
+        // Other calls of that client read the grant, which nobody collects.
         for _ in 0..20 {
             within(other.set()).await.unwrap();
             tokio::task::yield_now().await;
@@ -84,7 +85,7 @@ async fn a_future_that_is_kept_and_not_polled_starves_nobody() {
     let (taken, free) = (a.lock("taken").await.unwrap(), a.lock("free").await.unwrap());
     let mut kept = pin!(taken.acquire());
     assert!(poll_once(kept.as_mut()).is_pending());
-    // Another task, and this one itself.
+    // From another task, and from this one.
     let other = free.clone();
     drop(within(tokio::spawn(async move { other.acquire().await.unwrap() })).await.unwrap());
     within(free.acquire()).await.unwrap().release().await.unwrap();
@@ -215,7 +216,7 @@ fn threads_of_one_client_take_turns() {
 }
 
 #[test]
-fn who_only_looks_takes_no_wake_up_away() {
+fn a_check_of_a_guard_takes_no_wake_up_away() {
     let daemon = Daemon::start();
     let client = daemon.blocking();
     let (mine, theirs) = (client.lock("mine").unwrap(), client.lock("theirs").unwrap());
@@ -314,9 +315,9 @@ async fn a_blocking_client_works_within_spawn_blocking_and_its_owners_are_thread
     within(worker).await.unwrap();
 }
 
-/// What a binding does to run a signal's handler: leave the wait in mid-call, and come back.
+/// As a binding runs a signal handler: leaves the wait in mid-call, and comes back.
 #[test]
-fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {
+fn a_signal_handler_may_make_calls_while_other_threads_go_on() {
     let daemon = Daemon::start();
     let client = raw::client(daemon.builder()).unwrap();
     let lock = raw_lock(&client, "l");
@@ -329,17 +330,17 @@ fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {
         let (mine, my_own) = (raw_lock(client, "mine"), raw::owner());
         let (id, ids) = std::sync::mpsc::channel();
         let waiter = scope.spawn(move || {
-            // SAFETY: it only asks.
+            // SAFETY: pthread_self has no preconditions.
             id.send(unsafe { libc::pthread_self() }).unwrap();
             let mut in_handler = || {
-                // While it is here, another thread reads; and it makes a call itself.
+                // Another thread reads meanwhile, and this handler makes a call itself.
                 drop(mine.acquire(my_own, None).wait(&mut || false).unwrap());
                 handled.fetch_add(1, SeqCst);
                 false
             };
             lock.acquire(raw::owner(), None).wait(&mut in_handler).unwrap()
         });
-        // Made before they are set: an event that nobody is attached to is gone.
+        // Created before they are set: an event without attached sessions is removed.
         let waited = events.map(|name| raw_object(client, name, Spec::Event(EventSpec {})).event());
         let reader = scope.spawn(move || {
             for event in waited {
@@ -358,7 +359,7 @@ fn a_signal_handler_may_make_calls_and_keeps_nobody_and_loses_nothing() {
 }
 
 #[test]
-fn a_signal_handler_may_give_a_call_up_and_what_it_asked_for_is_withdrawn() {
+fn a_signal_handler_may_give_a_call_up_and_the_request_is_withdrawn() {
     let daemon = Daemon::start();
     let client = raw::client(daemon.builder()).unwrap();
     let lock = raw_lock(&client, "l");

@@ -1,5 +1,5 @@
-//! asyncio's half: each call is a task in a thread of this process's, and its end is told to
-//! whoever asked. Nothing here waits for the daemon, but [`AsyncObject::token`].
+//! The asyncio half: each call is a task in one background thread, the agent, which passes the
+//! result to a callback. Only [`AsyncObject::token`] waits for the daemon.
 
 mod hold;
 mod object;
@@ -22,13 +22,13 @@ use crate::{
     wait::{Clients, client_among},
 };
 
-/// The thread of this process. A forked child has none of its parent's, and makes its own.
+/// This process's background thread. A forked child makes its own.
 struct Agent {
     generation: u32,
     handle: Handle,
     clients: Mutex<Clients>,
-    /// Whether the interpreter is about to end. Locked by the agent while it is in Python, where
-    /// it would not survive that.
+    /// Whether the interpreter is finalizing. The agent holds the mutex while it runs Python code,
+    /// which finalization would kill.
     is_over: Mutex<bool>,
 }
 
@@ -55,8 +55,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Agent {
-    /// Makes a call in the agent's thread, and calls `done(result, error)` from there. Calls are
-    /// made in the order of their starts.
+    /// Makes a call in the agent's thread, and calls `done(result, error)` there. Calls begin in
+    /// the order of `start`.
     fn start<T>(
         &'static self,
         done: Py<PyAny>,
@@ -71,7 +71,7 @@ impl Agent {
             if *is_over {
                 return;
             }
-            // None: the interpreter is gone, and with it who waits.
+            // None: the interpreter is gone, and its tasks with it.
             Python::try_attach(|py| {
                 let told = match result {
                     Ok(result) => done.call1(py, (result, py.None())),
@@ -95,7 +95,7 @@ impl Agent {
     }
 }
 
-/// Sends what is still to be sent, for as long as `limit`, and ends the agent's part in Python.
+/// Flushes the agent's clients, for at most `limit`; after that the agent runs no Python code.
 pub(crate) fn end(py: Python<'_>, limit: Duration) {
     let Some(agent) = *lock(&AGENT) else { return };
     if agent.generation != raw::generation() {
@@ -103,10 +103,10 @@ pub(crate) fn end(py: Python<'_>, limit: Duration) {
     }
     let clients: Vec<Client> = lock(&agent.clients).values().cloned().collect();
     let (tell, told) = mpsc::channel();
-    // Behind all that was started before.
+    // Runs after all calls that were started before.
     agent.handle.spawn(async move {
         for client in clients {
-            // Who lost releases is told of it by the calls that come after; here there are none.
+            // Lost releases are reported by the next call, and there is none any more.
             let _ = client.flush().await;
         }
         tell.send(())
@@ -117,7 +117,7 @@ pub(crate) fn end(py: Python<'_>, limit: Duration) {
     });
 }
 
-/// A call under way.
+/// A call in progress.
 #[pyclass(frozen, module = "syncd._native")]
 pub(crate) struct AsyncCall {
     generation: u32,
@@ -126,16 +126,16 @@ pub(crate) struct AsyncCall {
 
 #[pymethods]
 impl AsyncCall {
-    /// Withdraws it: what is granted meanwhile is given back.
+    /// Withdraws the call: what was granted meanwhile is given back.
     fn cancel(&self) {
-        // A forked child's parent may be amid it.
+        // In a forked child the call is the parent's.
         if self.generation == raw::generation() {
             self.task.abort();
         }
     }
 }
 
-/// A number as an owner that nobody else has.
+/// An owner number that nobody else has.
 #[pyfunction]
 pub(crate) fn fresh_owner() -> u64 {
     raw::fresh_owner()

@@ -1,4 +1,4 @@
-//! What one process knows of its dealings with one SemLock.
+//! A process's record of what it acquired through each SemLock.
 
 use std::{
     collections::BTreeMap,
@@ -7,14 +7,14 @@ use std::{
 
 use syncd_client::{LockGuard, raw};
 
-/// The books of one Lock, RLock or semaphore, with those of this process's other objects that are
-/// the same to the daemon.
+/// The books of one Python object, and a way to the books of this process's other Python objects
+/// for the same daemon object.
 pub(crate) struct Shelf {
     token: String,
     books: Arc<Mutex<Books>>,
 }
 
-/// All books of this process, by the token of what they are of. Touched with the GIL held alone.
+/// All books of this process, by token. Accessed only with the GIL held.
 static SHELVES: Mutex<BTreeMap<String, Vec<Weak<Mutex<Books>>>>> = Mutex::new(BTreeMap::new());
 
 impl Shelf {
@@ -30,8 +30,8 @@ impl Shelf {
         books
     }
 
-    /// Takes what this process holds by another of the objects out of that one's books: whoever
-    /// acquired by it will find it gone.
+    /// Takes a hold out of the books of another Python object for the same daemon object. A release
+    /// through that object will fail.
     pub(crate) fn take_from_another(&self) -> Option<LockGuard> {
         let others = lock(&SHELVES).get(&self.token).cloned().unwrap_or_default();
         others.iter().filter_map(Weak::upgrade).find_map(|other| {
@@ -61,18 +61,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often an object was acquired in this process, by whom last, and what it holds: the process's
-/// own, as the C type's are.
+/// What was acquired through one Python object in this process, like the fields of CPython's C type
+/// `_multiprocessing.SemLock`.
 pub(crate) struct Books {
     generation: u32,
-    /// The C type's count: acquired less released, by this object in this process.
+    /// The C type's count: acquires less releases through this object in this process.
     pub(crate) count: i32,
-    /// Who acquired last.
+    /// The owner that acquired last.
     pub(crate) last: u64,
-    /// What is owned through this object, oldest first.
+    /// The holds, oldest first, and their owners.
     pub(crate) holds: Vec<(u64, LockGuard)>,
-    /// The with-blocks that are entered and not left, oldest first. A forked child has its
-    /// parent's: it leaves them, too.
+    /// The with-blocks that were entered and not left, oldest first. A forked child keeps its
+    /// parent's blocks, since it leaves them, too.
     blocks: Vec<Block>,
 }
 
@@ -82,8 +82,8 @@ struct Block {
     generation: u32,
 }
 
-/// What a Condition takes out of the books for the time of a wait.
-pub(crate) struct Lent {
+/// What a Condition takes out of the books during a wait.
+pub(crate) struct Suspended {
     pub(crate) guard: LockGuard,
     pub(crate) count: i32,
 }
@@ -99,7 +99,7 @@ impl Books {
         }
     }
 
-    /// Makes a forked child's books of its parent's: nothing is held.
+    /// Resets the books in a forked child, which holds nothing; keeps the blocks.
     fn inherit(&mut self) {
         if self.generation != raw::generation() {
             let blocks = std::mem::take(&mut self.blocks);
@@ -108,13 +108,13 @@ impl Books {
         }
     }
 
-    /// Notes that a with-block is entered.
+    /// Records that a with-block is entered.
     pub(crate) fn enter_block(&mut self, owner: u64) {
         self.blocks.push(Block { owner, generation: self.generation });
     }
 
-    /// Notes that a with-block is left: the caller's newest; if it has none, the newest of this
-    /// process. Tells whether it was the parent's that entered it.
+    /// Records that a with-block is left: the caller's newest or, if it has none, this process's
+    /// newest. Returns whether the parent process entered it.
     pub(crate) fn leave_block(&mut self, owner: u64) -> bool {
         let generation = self.generation;
         let own = self.blocks.iter().rposition(|block| block.owner == owner);
@@ -123,7 +123,7 @@ impl Books {
         left.is_some_and(|block| block.generation != generation)
     }
 
-    /// Notes that it was acquired.
+    /// Records an acquire.
     pub(crate) fn enter(&mut self, owner: u64, guard: Option<LockGuard>) {
         self.count += 1;
         self.last = owner;
@@ -133,8 +133,8 @@ impl Books {
 
 impl Drop for Books {
     fn drop(&mut self) {
-        // What was acquired and not released stays so, as in multiprocessing: until the process
-        // dies, or somebody releases it by another object.
+        // As in multiprocessing, deleting the object doesn't release it: the hold stays until the
+        // process dies or releases it through another object.
         self.holds.drain(..).for_each(std::mem::forget);
     }
 }

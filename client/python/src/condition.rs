@@ -36,34 +36,35 @@ impl Condition {
         Ok(Self { proxy: Proxy::attach(py, token)?, lock })
     }
 
-    /// Waits, by the thread that has the lock; tells whether it was notified. Has the lock again
-    /// in any case, also when a signal's handler raised, but not without a session.
+    /// Waits for a notify, in the thread that holds the lock; returns whether there was one. When it
+    /// returns, or raises because a signal handler raised, the lock is held again. If the session or
+    /// the lock is lost, it isn't.
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let lock = self.lock.get();
         let condition = self.proxy.object.condition();
-        let mut lent = lock.lend()?;
-        let wait = Object::wait(&condition, &mut lent.guard, seconds(timeout));
+        let mut suspended = lock.suspend()?;
+        let wait = Object::wait(&condition, &mut suspended.guard, seconds(timeout));
         let waited = self.proxy.wait(py, wait);
         match waited {
             Ok(Ok(outcome)) => {
-                lock.regain(py, lent)?;
+                lock.resume(py, suspended)?;
                 Ok(outcome == WaitOutcome::Notified)
             }
             Ok(Err(error)) => {
-                // Refused, and nothing has changed; else the lock is gone with the wait.
-                if lent.guard.is_valid() {
-                    lock.regain(py, lent)?;
+                // Valid if the daemon refused the wait; else the lock was lost during it.
+                if suspended.guard.is_valid() {
+                    lock.resume(py, suspended)?;
                 }
                 Err(Failure::from(error).into())
             }
             Err(raised) => {
-                lock.regain(py, lent)?;
+                lock.resume(py, suspended)?;
                 Err(raised)
             }
         }
     }
 
-    /// Wakes so many, or all if that is 0.
+    /// Notifies the `n` oldest waiters, or all if `n` is 0.
     fn notify(&self, py: Python<'_>, n: u32) -> PyResult<u32> {
         self.proxy.get(py, self.proxy.object.notify(raw::owner(), n))
     }
@@ -167,7 +168,7 @@ impl Barrier {
         }
     }
 
-    /// Waits for the others; the last to come calls `action`, if there is one.
+    /// Waits for the other parties; the last to arrive calls its `action`, if it has one.
     fn wait(
         &self,
         py: Python<'_>,
@@ -192,7 +193,7 @@ impl Barrier {
         self.proxy.get(py, Object::abort(&self.proxy.object.barrier()))
     }
 
-    /// How many wait, and whether it is broken.
+    /// The number of waiting parties, and whether the barrier is broken.
     fn state(&self, py: Python<'_>) -> PyResult<(u32, bool)> {
         let state = self.proxy.get(py, self.proxy.object.query())?;
         Ok((state.value, state.broken))
@@ -214,5 +215,5 @@ impl Barrier {
 }
 
 fn other_kind(kind: &str, token: &str) -> PyErr {
-    PyValueError::new_err(format!("the token isn't {kind}'s: {token}"))
+    PyValueError::new_err(format!("the token doesn't name {kind}: {token}"))
 }

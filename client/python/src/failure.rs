@@ -1,5 +1,5 @@
-//! What went wrong, as Python's exceptions, and what the daemon reports of processes, as the
-//! package's values.
+//! Converts the client's errors to Python exceptions, and the daemon's reports to the package's
+//! types.
 
 use std::fmt::Display;
 
@@ -21,12 +21,12 @@ import_exception!(syncd._report, SessionLost);
 import_exception!(syncd._report, LockTimeout);
 import_exception!(threading, BrokenBarrierError);
 
-// As every platform numbers them.
+// These numbers are the same on every platform.
 const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
 
-/// An exception to be raised.
+/// An exception to raise.
 pub(crate) struct Failure(PyErr);
 
 impl Failure {
@@ -45,10 +45,10 @@ impl From<PyErr> for Failure {
     }
 }
 
-/// Of an object that a forked child's parent has yet to create.
+/// For an object in a forked child that its parent hadn't created before the fork.
 pub(crate) fn lost_by_fork() -> Failure {
     let text =
-        "the object was not created yet when this process was forked: await its open() before";
+        "the object was not created yet when this process was forked: await open() before the fork";
     Failure(Error::new_err(text))
 }
 
@@ -131,7 +131,7 @@ impl From<BarrierError> for Failure {
     }
 }
 
-/// The module of the package that has the values and exceptions.
+/// The Python module with the types and exceptions.
 pub(crate) fn report(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     py.import(intern!(py, "syncd._report"))
 }

@@ -1,4 +1,4 @@
-//! The package's own objects by the names of their classes: what each is to the daemon.
+//! The daemon's specification for each class of the package.
 
 use pyo3::{exceptions::PyValueError, prelude::*};
 use syncd_client::proto::v1::{
@@ -7,8 +7,8 @@ use syncd_client::proto::v1::{
 
 use crate::failure::Failure;
 
-/// What an object of a class is created as; `value` is a semaphore's permits or a barrier's
-/// parties.
+/// The specification of a class; `value` is a semaphore's number of permits or a barrier's number
+/// of parties.
 pub(crate) fn spec(class: &str, value: i64) -> PyResult<Spec> {
     let value = u32::try_from(value).map_err(|_| Failure::invalid("Invalid argument"))?;
     let sem_lock =
@@ -21,6 +21,6 @@ pub(crate) fn spec(class: &str, value: i64) -> PyResult<Spec> {
         "Condition" => Spec::Condition(ConditionSpec { lock: 0 }),
         "Event" => Spec::Event(EventSpec {}),
         "Barrier" => Spec::Barrier(BarrierSpec { parties: value }),
-        _ => return Err(PyValueError::new_err(format!("no class of this package: {class}"))),
+        _ => return Err(PyValueError::new_err(format!("syncd has no class {class:?}"))),
     })
 }

@@ -1,5 +1,4 @@
-//! The extension module of the Python package syncd: the blocking client's objects, as Python
-//! sees them. Never here: the classes that people use, which are Python's (`syncd/*.py`).
+//! The extension module of the Python package syncd. The public classes are in `syncd/*.py`.
 
 mod aio;
 mod books;
@@ -24,7 +23,7 @@ struct Daemon {
     options: syncd::Options,
 }
 
-/// Is the daemon, until it is told to leave, and then exits.
+/// Runs the daemon in this process, and exits with its exit code.
 #[pyfunction]
 fn daemon(py: Python<'_>, arguments: Vec<OsString>) {
     py.detach(|| {
@@ -36,7 +35,7 @@ fn daemon(py: Python<'_>, arguments: Vec<OsString>) {
     })
 }
 
-// The books assume the GIL: a free-threaded Python has it again as soon as it imports this.
+// The books assume the GIL: importing this makes a free-threaded Python enable it.
 #[pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]

@@ -1,8 +1,8 @@
-//! SemLock: what multiprocessing's locks and semaphores are made of, with the face of
-//! `_multiprocessing.SemLock` and some more.
+//! SemLock: the type under multiprocessing's locks and semaphores. It has the interface of CPython's
+//! `_multiprocessing.SemLock` (Modules/_multiprocessing/semaphore.c), and some methods more.
 //!
-//! Its [`Books`] are changed only with the GIL held, and before a release is sent: whoever learns
-//! of the release finds them in order.
+//! The [`Books`] are changed only with the GIL held, and before a release is sent, so that a thread
+//! that acquires after the release finds them up to date.
 
 use std::sync::MutexGuard;
 
@@ -18,7 +18,7 @@ use syncd_client::{
 };
 
 use crate::{
-    books::{Books, Lent, Shelf},
+    books::{Books, Shelf, Suspended},
     failure::{Failure, abandonment, holders, report},
     kind::spec,
     wait::{Proxy, client, seconds, wait},
@@ -27,13 +27,14 @@ use crate::{
 const RECURSIVE_MUTEX: i32 = 0;
 const SEMAPHORE: i32 = 1;
 
-/// How a name ends that `install()` has made for a Lock: by value and maximum alone it can't be
-/// told from the semaphore of a queue for one item, which is taken by one and given by another.
+/// The suffix of the names that `install()` makes for a Lock. By value and maximum alone a Lock can't
+/// be told from the semaphore of a queue for one item, which one process acquires and another
+/// releases.
 const LOCK: &str = "-lock";
 
-/// What a release is told whose hold is gone.
+/// The error of a release whose hold is gone.
 const GONE: &str =
-    "the lock or permit is gone: it was taken by force, or released by somebody else";
+    "the lock or permit is no longer held: it was released by force or by another owner";
 
 #[pyclass(subclass, frozen, module = "_multiprocessing")]
 pub(crate) struct SemLock {
@@ -41,10 +42,10 @@ pub(crate) struct SemLock {
     kind: i32,
     class: SemLockClass,
     maxvalue: i32,
-    /// Whether it began so far below its maximum that no release will ever pass that: then none
-    /// is waited for.
+    /// Whether the initial value is so far below the maximum that no release can exceed it: then
+    /// releases don't wait for a reply.
     roomy: bool,
-    /// What it can be reopened by.
+    /// The name by which `_rebuild` finds the object.
     name: Option<String>,
     /// Whether a with-block takes an owned permit of a semaphore.
     owning: bool,
@@ -71,17 +72,17 @@ impl SemLock {
         matches!(self.class, SemLockClass::Lock | SemLockClass::Rlock)
     }
 
-    /// Whether a with-block's hold is somebody's.
+    /// Whether a with-block takes a hold, rather than an unowned permit.
     fn is_owned(&self) -> bool {
         self.owning || self.is_exclusive()
     }
 
-    /// Nothing in here may release the GIL or run Python code while it is borrowed.
+    /// Locks the books. While they are locked, don't release the GIL or run Python code.
     fn books(&self) -> MutexGuard<'_, Books> {
         self.shelf.books()
     }
 
-    /// Whether the calling thread has it, as far as this object's books go.
+    /// Whether the calling thread holds the object, according to its books.
     pub(crate) fn is_mine(&self) -> bool {
         let books = self.books();
         books.count > 0
@@ -111,7 +112,7 @@ impl SemLock {
         }
     }
 
-    /// Notes a hold; warns if it was abandoned before.
+    /// Records a hold; warns if it has an abandonment.
     fn enter(
         &self,
         py: Python<'_>,
@@ -120,12 +121,12 @@ impl SemLock {
         count: Option<i32>,
     ) -> PyResult<()> {
         if let Some(left) = guard.abandoned() {
-            // A filter may make an error of the warning: then the guard is dropped.
+            // A filter may turn the warning into an error, which drops the guard.
             report(py)?.call_method1("warn", (abandonment(py, left)?, self.proxy.name()))?;
         }
         let mut books = self.books();
         if self.is_exclusive() {
-            // Whatever the books say else was taken away meanwhile.
+            // Other holds in the books were released by force.
             books.holds.clear();
             books.count = count.unwrap_or(1) - 1;
         }
@@ -133,15 +134,16 @@ impl SemLock {
         Ok(())
     }
 
-    /// Takes the calling thread's hold out of the books.
-    pub(crate) fn lend(&self) -> PyResult<Lent> {
+    /// Takes the calling thread's hold out of the books, for a Condition's wait.
+    pub(crate) fn suspend(&self) -> PyResult<Suspended> {
         let mut books = self.books();
         let (_, guard) = books.holds.pop().ok_or_else(|| PyAssertionError::new_err("not held"))?;
-        Ok(Lent { guard, count: std::mem::take(&mut books.count) })
+        Ok(Suspended { guard, count: std::mem::take(&mut books.count) })
     }
 
-    /// Puts it back; if the guard is void, after taking the lock again.
-    pub(crate) fn regain(&self, py: Python<'_>, Lent { guard, count }: Lent) -> PyResult<()> {
+    /// Puts the hold back; if the guard is void, acquires the lock again.
+    pub(crate) fn resume(&self, py: Python<'_>, suspended: Suspended) -> PyResult<()> {
+        let Suspended { guard, count } = suspended;
         let owner = raw::owner();
         let guard = match guard.is_valid() {
             true => guard,
@@ -162,12 +164,12 @@ impl SemLock {
         self.proxy.get(py, self.proxy.object.query())
     }
 
-    /// Gives back a hold of this object, the caller's rather than another thread's; tells whether
-    /// there was one.
+    /// Releases a hold of this object, preferably the calling thread's; returns whether there was
+    /// one.
     ///
     /// # Errors
-    /// ValueError if the hold is gone, by force or by somebody else's release: a release now
-    /// would be of whoever has it since.
+    /// ValueError if the hold is gone. A release without a token would then end another owner's
+    /// hold.
     fn end_hold(&self, py: Python<'_>) -> PyResult<bool> {
         let mut books = self.books();
         let mine = books.holds.iter().rposition(|(owner, _)| *owner == raw::owner());
@@ -178,7 +180,7 @@ impl SemLock {
         give_back(py, guard).map(|()| true)
     }
 
-    /// Releases whatever a bare release does.
+    /// Releases without a token.
     fn release_bare(&self, py: Python<'_>) -> PyResult<()> {
         let Proxy { object, .. } = &self.proxy;
         self.books().count -= 1;
@@ -192,7 +194,7 @@ impl SemLock {
         Ok(released.map_err(Failure::from)?)
     }
 
-    /// Notes that a with-block is entered, if it is.
+    /// Records that a with-block is entered, if the acquire succeeded.
     fn enter_block<T>(&self, entered: PyResult<T>) -> PyResult<T> {
         if entered.is_ok() {
             self.books().enter_block(raw::owner());
@@ -232,8 +234,8 @@ impl SemLock {
         let name = path(name)?;
         let exists = || PyFileExistsError::new_err((17, "File exists", name.clone()));
         if unlink {
-            // Anonymous, since a name that was unlinked doesn't linger: a forked child may come
-            // to it when its parent has let go.
+            // Anonymous instead of named and unlinked: the daemon keeps an anonymous object for a
+            // while, so that a forked child can attach after its parent has detached.
             let client = client(py, None, None)?;
             match wait(py, Object::find(&client, &name))? {
                 Ok(_) => return Err(exists()),
@@ -251,7 +253,7 @@ impl SemLock {
         }
     }
 
-    /// A lock or semaphore of the package's own.
+    /// Creates a lock or semaphore of the package's classes.
     #[staticmethod]
     fn make(
         py: Python<'_>,
@@ -268,7 +270,7 @@ impl SemLock {
         Ok(Self::new(proxy, spec, None, true))
     }
 
-    /// Attaches to one of the package's own.
+    /// Attaches to a lock or semaphore of the package's classes.
     #[staticmethod]
     fn attach(py: Python<'_>, class: &str, token: &str) -> PyResult<Self> {
         let proxy = Proxy::attach(py, token)?;
@@ -276,7 +278,7 @@ impl SemLock {
             Some(&Spec::SemLock(spec)) if class == name_of(spec.class()) => {
                 Ok(Self::new(proxy, spec, None, true))
             }
-            _ => Err(PyValueError::new_err(format!("the token isn't a {class}'s: {token}"))),
+            _ => Err(PyValueError::new_err(format!("the token doesn't name a {class}: {token}"))),
         }
     }
 
@@ -289,7 +291,7 @@ impl SemLock {
         maxvalue: i32,
         name: Option<&str>,
     ) -> PyResult<Self> {
-        // The daemon knows better.
+        // The daemon has the maximum, and a handle is only valid in its own session.
         let (py, _) = (class.py(), (handle, maxvalue));
         let name = path(name.unwrap_or_default())?;
         let client = client(py, None, None)?;
@@ -339,10 +341,10 @@ impl SemLock {
         self.enter_block(self.try_take(py, None, self.is_owned()))
     }
 
-    /// Gives back what `__enter__` took. Does nothing in a forked child whose parent entered.
+    /// Releases what `__enter__` acquired. Does nothing in a forked child whose parent entered.
     ///
     /// # Errors
-    /// ValueError if it is gone; AssertionError if it is an RLock.
+    /// If the hold is gone: ValueError, or AssertionError for an RLock.
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
         if self.books().leave_block(raw::owner()) {
@@ -354,12 +356,12 @@ impl SemLock {
         match self.is_owned() {
             true if self.end_hold(py)? => Ok(()),
             true => Err(PyValueError::new_err(GONE)),
-            // What it took is nobody's.
+            // `__enter__` took an unowned permit.
             false => self.release_bare(py),
         }
     }
 
-    /// As `__enter__`, but raises LockTimeout when the time is over.
+    /// As `__enter__`, but raises LockTimeout when the time-out expires.
     fn enter_within(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let taken = self.take(py, Some(timeout), self.is_owned())?;
         self.enter_block(taken.map_err(|error| Failure::from(error).into()))
@@ -381,8 +383,7 @@ impl SemLock {
         Ok(self.state(py)?.value == 0)
     }
 
-    /// The books are this process's own already; but the parent may let go of the object before
-    /// the child gets to it.
+    /// Attaches in a forked child, before the parent can detach and the object goes.
     fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
         self.handle(py).map(drop)
     }
@@ -412,7 +413,7 @@ impl SemLock {
         self.proxy.token()
     }
 
-    /// The name of an object of the package's own.
+    /// The name of an object of the package's classes.
     #[getter]
     fn label(&self) -> Option<&str> {
         self.proxy.name()
@@ -423,7 +424,7 @@ impl SemLock {
         self.books().holds.last().map(|(_, held)| held.fencing_token().get())
     }
 
-    /// Who left the hold of the moment to this process, if anybody did.
+    /// The abandonment that the newest hold was told of, if there was one.
     #[getter]
     fn abandoned<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let left = self.books().holds.last().and_then(|(_, held)| held.abandoned().cloned());
@@ -438,11 +439,11 @@ impl SemLock {
 /// Releases a hold.
 ///
 /// # Errors
-/// ValueError if it is gone.
+/// ValueError if the hold is gone.
 fn give_back(py: Python<'_>, guard: LockGuard) -> PyResult<()> {
     match raw::has_room(&guard) {
         Some(true) => drop(guard),
-        // It waits for the daemon, which other threads of Python needn't.
+        // This waits for the daemon, so release the GIL.
         Some(false) => py.detach(|| drop(guard)),
         None => return Err(PyValueError::new_err(GONE)),
     }
@@ -458,7 +459,7 @@ fn name_of(class: SemLockClass) -> &'static str {
     }
 }
 
-/// A POSIX semaphore's name, with the slash that it may lack.
+/// A POSIX semaphore's name, with a leading slash.
 fn path(name: &str) -> PyResult<String> {
     match name.trim_start_matches('/') {
         name if name.is_empty() || name.contains(['/', '\0']) || name.len() > 250 => {
@@ -468,7 +469,7 @@ fn path(name: &str) -> PyResult<String> {
     }
 }
 
-/// Frees the name of a SemLock: who has it keeps it.
+/// Frees the name of a SemLock. Processes that are attached stay attached.
 #[pyfunction]
 pub(crate) fn sem_unlink(py: Python<'_>, name: &str) -> PyResult<()> {
     let (client, name) = (client(py, None, None)?, path(name)?);

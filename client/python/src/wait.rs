@@ -1,5 +1,5 @@
-//! The clients of this process, and waiting for a call of theirs with the GIL released and signals
-//! served.
+//! This process's clients, and waiting for their calls with the GIL released and Python's signal
+//! handlers run.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use crate::{
     failure::{Failure, report},
 };
 
-/// By namespace, as it was given, and endpoint.
+/// Clients by namespace (as the caller named it) and endpoint.
 pub(crate) type Clients = BTreeMap<(String, String), Client>;
 
 static CLIENTS: Mutex<Clients> = Mutex::new(BTreeMap::new());
 
-/// An object and the client that it is of.
+/// An object and its client.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) client: Client,
@@ -59,7 +59,7 @@ impl Proxy {
         self.object.token().to_string()
     }
 
-    /// Name and token, as every Python class shows them.
+    /// The object's name; None if it is anonymous.
     pub(crate) fn name(&self) -> Option<&str> {
         Some(self.object.name()).filter(|name| !name.is_empty())
     }
@@ -68,7 +68,7 @@ impl Proxy {
         wait(py, call)
     }
 
-    /// As `wait`, for a call whose errors have no meaning of their own here.
+    /// As `wait`, and converts the call's error to an exception.
     pub(crate) fn get<'a, T: Send + 'a, E: Send + Into<Failure> + 'a>(
         &self,
         py: Python<'_>,
@@ -78,8 +78,8 @@ impl Proxy {
     }
 }
 
-/// The client for threads of a token's namespace and daemon; or of the user's own daemon, in
-/// `namespace` or the environment's.
+/// The blocking client for a token's daemon and namespace, or for the user's daemon and `namespace`
+/// (by default the environment's).
 pub(crate) fn client(
     py: Python<'_>,
     namespace: Option<&str>,
@@ -88,7 +88,7 @@ pub(crate) fn client(
     client_among(&CLIENTS, py, namespace, token)
 }
 
-/// The same of a set of clients: one for each namespace and daemon, however it is named.
+/// As [`client`], from a given set of clients: one for each namespace and daemon.
 pub(crate) fn client_among(
     clients: &Mutex<Clients>,
     py: Python<'_>,
@@ -98,7 +98,7 @@ pub(crate) fn client_among(
     let lock = || clients.lock().unwrap_or_else(PoisonError::into_inner);
     let named = token.map(Token::namespace).or(namespace);
     let named = named.map_or_else(namespace_from_env, str::to_owned);
-    // Where no token says the endpoint, it is looked up once.
+    // Without a token, the endpoint is looked up only once.
     let given = token.map(|token| token.endpoint().to_string()).unwrap_or_default();
     let given = (named.clone(), given);
     if let Some(client) = lock().get(&given) {
@@ -106,20 +106,20 @@ pub(crate) fn client_among(
     }
     let builder = builder(py, &named, token)?;
     let client = raw::client(builder).map_err(|error| Failure::value(&error))?;
-    // The user's own may be reached by a token too: by one session, then.
+    // A token may name the user's own daemon: share its client, and so its session.
     let found = (named, client.endpoint().to_string());
     let mut clients = lock();
     let client = clients.entry(found).or_insert(client).clone();
     Ok(clients.entry(given).or_insert(client).clone())
 }
 
-/// For the user's own daemon, or the one that a token is of.
+/// A builder for a client of the user's daemon, or of a token's.
 fn builder(py: Python<'_>, namespace: &str, token: Option<&Token>) -> PyResult<Builder> {
     let mut builder = Client::builder().namespace(namespace);
     if let Some(token) = token {
         builder = builder.endpoint(token.endpoint().clone());
     }
-    // What starts a daemon where none is installed.
+    // The command that starts a daemon if none is installed.
     let command: Option<Vec<String>> = report(py)?.call_method0("daemon_command")?.extract()?;
     if let Some([program, arguments @ ..]) = command.as_deref() {
         builder = builder.daemon(program, arguments);
@@ -127,7 +127,8 @@ fn builder(py: Python<'_>, namespace: &str, token: Option<&Token>) -> PyResult<B
     Ok(builder)
 }
 
-/// Waits for a call. Signals are served meanwhile: a handler that raises withdraws it.
+/// Waits for a call, and runs Python's signal handlers meanwhile. If one raises, the call is
+/// withdrawn and the exception returned.
 pub(crate) fn wait<'a, T: Send + 'a>(py: Python<'_>, call: Call<'a, T>) -> PyResult<T> {
     let mut raised = None;
     let done = py.detach(|| {
@@ -143,21 +144,21 @@ pub(crate) fn wait<'a, T: Send + 'a>(py: Python<'_>, call: Call<'a, T>) -> PyRes
     raised.map_or(Ok(done), Err)
 }
 
-/// What is still to be sent when the interpreter ends has so long for it.
+/// How long flushing may take at the interpreter's exit.
 const AT_EXIT: Duration = Duration::from_secs(1);
 
-/// Sends what is still to be sent, before the interpreter ends.
+/// Sends what is unsent, before the interpreter exits.
 #[pyfunction]
 pub(crate) fn at_exit(py: Python<'_>) {
     let all = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for client in all.into_values() {
-        // An error is of releases that are lost: there is nobody left to be told.
+        // An error reports lost releases, and there is no caller left.
         let _ = py.detach(|| raw::flush(&client, AT_EXIT, &mut || false));
     }
     aio::end(py, AT_EXIT);
 }
 
-/// A time-out in seconds, as Python has it: below zero is zero, beyond all bounds is none.
+/// Converts a time-out in seconds: a negative one is zero, one that overflows is None (no limit).
 pub(crate) fn seconds(timeout: Option<f64>) -> Option<Duration> {
     Duration::try_from_secs_f64(timeout?.max(0.0)).ok()
 }

@@ -1,10 +1,8 @@
 """Locks, semaphores, conditions, events and barriers between the processes of one machine.
 
-They are multiprocessing's, kept by a daemon that sees its clients die: what a dead process held
-is granted on at once, and the next owner is told. `syncd.multiprocessing` is the module to import
-in multiprocessing's place, and `install()` supplies the semaphores of a platform that has none.
-
-Never here: the classes, which are in `syncd.synchronize`.
+They have multiprocessing's API, and are kept by a daemon that notices when a process dies: what it
+held is granted to the next waiter at once, and that owner is told. Import `syncd.multiprocessing`
+in place of multiprocessing; `install()` supplies semaphores on platforms that have none.
 """
 
 import atexit

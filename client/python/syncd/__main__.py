@@ -11,7 +11,7 @@ _USAGE = "usage: python -m syncd run SCRIPT [ARGUMENT ...] | run -m MODULE [ARGU
 
 
 def main() -> NoReturn:
-    """Is the command."""
+    """Runs the command."""
     if sys.argv[1:2] == ["run"]:
         _run(sys.argv[2:])
         sys.exit(0)
@@ -27,7 +27,7 @@ def _run(arguments: List[str]) -> None:
     from ._install import install
 
     install(force=True)
-    # For interpreters that this one, or its children, start in ways of their own.
+    # For interpreters that this one or its children start without multiprocessing.
     os.environ["SYNCD_INSTALL"] = "force"
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
@@ -37,7 +37,7 @@ def _run(arguments: List[str]) -> None:
     script = arguments[0]
     sys.argv = arguments
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    # Not runpy's run_path: its module is gone when multiprocessing tidies up at exit.
+    # Not runpy.run_path, which removes its module before multiprocessing's exit handlers run.
     main_module = types.ModuleType("__main__")
     main_module.__file__ = script
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main_module

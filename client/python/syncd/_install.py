@@ -1,10 +1,8 @@
 """Semaphores for a platform that has none: `_multiprocessing.SemLock`, kept by the daemon.
 
-With it multiprocessing, concurrent.futures, joblib and the like work unchanged where SemLock was
-compiled out, where `_multiprocessing` is missing altogether, and where no semaphore can be made
-(AWS Lambda, containers without /dev/shm).
-
-Never here: what a SemLock does, which is in the extension.
+With it multiprocessing, concurrent.futures, joblib and others work unchanged where SemLock was
+compiled out, where `_multiprocessing` is missing, and where no semaphore can be made (AWS Lambda,
+containers without /dev/shm).
 """
 
 import importlib
@@ -15,7 +13,7 @@ from typing import Any, List, Sequence
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Runs in each interpreter that multiprocessing starts, before its own code there.
+# Runs in each interpreter that multiprocessing starts, before multiprocessing's code.
 _PRELUDE = (
     f"import sys; {_HOME!r} in sys.path or sys.path.append({_HOME!r}); "
     "from syncd import install; install(force=True); "
@@ -23,13 +21,14 @@ _PRELUDE = (
 
 
 def install(*, force: bool = False) -> bool:
-    """Puts syncd's SemLock in the place of a missing or broken one, in this process and in all
-    that multiprocessing starts from it. Tells whether syncd's is in place now.
+    """Replaces a missing or broken SemLock by syncd's, in this process and in all processes that
+    multiprocessing starts from it. Returns whether syncd's SemLock is in place.
 
-    With `force`, a working one is replaced too: then locks have owners, and a death is no
-    deadlock. Call it before anything else imports multiprocessing.synchronize.
+    With `force`, a working SemLock is replaced, too: then locks have owners, and a process that
+    dies with a lock doesn't block the others. Call it before anything imports
+    multiprocessing.synchronize.
 
-    Raises NoDaemon if there is no daemon, and none can be started.
+    Raises NoDaemon if there is no daemon and none can be started.
     """
     from . import _native
 
@@ -38,7 +37,7 @@ def install(*, force: bool = False) -> bool:
         return True
     if not force and _works():
         return False
-    # Rather now than in the middle of somebody's work.
+    # Fails now, rather than at the first lock, if there is no daemon.
     _native.SemLock(1, 1, 1, f"syncd-install-{os.getpid()}", True)
     _module("_posixshmem", shm_open=_unsupported, shm_unlink=_unsupported)
     module.SemLock = _native.SemLock
@@ -48,7 +47,7 @@ def install(*, force: bool = False) -> bool:
 
 
 def _works() -> bool:
-    """Whether a semaphore can be made. That there is a SemLock doesn't say so."""
+    """Whether a semaphore can be made, which a SemLock class alone doesn't guarantee."""
     try:
         semlock = importlib.import_module("_multiprocessing").SemLock
         semlock(1, 1, 1, f"/syncd-probe-{os.getpid()}", True)
@@ -60,7 +59,7 @@ def _works() -> bool:
 
 
 def _module(name: str, **contents: object) -> Any:
-    """The module, or one that stands for it where there is none."""
+    """The module, or a substitute with `contents` if there is none."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -75,7 +74,7 @@ def _unsupported(*_: object, **__: object) -> None:
 
 
 def _mend() -> None:
-    """Sees to what was imported, and decided, before."""
+    """Patches what other modules have imported or decided already."""
     from . import _native
 
     synchronize: Any = importlib.import_module("multiprocessing.synchronize")
@@ -83,12 +82,12 @@ def _mend() -> None:
     util: Any = importlib.import_module("multiprocessing.util")
     synchronize.sem_unlink = _native.sem_unlink
     tracker._CLEANUP_FUNCS["semaphore"] = _native.sem_unlink
-    # By this name a Lock is told from the semaphore of a queue for one item.
+    # The extension tells a Lock by this suffix from the semaphore of a queue for one item.
     synchronize.Lock._make_name = staticmethod(lambda: synchronize.SemLock._make_name() + "-lock")
     if not os.access("/dev/shm", os.W_OK):
-        # Else Value and Array would fail: let them use a temporary file.
+        # Value and Array would fail: make them use a temporary file.
         importlib.import_module("multiprocessing.heap").Arena._dir_candidates = []
-    # What it says of the system's own semaphores is no concern of ours.
+    # The limits that it checks are those of the system's semaphores.
     if "concurrent.futures.process" in sys.modules or _few_semaphores():
         futures: Any = importlib.import_module("concurrent.futures.process")
         futures._system_limits_checked, futures._system_limited = True, None

@@ -1,4 +1,4 @@
-"""What the daemon reports: of processes, and of what went wrong.
+"""Holders, abandonments, exceptions and the warning, as the daemon reports them.
 """
 
 import os
@@ -9,13 +9,13 @@ from typing import List, NamedTuple, Optional, Sequence
 
 
 class Holder(NamedTuple):
-    """Somebody who holds a lock or a permit."""
+    """A holder of a lock or a permit."""
 
     #: Process id.
     pid: int
     #: The first words of its command line.
     command: str
-    #: For how many seconds it has held.
+    #: For how many seconds it has held the object.
     held: float
     #: The fencing token of its hold.
     fencing_token: int
@@ -31,11 +31,11 @@ class Abandonment(NamedTuple):
     pid: int
     #: The first words of its command line.
     command: str
-    #: What became of it, as in "died".
+    #: Why the hold ended, for example "died".
     cause: str
-    #: For how many seconds it had held.
+    #: For how many seconds the object had been held.
     held: float
-    #: How many seconds ago it lost it.
+    #: How many seconds ago the hold ended.
     ago: float
     #: The fencing token of the abandoned hold.
     fencing_token: int
@@ -48,7 +48,7 @@ class Abandonment(NamedTuple):
 
 
 class AbandonedLockWarning(UserWarning):
-    """The last owner went without a release. The lock is acquired all the same."""
+    """The last owner ended without a release. The lock is acquired nevertheless."""
 
     def __init__(self, abandonment: Abandonment, name: Optional[str] = None) -> None:
         self.abandonment = abandonment
@@ -56,7 +56,7 @@ class AbandonedLockWarning(UserWarning):
 
 
 class Error(Exception):
-    """Whatever goes wrong that multiprocessing has no exception for."""
+    """An error that multiprocessing has no exception for."""
 
 
 class NoDaemon(Error, OSError):
@@ -64,20 +64,20 @@ class NoDaemon(Error, OSError):
 
 
 class SessionLost(Error):
-    """The session with the daemon is over, and with it all that this process held."""
+    """The session with the daemon is lost, and with it everything that this process held."""
 
 
 class LockTimeout(Error, TimeoutError):
-    """The time was over."""
+    """The time-out expired."""
 
     def __init__(self, text: str, holders: Sequence[Holder] = ()) -> None:
         super().__init__(text)
-        #: Who held it then, oldest first.
+        #: Who held the object then, oldest first.
         self.holders = tuple(holders)
 
 
 def warn(abandonment: Abandonment, name: Optional[str]) -> None:
-    """Warns whoever has just acquired what was abandoned."""
+    """Warns the caller that acquired an abandoned lock, at its line of code."""
     here = os.path.dirname(__file__)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == here:
@@ -86,10 +86,10 @@ def warn(abandonment: Abandonment, name: Optional[str]) -> None:
 
 
 def daemon_command() -> Optional[List[str]]:
-    """What starts a daemon; None where one is installed, and found without our help."""
+    """The command that starts a daemon; None if the client finds an installed one by itself."""
     if os.environ.get("SYNCD_DAEMON") or shutil.which("syncd"):
         return None
-    # Without site and the user's environment: what they set up is for their own programs.
+    # -I and -S: the user's site and environment settings are meant for other programs.
     path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     code = f"import sys; sys.path.append({path!r}); from syncd.__main__ import main; main()"
     return [sys.executable, "-I", "-S", "-c", code]

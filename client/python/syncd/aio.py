@@ -1,11 +1,10 @@
-"""The same objects for asyncio: `async with`, and `await` where there is something to wait for.
+"""The objects of `syncd.synchronize` for asyncio, shared with other processes and threads.
 
-They are the objects of `syncd.synchronize`, and share them with other processes and threads. An
-asyncio task is an owner of its own; one that is cancelled in a wait has taken nothing.
+Each asyncio task is an owner. A task that is cancelled while it waits has acquired nothing.
 
-Nothing in here blocks the event loop, but `token` and pickling of an object that nobody has used
-yet. So a question to the daemon, as `locked()`, is awaited; and so may be what only tells it
-something, as `Event.set()`: it is sent in any case, and awaiting it gives its error.
+Nothing here blocks the event loop, except `token` and pickling of an object that hasn't been used
+yet. Queries such as `locked()` have to be awaited. Calls such as `Event.set()` are sent in any
+case; awaiting them raises their errors.
 """
 
 import asyncio
@@ -27,14 +26,14 @@ T = TypeVar("T")
 P = TypeVar("P", bound="_Proxy")
 Task = Optional["asyncio.Task[Any]"]
 
-_GONE = "the lock or permit is gone: it was taken by force, or released by somebody else"
+_GONE = "the lock or permit is no longer held: it was released by force or by another owner"
 _FREE = "semaphore or lock released too many times"
 
 _owners: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
 
 
 def _task() -> Task:
-    """The current task; none in a forked child that is amid its parent's."""
+    """The current task; None in a forked child that runs inside its parent's task."""
     try:
         return asyncio.current_task()
     except RuntimeError:
@@ -42,7 +41,7 @@ def _task() -> Task:
 
 
 def _owner() -> int:
-    """The current task's number as an owner."""
+    """The current task's owner number."""
     task = _task()
     if task is None:
         return _native.fresh_owner()
@@ -57,11 +56,12 @@ def _tell(loop: asyncio.AbstractEventLoop, settle: Any, result: Any, error: Any)
     try:
         loop.call_soon_threadsafe(settle, result, error)
     except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
+        pass  # the loop is closed: no task waits any more
 
 
 async def _wait(start: Callable[[Any], _native.AsyncCall], undo: Callable[[Any], object]) -> Any:
-    """What a call gives; if the task is cancelled, `undo` has what came all the same."""
+    """Returns a call's result. If the task is cancelled and a result comes nevertheless, passes it
+    to `undo`."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 
@@ -82,12 +82,12 @@ async def _wait(start: Callable[[Any], _native.AsyncCall], undo: Callable[[Any],
 
 
 def _forget(_: Any) -> None:
-    """Nothing was taken, or the garbage collector gives it back."""
+    """Nothing to undo: nothing was acquired, or the result's finalizer gives it back."""
 
 
 class _Answer(Generic[T]):
-    """What the daemon will say to something that is sent already. Await it; if nobody does, an
-    error goes to the event loop's exception handler."""
+    """The reply to a request that was sent. If it isn't awaited, an error goes to the event loop's
+    exception handler."""
 
     __slots__ = ("_future",)
 
@@ -110,15 +110,15 @@ class _Answer(Generic[T]):
         return waiting
 
     def __bool__(self) -> bool:
-        raise TypeError("the daemon's answer is still to come: await it")
+        raise TypeError("this is a pending reply of the daemon: await it")
 
 
 def _nothing(_: Any) -> None:
-    """The meaning of an answer that says nothing."""
+    """The result of a reply without content."""
 
 
 class _Proxy:
-    """A way to an object of `syncd.synchronize`, for tasks."""
+    """The asyncio face of an object."""
 
     _KIND: Type[Any]
 
@@ -135,9 +135,9 @@ class _Proxy:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            remote.token  # there is no loop that this could block
+            remote.token  # waits for the creation: no event loop runs here
         else:
-            remote.open(lambda *_: None)  # its first use tells of an error
+            remote.open(lambda *_: None)  # the object's first use raises an error
 
     def _set(self, remote: _native.AsyncObject, name: Optional[str]) -> None:
         self._remote, self._name = remote, name or None
@@ -157,19 +157,19 @@ class _Proxy:
         return type(self)._attach, (self.token, self._name)
 
     def open(self) -> _Answer[None]:
-        """Gets or creates it, which its first use does otherwise. Await it to know of an error, or
+        """Gets or creates the object now, instead of at its first use. Await it to get an error, or
         before a fork."""
         return self._send(self._remote.open)
 
     @property
     def name(self) -> Optional[str]:
-        """Its name, if it has one."""
+        """The object's name, or None."""
         return self._name
 
     @property
     def token(self) -> str:
-        """One line of text, by which another process of the user can attach. Waits for the daemon
-        if the object isn't created yet."""
+        """The token, one line of text, by which another process can attach. Waits for the daemon if
+        the object isn't created yet."""
         return self._remote.token
 
     def _send(self, call: Callable[..., _native.AsyncCall], *arguments: Any) -> _Answer[None]:
@@ -186,11 +186,11 @@ class _Proxy:
 class _SemLock(_Proxy):
     def _set(self, remote: _native.AsyncObject, name: Optional[str]) -> None:
         super()._set(remote, name)
-        # What each task holds by it, newest last; an RLock's hold once for each time.
+        # The holds of each task, newest last; an RLock's hold once for each level.
         self._holds: Dict[Task, List[_native.AsyncHold]] = {}
 
     async def _take(self, timeout: Optional[float]) -> bool:
-        """Takes it for the current task."""
+        """Acquires for the current task."""
         start = functools.partial(self._remote.acquire, _owner(), timeout)
         try:
             hold = await _wait(start, _native.AsyncHold.release)
@@ -205,7 +205,7 @@ class _SemLock(_Proxy):
         self._holds.setdefault(_task(), []).extend([hold] * times)
 
     def _leave(self, task: Task) -> Optional[_native.AsyncHold]:
-        """Takes a task's newest hold out of the books, once."""
+        """Removes and returns a task's newest hold, or one level of it."""
         holds = self._holds.get(task, [])
         hold = holds.pop() if holds else None
         if not holds:
@@ -216,9 +216,9 @@ class _SemLock(_Proxy):
         await self._take(None)
 
     async def __aexit__(self, *raised: object) -> None:
-        """Gives back what the block took. Does nothing in a forked child whose parent entered.
+        """Releases what the block acquired. Does nothing in a forked child whose parent entered.
 
-        Raises ValueError if it is gone.
+        Raises ValueError if the hold is gone.
         """
         if self._leaves_parents_block():
             return
@@ -227,8 +227,7 @@ class _SemLock(_Proxy):
             raise ValueError(_GONE)
 
     def _leaves_parents_block(self) -> bool:
-        """Whether a forked child leaves a block that its parent entered; takes that out of the
-        books."""
+        """Whether a forked child leaves a block that its parent entered; removes that hold."""
         task = _task()
         for each in [task] if task in self._holds else list(self._holds):
             if self._holds[each][-1].is_inherited:
@@ -237,7 +236,7 @@ class _SemLock(_Proxy):
         return False
 
     def locked_by(self) -> _Answer[List[Holder]]:
-        """Who holds it, oldest first. Unowned permits are nobody's."""
+        """Who holds it, oldest first. Unowned permits aren't listed."""
         return self._ask(lambda state: list(state[3]))
 
     def locked(self) -> _Answer[bool]:
@@ -250,19 +249,19 @@ class _SemLock(_Proxy):
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """The number of the grant by which the task holds it."""
+        """The fencing token of the task's hold, or None."""
         hold = self._newest()
         return hold.fencing_token if hold else None
 
     @property
     def abandoned(self) -> Optional[Abandonment]:
-        """Who left it to the task without a release, if anybody did."""
+        """The abandonment that the task's hold was told of, or None."""
         hold = self._newest()
         return hold.abandoned if hold else None
 
 
 class Lock(_SemLock):
-    """A lock that isn't recursive; any task may release it by the object that acquired it."""
+    """A lock that isn't recursive. Any task may release it, through the object that acquired it."""
 
     _KIND = synchronize.Lock
 
@@ -270,13 +269,13 @@ class Lock(_SemLock):
         super().__init__(1, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
-        """Takes it; false if the time was over."""
+        """Acquires the lock; False if the time-out (in seconds) expired."""
         return await self._take(timeout)
 
     def release(self) -> None:
-        """Releases what this object holds, the task's rather than another's.
+        """Releases a hold of this object, preferably the current task's.
 
-        Raises ValueError if it holds nothing, or no longer.
+        Raises ValueError if there is none, or if it is gone.
         """
         task = _task()
         hold = self._leave(task if task in self._holds else next(iter(self._holds), None))
@@ -287,7 +286,7 @@ class Lock(_SemLock):
 
 
 class RLock(_SemLock):
-    """A lock that its task may take again, and alone may release."""
+    """A recursive lock: its task can acquire it again, and only that task can release it."""
 
     _KIND = synchronize.RLock
 
@@ -295,7 +294,7 @@ class RLock(_SemLock):
         super().__init__(1, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
-        """Takes it; false if the time was over."""
+        """Acquires the lock; False if the time-out (in seconds) expired."""
         hold = self._newest()
         if hold is None or not hold.is_valid:
             return await self._take(timeout)
@@ -303,9 +302,9 @@ class RLock(_SemLock):
         return True
 
     def release(self) -> None:
-        """Releases it, once.
+        """Releases one level.
 
-        Raises AssertionError if the task doesn't hold it, ValueError if it holds it no longer.
+        Raises AssertionError if the task doesn't hold the lock, ValueError if the hold is gone.
         """
         if self._newest() is None:
             raise AssertionError("attempt to release recursive lock not owned by task")
@@ -329,8 +328,8 @@ class RLock(_SemLock):
 
 
 class Semaphore(_SemLock):
-    """A number of permits. A bare `acquire` takes one for nobody; `async with` takes one that
-    returns when the process dies."""
+    """A number of permits. `acquire` takes an unowned permit; `async with` holds one that goes back
+    when the process dies."""
 
     _KIND = synchronize.Semaphore
 
@@ -340,7 +339,7 @@ class Semaphore(_SemLock):
         super().__init__(value, name, namespace)
 
     async def acquire(self, timeout: Optional[float] = None) -> bool:
-        """Takes a permit; false if the time was over."""
+        """Takes an unowned permit; False if the time-out (in seconds) expired."""
         start = functools.partial(self._remote.acquire_unowned, _owner(), timeout)
         try:
             await _wait(start, lambda _: self.release())
@@ -349,7 +348,7 @@ class Semaphore(_SemLock):
         return True
 
     def release(self) -> _Answer[None]:
-        """Gives a permit. Awaiting it raises ValueError if it was one too many."""
+        """Adds a permit. Awaiting it raises ValueError if it was one too many."""
         return self._send(self._remote.release, _owner())
 
     def get_value(self) -> _Answer[int]:
@@ -358,13 +357,13 @@ class Semaphore(_SemLock):
 
 
 class BoundedSemaphore(Semaphore):
-    """A semaphore that never has more permits free than at first."""
+    """A semaphore that never has more permits free than initially."""
 
     _KIND = synchronize.BoundedSemaphore
 
 
 class Condition(_Proxy):
-    """A condition variable. Each notify wakes exactly those that waited, oldest first."""
+    """A condition variable. A notify wakes the oldest waiters."""
 
     _KIND = synchronize.Condition
 
@@ -376,7 +375,7 @@ class Condition(_Proxy):
         namespace: Optional[str] = None,
     ) -> None:
         if lock is not None and namespace is not None:
-            raise ValueError("a Condition is in its lock's namespace: give it to the lock")
+            raise ValueError("a Condition is in its lock's namespace: pass namespace to the lock")
         self._guard(lock or RLock(namespace=namespace))
         super().__init__(0, name, None, self._lock._remote)
 
@@ -405,9 +404,9 @@ class Condition(_Proxy):
         await self._lock.__aexit__(*raised)
 
     async def wait(self, timeout: Optional[float] = None) -> bool:
-        """Releases the lock, waits for a notify, and has the lock again; false if the time
-        was over. It has the lock again when it is cancelled, too, but not when it fails because
-        the lock or the session is gone: then leaving the block says so."""
+        """Releases the lock, waits for a notify, and acquires the lock again; False if the time-out
+        (in seconds) expired. Also when cancelled, it first acquires the lock again. If the lock or
+        the session is lost, it raises without the lock; leaving the block then raises, too."""
         hold = self._lock._newest()
         assert hold is not None, "must acquire() condition before using wait()"
         holds = self._lock._holds[_task()]
@@ -419,7 +418,7 @@ class Condition(_Proxy):
         try:
             notified = await _wait(start, _forget)
         except asyncio.CancelledError:
-            hold.release()  # it may have come back at the same time
+            hold.release()  # the wait may have ended at the same time
             await self._regain(times)
             raise
         except BaseException:
@@ -430,7 +429,7 @@ class Condition(_Proxy):
         return bool(notified)
 
     async def _regain(self, times: int) -> None:
-        """Has the lock again, however often it is cancelled."""
+        """Acquires the lock again, even if cancelled meanwhile."""
         while True:
             try:
                 await self._lock._take(None)
@@ -441,7 +440,7 @@ class Condition(_Proxy):
             return
 
     async def wait_for(self, predicate: Callable[[], Any]) -> Any:
-        """Waits until `predicate()` is true, and gives its value."""
+        """Waits until `predicate()` is true, and returns its value."""
         result = predicate()
         while not result:
             await self.wait()
@@ -449,7 +448,7 @@ class Condition(_Proxy):
         return result
 
     def notify(self, n: int = 1) -> _Answer[None]:
-        """Wakes the `n` oldest waiters, before the lock is released."""
+        """Notifies the `n` oldest waiters; takes effect before a later release of the lock."""
         hold = self._lock._newest()
         assert hold is not None, "lock is not owned"
         if n <= 0:
@@ -457,11 +456,11 @@ class Condition(_Proxy):
         return self._send(self._remote.notify, _owner(), hold, n)
 
     def notify_all(self) -> _Answer[None]:
-        """Wakes all who wait."""
+        """Notifies all waiters."""
         return self.notify(2**32 - 1)
 
     def waiters(self) -> _Answer[int]:
-        """How many wait."""
+        """The number of waiters."""
         return self._ask(lambda state: int(state[1]))
 
 
@@ -474,26 +473,27 @@ class Event(_Proxy):
         super().__init__(0, name, namespace)
 
     def set(self) -> _Answer[None]:
-        """Sets it, and wakes all who wait."""
+        """Sets the event, and wakes all waiters."""
         return self._send(self._remote.set)
 
     def clear(self) -> _Answer[None]:
-        """Clears it."""
+        """Clears the event."""
         return self._send(self._remote.clear)
 
     def is_set(self) -> _Answer[bool]:
-        """Whether it is set."""
+        """Whether the event is set."""
         return self._ask(lambda state: bool(state[0]))
 
     async def wait(self, timeout: Optional[float] = None) -> bool:
-        """Waits until it is set; false if the time was over first."""
+        """Waits until the event is set; False if the time-out (in seconds) expired first."""
         start = functools.partial(self._remote.event_wait, _owner(), timeout)
         return bool(await _wait(start, _forget))
 
 
 class Barrier(_Proxy):
-    """Where so many parties wait for each other. It breaks for all if one of them dies, or its
-    time is over: `threading.BrokenBarrierError`. An `action` may be a coroutine function."""
+    """A number of parties that wait for each other. It breaks for all, with
+    `threading.BrokenBarrierError`, if one of them dies or times out. `action` may be a coroutine
+    function."""
 
     _KIND = synchronize.Barrier
 
@@ -534,10 +534,10 @@ class Barrier(_Proxy):
         return await self.wait()
 
     async def __aexit__(self, *raised: object) -> None:
-        """Has nothing to give back."""
+        """Does nothing."""
 
     async def wait(self, timeout: Optional[float] = None) -> int:
-        """Waits for the others; gives this party's number, in order of arrival."""
+        """Waits for the others; returns this party's index, in order of arrival."""
         timeout, act = self._timeout if timeout is None else timeout, self._action
         start = functools.partial(self._remote.barrier_wait, _owner(), timeout, act is not None)
         index, action = await _wait(start, _forget)
@@ -553,19 +553,19 @@ class Barrier(_Proxy):
         return int(index)
 
     def reset(self) -> _Answer[None]:
-        """Empties it: who waits gets BrokenBarrierError."""
+        """Empties the barrier and mends it; waiting parties get BrokenBarrierError."""
         return self._send(self._remote.reset)
 
     def abort(self) -> _Answer[None]:
-        """Breaks it, until it is reset."""
+        """Breaks the barrier until it is reset."""
         return self._send(self._remote.abort)
 
     @property
     def n_waiting(self) -> _Answer[int]:
-        """How many wait."""
+        """The number of waiting parties."""
         return self._ask(lambda state: int(state[0]))
 
     @property
     def broken(self) -> _Answer[bool]:
-        """Whether it lets nobody pass until it is reset."""
+        """Whether the barrier is broken until it is reset."""
         return self._ask(lambda state: bool(state[2]))

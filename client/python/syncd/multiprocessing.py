@@ -1,8 +1,8 @@
 """multiprocessing with syncd's locks: `import syncd.multiprocessing as multiprocessing`.
 
 Process, Value, Manager, Pipe and the rest are the standard ones; Lock, RLock, Semaphore,
-BoundedSemaphore, Condition, Event and Barrier are syncd's, and so is what Queue, Pool and Value
-are guarded by.
+BoundedSemaphore, Condition, Event and Barrier are syncd's, and so are the locks inside Queue, Pool
+and Value.
 """
 
 import multiprocessing as _standard
@@ -15,13 +15,13 @@ __all__: List[str] = []
 
 
 class _Primitives:
-    """What a standard context is given."""
+    """The methods that replace those of a standard context."""
 
-    #: Of all that it makes; None is the environment's.
+    #: The namespace of its objects; None: `$SYNCD_NAMESPACE`.
     _namespace: Optional[str] = None
 
     def get_context(self, method: Optional[str] = None) -> Any:
-        """This one, or that of a start method, in the same namespace."""
+        """This context, or that of a start method, in the same namespace."""
         return self if method is None else _context(method, self._namespace)
 
     def Lock(self, *, name: Optional[str] = None) -> synchronize.Lock:
@@ -39,7 +39,7 @@ class _Primitives:
     def BoundedSemaphore(
         self, value: int = 1, *, name: Optional[str] = None
     ) -> synchronize.BoundedSemaphore:
-        """A semaphore that never has more permits free than at first."""
+        """A semaphore that never has more permits free than initially."""
         return synchronize.BoundedSemaphore(value, name=name, namespace=self._namespace)
 
     def Condition(
@@ -73,7 +73,7 @@ _contexts: Dict[Tuple[str, Optional[str]], Any] = {}
 
 
 def _context(method: str, namespace: Optional[str]) -> Any:
-    """The standard context of a start method, with these primitives, and of the same name."""
+    """The standard context of a start method, with syncd's primitives and the same class name."""
     standard = type(_standard.get_context(method))
     if (method, namespace) not in _contexts:
         contents = {"_namespace": namespace, "__module__": __name__}
@@ -83,14 +83,14 @@ def _context(method: str, namespace: Optional[str]) -> Any:
 
 
 class DefaultContext(_Primitives, multiprocessing.context.DefaultContext):  # type: ignore[misc]
-    """Follows the standard module's choice of a start method, and makes it."""
+    """The default context; the start method is the standard module's."""
 
     def __init__(self) -> None:
-        """Has nothing of its own."""
+        """Doesn't call the standard initializer: the state is the standard module's."""
 
     def get_context(self, method: Optional[str] = None, *, namespace: Optional[str] = None) -> Any:
-        """The context of a start method; what it makes is in `namespace`, or where
-        `$SYNCD_NAMESPACE` says."""
+        """The context of a start method; its objects are in `namespace`, by default
+        `$SYNCD_NAMESPACE`."""
         return _context(method or _standard.get_start_method(), namespace)
 
     def set_start_method(self, method: Optional[str], force: bool = False) -> None:

@@ -1,9 +1,8 @@
-"""The locks of multiprocessing, with owners: who dies lets go, and the next one is told.
+"""multiprocessing's locks, with owners: what a dead process held is released, and the next owner
+is told.
 
-Every object can be pickled, to any process of the same user; those that have a name can be had
-by it as well. Threads of one process exclude each other as processes do.
-
-Never here: processes, queues and pools, which are in `syncd.multiprocessing`.
+Every object can be pickled and sent to any process of the same user; a named object can also be
+got by its name. Threads of one process exclude each other as processes do.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ P = TypeVar("P", bound="_Proxy")
 
 
 class _Proxy:
-    """What all of them have: a name, a token, and a way into other processes."""
+    """The common part: name, token, pickling, fork."""
 
     _object: Union[_native.SemLock, _native.Condition, _native.Event, _native.Barrier]
 
@@ -35,24 +34,24 @@ class _Proxy:
         multiprocessing.util.register_after_fork(self, _Proxy._after_fork)
 
     def _after_fork(self) -> None:
-        # The parent may let go of it before this process first uses it. If that can't be seen
-        # to now, the first use says why.
+        # Attaches now, since the parent may detach before this process first uses the object. If
+        # that fails, the first use raises the error.
         with contextlib.suppress(Error, OSError):
             self._object._after_fork()
 
     @property
     def name(self) -> Optional[str]:
-        """Its name, if it has one."""
+        """The object's name, or None."""
         return self._object.label
 
     @property
     def token(self) -> str:
-        """One line of text, by which another process of the user can `attach`."""
+        """The token, one line of text, by which another process of the user can `attach`."""
         return self._object.token
 
     @classmethod
     def attach(cls: Type[P], token: str) -> P:
-        """The object that a token is of."""
+        """Attaches to the object that a token names."""
         raise NotImplementedError
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -81,13 +80,14 @@ class _SemLock(_Proxy):
         self._set(_native.SemLock.attach(cls._KIND, token))  # type: ignore[attr-defined]
         return self
 
-    # A with-statement calls the extension's methods, without a frame of Python's in between.
+    # A with-statement calls the extension's methods directly, without a Python frame.
     __enter__: Callable[[], bool] = property(operator.attrgetter("_enter"))  # type: ignore[assignment]
     __exit__: Callable[..., None] = property(operator.attrgetter("_exit"))  # type: ignore[assignment]
 
     @contextlib.contextmanager
     def within(self, timeout: float) -> Iterator[None]:
-        """Acquires for a with-block, or raises `LockTimeout`, which says who has it instead."""
+        """Acquires for a with-block. Raises `LockTimeout`, with the holders, after `timeout` (in
+        seconds)."""
         self._semlock.enter_within(timeout)
         try:
             yield
@@ -95,21 +95,21 @@ class _SemLock(_Proxy):
             self._semlock.__exit__()
 
     def locked_by(self) -> List[Holder]:
-        """Who holds it, oldest first. Unowned permits are nobody's."""
+        """Who holds it, oldest first. Unowned permits aren't listed."""
         return self._semlock.locked_by()
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """The number of the grant by which this process holds it: they rise, grant by grant."""
+        """The fencing token of this process's hold, which rises with every grant; or None."""
         return self._semlock.fencing_token
 
     @property
     def abandoned(self) -> Optional[Abandonment]:
-        """Who left it to this process without a release, if anybody did."""
+        """The abandonment that this process's hold was told of, or None."""
         return self._semlock.abandoned
 
     def _owner(self) -> str:
-        """As multiprocessing shows it."""
+        """The owner as multiprocessing's repr() shows it."""
         if self._semlock._is_mine():
             name = multiprocessing.process.current_process().name
             thread = threading.current_thread().name
@@ -120,7 +120,7 @@ class _SemLock(_Proxy):
 
 
 class Lock(_SemLock):
-    """A lock that isn't recursive; anybody may release it."""
+    """A lock that isn't recursive. Any thread of any process may release it."""
 
     _KIND = "Lock"
 
@@ -140,7 +140,7 @@ class Lock(_SemLock):
 
 
 class RLock(_SemLock):
-    """A lock that its owner may take again, and alone may release."""
+    """A recursive lock: its owner can acquire it again, and only the owner can release it."""
 
     _KIND = "RLock"
 
@@ -165,8 +165,8 @@ class RLock(_SemLock):
 
 
 class Semaphore(_SemLock):
-    """A number of permits. A bare `acquire` takes one for nobody, as a counter wants it; a
-    with-block takes one that returns when its process dies."""
+    """A number of permits. `acquire` takes an unowned permit, as POSIX semaphores do; a with-block
+    holds one that goes back when the process dies."""
 
     _KIND = "Semaphore"
 
@@ -194,7 +194,7 @@ class Semaphore(_SemLock):
 
 
 class BoundedSemaphore(Semaphore):
-    """A semaphore that never has more permits free than at first."""
+    """A semaphore that never has more permits free than initially."""
 
     _KIND = "BoundedSemaphore"
 
@@ -204,7 +204,7 @@ class BoundedSemaphore(Semaphore):
 
 
 class Condition(_Proxy):
-    """A condition variable. Each notify wakes exactly those that waited, oldest first."""
+    """A condition variable. A notify wakes the oldest waiters."""
 
     _object: _native.Condition
 
@@ -216,7 +216,7 @@ class Condition(_Proxy):
         namespace: Optional[str] = None,
     ) -> None:
         if lock is not None and namespace is not None:
-            raise ValueError("a Condition is in its lock's namespace: give it to the lock")
+            raise ValueError("a Condition is in its lock's namespace: pass namespace to the lock")
         lock = lock or RLock(namespace=namespace)
         self._set(lock, _native.Condition(lock._semlock, name or ""))
 
@@ -229,9 +229,9 @@ class Condition(_Proxy):
 
     @classmethod
     def attach(cls, token: str, lock: Union[Lock, RLock, None] = None) -> "Condition":
-        """The condition that a token is of, and its `lock`."""
+        """Attaches to the condition that a token names; `lock` is its lock."""
         if lock is None:
-            raise TypeError("a Condition is attached to together with its lock")
+            raise TypeError("attaching to a Condition needs its lock")
         self = cls.__new__(cls)
         self._set(lock, _native.Condition.attach(lock._semlock, token))
         return self
@@ -243,13 +243,13 @@ class Condition(_Proxy):
     __exit__: Callable[..., None] = property(operator.attrgetter("_exit"))  # type: ignore[assignment]
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Releases the lock, waits for a notify, and has the lock again; false if the time
-        was over."""
+        """Releases the lock, waits for a notify, and acquires the lock again; False if the time-out
+        (in seconds) expired."""
         assert self._lock._semlock._is_mine(), "must acquire() condition before using wait()"
         return self._object.wait(timeout)
 
     def wait_for(self, predicate: Callable[[], T], timeout: Optional[float] = None) -> T:
-        """Waits until `predicate()` is true, or the time is over; gives its last value."""
+        """Waits until `predicate()` is true or the time-out expires; returns its last value."""
         end = None if timeout is None else time.monotonic() + timeout
         result = predicate()
         while not result:
@@ -261,13 +261,13 @@ class Condition(_Proxy):
         return result
 
     def notify(self, n: int = 1) -> None:
-        """Wakes the `n` oldest waiters."""
+        """Notifies the `n` oldest waiters."""
         assert self._lock._semlock._is_mine(), "lock is not owned"
         if n > 0:
             self._object.notify(min(n, 2**32 - 1))
 
     def notify_all(self) -> None:
-        """Wakes all who wait."""
+        """Notifies all waiters."""
         self.notify(sys.maxsize)
 
     def __repr__(self) -> str:
@@ -298,7 +298,7 @@ class Event(_Proxy):
         return self
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Waits until it is set; false if the time was over first."""
+        """Waits until the event is set; False if the time-out (in seconds) expired first."""
         return self._object.wait(timeout)
 
     def __repr__(self) -> str:
@@ -307,8 +307,8 @@ class Event(_Proxy):
 
 
 class Barrier(_Proxy):
-    """Where so many parties wait for each other. It breaks for all if one of them dies, or
-    its time is over; as threading's, it then raises `threading.BrokenBarrierError`."""
+    """A number of parties that wait for each other. It breaks for all, with
+    `threading.BrokenBarrierError`, if one of them dies or times out."""
 
     _object: _native.Barrier
 
@@ -342,7 +342,7 @@ class Barrier(_Proxy):
         action: Optional[Callable[[], object]] = None,
         timeout: Optional[float] = None,
     ) -> "Barrier":
-        """The barrier that a token is of; what to do and how long to wait is each party's."""
+        """Attaches to the barrier that a token names; `action` and `timeout` are this party's."""
         self = cls.__new__(cls)
         self._set(_native.Barrier.attach(token), action, timeout)
         return self
@@ -351,22 +351,22 @@ class Barrier(_Proxy):
         return type(self).attach, (self.token, self._action, self._timeout)
 
     def wait(self, timeout: Optional[float] = None) -> int:
-        """Waits for the others; gives this party's number, in order of arrival."""
+        """Waits for the others; returns this party's index, in order of arrival."""
         return self._object.wait(self._timeout if timeout is None else timeout, self._action)
 
     @property
     def parties(self) -> int:
-        """How many pass at once."""
+        """The number of parties."""
         return self._object.parties
 
     @property
     def n_waiting(self) -> int:
-        """How many wait."""
+        """The number of waiting parties."""
         return self._object.state()[0]
 
     @property
     def broken(self) -> bool:
-        """Whether it lets nobody pass until it is reset."""
+        """Whether the barrier is broken until it is reset."""
         return self._object.state()[1]
 
     def __repr__(self) -> str:

@@ -1,5 +1,5 @@
-//! Plays `tests/conformance/*.script` on the Python package, with a daemon that is the package's
-//! as well. The cases are the scripts'; here are those that Python can't say, and why.
+//! Plays `tests/conformance/*.script` on the Python package and its daemon. This file lists the
+//! cases that Python's API can't express, and why.
 
 mod site;
 
@@ -20,7 +20,7 @@ const NO_OPTIONS: &str = "no constructor has `keep` or `poison`";
 const NO_STALE: &str = "as multiprocessing's, a release has no token: one too many is a bare one";
 const NO_ANSWER: &str = "a Semaphore's release is sent and not answered";
 
-/// By title, what Python can't say.
+/// The cases that Python's API can't express, by title.
 const BEYOND: [(&str, &str); 22] = [
     ("a chain is no circle", NO_DEADLOCK),
     ("a circle of three names every edge", NO_DEADLOCK),

@@ -1,5 +1,5 @@
-//! The Python package, driven by the python3 at hand: each test is a script beside this file, run
-//! with the extension that cargo built and a daemon of its own.
+//! Tests of the Python package: each runs a script beside this file with the installed python3, the
+//! extension that cargo built, and a daemon of its own.
 
 mod site;
 
@@ -15,10 +15,10 @@ use site::{here, python, site};
 use syncd_client::{Inspector, proto::v1::DescribeRequest};
 use tempfile::TempDir;
 
-/// Against hangs alone: a script takes a small part of this.
+/// Catches hangs: a script takes a small part of this.
 const WATCHDOG: Duration = Duration::from_secs(600);
 
-/// A daemon on a socket of its own, carried by the package.
+/// The package's daemon, on a socket of its own.
 struct Daemon {
     directory: TempDir,
     process: Child,
@@ -131,7 +131,7 @@ asyncio.run(main())
         let mut inspect = Inspector::connect(&endpoint, false).await.unwrap();
         loop {
             let describe = DescribeRequest { object: "first".into(), ..Default::default() };
-            // Until it is made, it isn't found.
+            // The lock isn't found until it is created.
             if let Ok(detail) = inspect.describe(describe).await
                 && let Some(deadlock) = detail.into_inner().deadlocks.into_iter().next()
             {

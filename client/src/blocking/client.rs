@@ -1,4 +1,4 @@
-//! The blocking client, and the one thread that it may start.
+//! The blocking client, and the thread of [`Client::on_lost`].
 
 use std::{
     sync::{Arc, Weak},
@@ -15,7 +15,7 @@ use crate::{
     Token, client::Shared, object::Object, session::Session,
 };
 
-/// How late the loss of a session may be noticed whose connection doesn't end with it.
+/// How late [`Client::on_lost`] may notice a loss that doesn't end the connection.
 const TICK: Duration = Duration::from_millis(500);
 
 /// As [`crate::Client`], for threads.
@@ -36,7 +36,7 @@ impl Client {
         Self::builder().connect_blocking()
     }
 
-    /// A client with settings of its own; [`Builder::connect_blocking`] makes it.
+    /// Settings for a client; [`Builder::connect_blocking`] makes it.
     pub fn builder() -> Builder {
         crate::Client::builder()
     }
@@ -140,12 +140,12 @@ impl Client {
         wait(self.0.shared.session())?.threads().lost(&mut NoSignals)
     }
 
-    /// Calls `notice` when the current session is lost, from a thread that waits for that; not
-    /// if it is closed, or goes with its last client. It is seen at once if its connection ends
-    /// with it, and within half a second otherwise.
+    /// Starts a thread that calls `notice` when the current session is lost: at once if the
+    /// connection ends with it, else within 500 ms. If the session is closed, or ends with its last
+    /// client, `notice` isn't called.
     ///
     /// # Errors
-    /// If there is no session and none can be opened, or no thread can be started.
+    /// If there is no session and none can be opened, or the thread can't be started.
     pub fn on_lost(
         &self,
         notice: impl FnOnce(SessionLost) + Send + 'static,
@@ -181,11 +181,10 @@ impl Client {
         }
     }
 
-    /// Waits until every release that was made has left this process, or the session is lost, or
-    /// `limit` is over; tells whether there is nothing left to send. Mostly there is nothing to
-    /// wait for: a release is sent before its call returns, unless the daemon is so slow that
-    /// the socket is full. The last client, object or guard that is dropped does the same, for
-    /// at most a second.
+    /// Waits until every release is in the socket, the session is lost, or `limit` has passed;
+    /// returns whether nothing is left to send. Usually it returns at once: a release is sent
+    /// before its call returns, unless the daemon is so slow that the socket is full. Dropping the last
+    /// client, object or guard of a session does the same, for at most a second.
     ///
     /// # Errors
     /// [`Lost`](SessionError::Lost) if releases were lost with the session.
@@ -277,7 +276,7 @@ impl ObjectOptions {
     }
 }
 
-/// Waits until the session is lost, by looking. Nothing if it was closed, or nobody has it any more.
+/// Polls until the session is lost. Returns None if it was closed or dropped.
 fn watch(session: &Weak<Session>) -> Option<SessionLost> {
     loop {
         let session = session.upgrade()?;
@@ -285,7 +284,8 @@ fn watch(session: &Weak<Session>) -> Option<SessionLost> {
             return (why.cause() != Cause::Left).then_some(why);
         }
         let socket = session.threads().socket();
-        // Who waits at the session keeps others from it; so not there, while all is well.
+        // Waits at a duplicate of the socket: a waiter of the session would keep it open, and might
+        // have to lead.
         drop(session);
         match socket.and_then(|socket| socket.duplicate()) {
             Some(socket) => wait_for_end(&socket, TICK),

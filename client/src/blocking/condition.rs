@@ -42,7 +42,7 @@ impl AnyLock for RLock {
     }
 }
 
-/// The guard of a lock: [`LockGuard`] or [`OwnedLockGuard`].
+/// A lock's guard: [`LockGuard`] or [`OwnedLockGuard`].
 pub trait AnyGuard: sealed::Guard {}
 
 mod sealed {

@@ -1,5 +1,5 @@
-//! How a thread gets the session of the moment: one connects, the others wait for it. Whoever
-//! runs a signal's handler meanwhile steps back from the door, since the handler may want a
+//! How a thread gets the current session: one thread connects, the others wait for it. The
+//! connecting thread leaves the door while it runs a signal handler, since the handler may need a
 //! session, too.
 
 use std::{
@@ -17,7 +17,7 @@ use crate::{
     start,
 };
 
-/// How often one who waits at the door looks whether there is a session.
+/// How often a thread that waits at the door checks for a session.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Lets one thread connect at a time.
@@ -39,7 +39,7 @@ impl Door {
         !mem::replace(&mut self.lock().taken, true)
     }
 
-    /// Enters, or has this thread woken when somebody leaves.
+    /// Enters, or queues this thread's parker to be woken by [`leave`](Self::leave).
     fn enter_or_wait(&self, parker: &Arc<Parker>) -> bool {
         let mut queue = self.lock();
         if queue.taken {
@@ -61,12 +61,12 @@ impl std::fmt::Debug for Door {
     }
 }
 
-/// Of one who is through the door.
+/// The thread that has entered the door.
 struct Inside<'a> {
     slot: &'a Slot,
     on_signal: OnSignal<'a>,
     inside: bool,
-    /// The caller's word: it wants no session any more.
+    /// `on_signal` asked to give up.
     gave_up: bool,
 }
 
@@ -94,7 +94,7 @@ impl Signals for Inside<'_> {
     }
 }
 
-/// The session of this process, or a new one if it has none, or has lost it.
+/// This process's session, or a new one if it has none or has lost it.
 pub(crate) fn session(
     client: &Shared,
     start: bool,
@@ -121,7 +121,7 @@ pub(crate) fn session(
                     slot.put(session.clone());
                     return Ok(session);
                 }
-                // Somebody else has been through meanwhile.
+                // Another thread has entered meanwhile, or opened a session.
                 Err(Failure::Interrupted) if !inside.gave_up => {}
                 Err(Failure::Interrupted) => return Err(SessionError::Interrupted.into()),
                 Err(Failure::Overdue) if end < connect_by => return Err(CallError::overdue()),
@@ -180,7 +180,7 @@ fn open(
     }
 }
 
-/// Starts a daemon, and looks for signals meanwhile.
+/// Starts a daemon, and handles signals meanwhile.
 fn start_daemon(client: &Shared, end: Instant, inside: &mut Inside<'_>) -> Result<(), Failure> {
     let Builder { daemon, connect_timeout, .. } = &client.config;
     let patience = *connect_timeout * 9 / 10;

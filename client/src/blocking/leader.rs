@@ -1,10 +1,10 @@
-//! The shell for threads. One of the threads that wait leads: it sleeps at the socket and reads
-//! for all; the others sleep until it wakes them. Whoever has what it waits for leaves, and if it
-//! led it wakes another one, which leads then. Everything else happens under the session's mutex:
-//! what a thread queues it also writes, and anybody may read.
+//! The shell for threads. One of the waiting threads is the leader: it sleeps at the socket and
+//! reads for all; the others sleep until it wakes them. A leader that has its reply wakes another
+//! waiter to lead. Everything else happens under the session's mutex: a thread writes what it
+//! queues, and any thread may read.
 //!
-//! What can't be written at once, since the socket is full or there is no connection, is left to
-//! the leader; and if nobody waits, to a thread that is started for it and ends with it.
+//! What can't be written at once, because the socket is full or there is no connection, is left to
+//! the leader, or if no thread waits to a thread started for that.
 
 use std::{
     collections::BTreeMap,
@@ -29,11 +29,10 @@ use crate::{
     start::Again,
 };
 
-/// How late a signal may be noticed that comes in the instant between the last look for signals
-/// and the sleep.
+/// How late a signal may be noticed that arrives between the check for signals and poll(2).
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The same of one who tries to get a connection, which is awake more often.
+/// The same while there is no connection, when the thread wakes often in any case.
 const LOOK_AWAY: Duration = Duration::from_millis(20);
 
 pub(super) struct Inner {
@@ -45,16 +44,16 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) protocol: Protocol,
     pub(super) connection: Option<Connection>,
-    /// Has the daemon started again when it is gone.
+    /// Starts the daemon again when it is gone.
     pub(super) again: Option<Again>,
-    /// Why the connection failed that was to open the session.
+    /// Why the connection that should open the session failed.
     pub(super) failed: Option<LinkError>,
-    /// The socket is to be read.
+    /// The socket may be readable.
     pub(super) readable: bool,
-    /// By what they wait for: a request, or a number drawn for the purpose.
+    /// The waiting threads, by request id or by an id from `draw_id`.
     pub(super) waiters: BTreeMap<u64, Arc<Parker>>,
     pub(super) leader: Option<u64>,
-    /// A thread is on its way that sends what is queued.
+    /// A thread was started that sends what is queued.
     pub(super) flushing: bool,
 }
 
@@ -71,8 +70,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something is so. `until` is asked after each turn, with the time; `end` is
-    /// when it is to be asked at the latest.
+    /// Waits until `until` returns a value. It is called after each turn, with the time, and at
+    /// `end` at the latest.
     pub(super) fn wait<'s, T>(
         self: &'s Arc<Self>,
         mut state: MutexGuard<'s, State>,
@@ -93,7 +92,7 @@ impl Inner {
                 return Ok(done);
             }
             if interrupted {
-                // Somebody else leads meanwhile; and the handler may come here, too.
+                // Another thread leads while the handler runs; the handler may wait here, too.
                 self.leave(&mut state, ticket);
                 drop(state);
                 if on_signal.handle() {
@@ -115,8 +114,7 @@ impl Inner {
             let often = if state.protocol.is_up() { LOOK } else { LOOK_AWAY };
             let look = signals_matter.then(|| looked + often);
             let wake_at = earlier(wake_at, look);
-            // Whoever wakes it holds the state. What it was woken for so far, also by its own
-            // turn, it has seen.
+            // Wakers hold the state's mutex, and this thread has seen everything up to here.
             parker.reset();
             drop(state);
             let watched = socket.as_ref().map(|(socket, full)| (&**socket, *full));
@@ -128,7 +126,7 @@ impl Inner {
         }
     }
 
-    /// This one waits no more. If it led, another one is to.
+    /// Removes a waiter. If it led, wakes another to lead.
     pub(super) fn leave(self: &Arc<Self>, state: &mut State, ticket: u64) {
         state.waiters.remove(&ticket);
         if state.leader == Some(ticket) {
@@ -137,21 +135,21 @@ impl Inner {
         if state.leader.is_none() {
             match state.waiters.values().next() {
                 Some(next) => next.wake(),
-                None => self.flush_behind(state),
+                None => self.flush_in_background(state),
             }
         }
     }
 
-    /// Sends what was queued, or sees to it that somebody does.
+    /// Sends what is queued, or starts a thread for it if no waiter will.
     pub(super) fn send(self: &Arc<Self>, state: &mut State) {
         self.turn(state, Instant::now());
         if state.leader.is_none() && state.waiters.is_empty() {
-            self.flush_behind(state);
+            self.flush_in_background(state);
         }
     }
 
-    /// Nobody waits who would send what is left: a thread of its own does.
-    fn flush_behind(self: &Arc<Self>, state: &mut State) {
+    /// Starts a thread that sends what is queued, if there is anything.
+    fn flush_in_background(self: &Arc<Self>, state: &mut State) {
         if state.flushing || !state.is_unsent() || state.protocol.opened().is_none() {
             return;
         }
@@ -165,12 +163,12 @@ impl Inner {
                 is_sent.then_some(())
             });
         };
-        // Without a thread, the next call sends it.
+        // If the thread can't be started, the next call sends it.
         let thread = thread::Builder::new().name("syncd-flush".to_owned());
         state.flushing = thread.spawn(flush).is_ok();
     }
 
-    /// Does all that can be done without waiting, and wakes those whom it concerns.
+    /// Does everything that can be done without waiting, and wakes the waiters concerned.
     pub(super) fn turn(&self, state: &mut State, now: Instant) {
         let before = state.connection.as_ref().map(|connection| Arc::as_ptr(&connection.socket));
         state.protocol.handle_timeout(now);
@@ -207,7 +205,7 @@ impl Inner {
         let after = state.connection.as_ref();
         let is_full = after.is_some_and(|connection| connection.transport.is_full());
         if is_full || before != after.map(|connection| Arc::as_ptr(&connection.socket)) {
-            // It sleeps at another socket, or doesn't wait for room.
+            // The leader sleeps at the former socket, or without waiting for room.
             let leader = state.leader.and_then(|leader| state.waiters.get(&leader));
             leader.into_iter().for_each(|parker| parker.wake());
         }
@@ -224,15 +222,15 @@ impl Inner {
         }
     }
 
-    /// Nobody has the session any more, and its daemon hasn't heard of that, being gone: the next
-    /// one would keep all that it held for as long as this process lives. False: nothing is to
-    /// be done about it.
-    pub(super) fn say_goodbye_behind(self: &Arc<Self>, goodbye: u64) -> bool {
+    /// Starts a thread that delivers the goodbye of a dropped session to the next daemon, which
+    /// otherwise would keep the session's holds for as long as this process lives. Returns false if
+    /// the session doesn't outlive its daemon, or the thread can't be started.
+    pub(super) fn say_goodbye_in_background(self: &Arc<Self>, goodbye: u64) -> bool {
         let inner = self.clone();
         let say = move || {
             let state = inner.lock();
             let _ = inner.wait(state, goodbye, None, &mut NoSignals, |state, _| {
-                state.is_heard_out(goodbye).then_some(())
+                state.is_delivered(goodbye).then_some(())
             });
             inner.finish();
         };
@@ -241,7 +239,7 @@ impl Inner {
         outlives && thread.spawn(say).is_ok()
     }
 
-    /// It is over, for whoever still waits.
+    /// Ends the session and all waits.
     pub(super) fn finish(&self) {
         let mut state = self.lock();
         state.protocol.handle_abort(SessionLost::closed());
@@ -253,7 +251,7 @@ impl State {
     fn exchange(&mut self) -> Result<(), LinkError> {
         let readable = mem::take(&mut self.readable);
         let Some(Connection { transport, socket }) = &mut self.connection else { return Ok(()) };
-        // Less than there was room for is all that there was: another read would find nothing.
+        // A short read emptied the socket: another read would find nothing.
         let mut is_empty = false;
         let read = |buf: &mut ReadBuf<'_>| {
             if is_empty {
@@ -275,13 +273,13 @@ impl State {
         }
     }
 
-    /// The daemon has a goodbye.
-    pub(super) fn is_heard_out(&mut self, goodbye: u64) -> bool {
+    /// Whether the goodbye is delivered.
+    pub(super) fn is_delivered(&mut self, goodbye: u64) -> bool {
         let is_unsent = self.is_unsent();
-        self.protocol.is_heard_out(goodbye, is_unsent)
+        self.protocol.is_delivered(goodbye, is_unsent)
     }
 
-    /// Something queued has not reached the socket.
+    /// Whether a queued request hasn't reached the socket.
     pub(super) fn is_unsent(&self) -> bool {
         let unsent = |connection: &Connection| connection.transport.is_unsent();
         self.protocol.is_unsent() || self.connection.as_ref().is_some_and(unsent)

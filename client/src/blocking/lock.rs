@@ -25,13 +25,14 @@ pub struct Semaphore(pub(super) crate::Semaphore);
 #[derive(Clone, Debug)]
 pub struct BoundedSemaphore(pub(super) crate::BoundedSemaphore);
 
-/// A lock that this thread holds: what it tells is in [`Hold`]. Dropping it releases. It stays
-/// in its thread, which is the owner; [`Lock::acquire_owned`] gives one that may travel.
+/// The guard of a lock that this thread holds; see [`Hold`] for its methods. Dropping it releases
+/// the lock. It isn't `Send`, since the thread is the owner; the guard of [`Lock::acquire_owned`]
+/// is.
 #[derive(Debug)]
 #[must_use = "dropping it releases the lock"]
 pub struct LockGuard(pub(super) crate::LockGuard, PhantomData<*const ()>);
 
-/// A lock that its guard holds, in whatever thread. Dropping it releases.
+/// A lock's guard that is itself the owner, and `Send`. Dropping it releases the lock.
 #[derive(Debug)]
 #[must_use = "dropping it releases the lock"]
 pub struct OwnedLockGuard(pub(super) crate::LockGuard);
@@ -135,7 +136,7 @@ forward! { BoundedSemaphore:
 
 forward! { Semaphore:
     fn release(&self) -> Result<(), ReleaseError> {
-        wait(self.sem_lock().release_unasked(thread()))
+        wait(self.sem_lock().release_quietly(thread()))
     }
     fn add_permits(&self, n: u32) -> Result<(), ReleaseError> {
         (0..n).try_for_each(|_| self.release())

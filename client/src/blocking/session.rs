@@ -1,5 +1,5 @@
-//! A session of threads, as its calls see it: what is asked of it, and what becomes of it. Who
-//! reads, and when, is in [`leader`](super::leader).
+//! A session of threads: requests, flush, close and loss. [`leader`](super::leader) decides which
+//! thread reads.
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +22,22 @@ use crate::{
     },
 };
 
-/// For how long what couldn't be sent at once is waited for: by a dropped guard that found too
-/// much before it, and at the session's end.
+/// How long a dropped guard waits for room in the queue, and a dropped session until its unsent
+/// requests are in the socket.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// How long to wait for the answer to a goodbye.
+/// How long to wait for the reply to a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// The session, as long as anybody has it.
+/// A handle of the session; dropping it closes the session.
 pub(crate) struct Session {
     facts: Arc<Facts>,
-    /// A forked child leaves it as it is: its mutex may be locked.
+    /// Never dropped in a forked child, where its mutex may be locked.
     inner: ManuallyDrop<Arc<Inner>>,
 }
 
 impl Session {
-    /// Opens a session, unless `end` comes before.
+    /// Opens a session by `end`.
     pub(super) fn open(
         opening: Opening<'_>,
         end: Instant,
@@ -61,7 +61,7 @@ impl Session {
         let session = Self { facts, inner: ManuallyDrop::new(inner) };
         let state = session.inner.lock();
         let opened = session.inner.wait(state, ticket, Some(end), on_signal, |state, now| {
-            // The daemon's answer first: after a refusal it ends the stream.
+            // A refusal first: the daemon ends the stream after it, which is an error, too.
             if let Some(error) = state.protocol.refused() {
                 return Some(Err(OpenError::Refused(Box::new(error.clone()))));
             }
@@ -81,7 +81,7 @@ impl Session {
         &self.facts
     }
 
-    /// Sends a request and waits for its answer. `sent` is called when the protocol has it.
+    /// Sends a request and waits for its reply. `sent` is called when the request is queued.
     pub(crate) fn call(
         &self,
         request: Request,
@@ -110,7 +110,7 @@ impl Session {
         reply
     }
 
-    /// The state, when there is room for a request.
+    /// Waits until there is room for a request, and returns the locked state.
     fn room(
         &self,
         deadline: Option<Instant>,
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// As [`post`](Self::post), but waits first while too much is queued.
+    /// As [`post`](Self::post), but waits until there is room in the queue.
     pub(crate) fn post_when_there_is_room(
         &self,
         request: Request,
@@ -152,7 +152,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a request that has no reply; before it returns, if the socket has room.
+    /// Sends a request that has no reply: before returning, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         let mut state = self.inner.lock();
         state.protocol.handle_post(request);
@@ -166,7 +166,7 @@ impl Session {
         }
     }
 
-    /// Reads what came, without waiting, and looks.
+    /// Reads what has arrived, without waiting, and calls `look`.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Protocol) -> T) -> T {
         let mut state = self.inner.lock();
         state.readable = true;
@@ -174,8 +174,8 @@ impl Session {
         look(&mut state.protocol)
     }
 
-    /// Waits until all that was queued is in the socket, or the session is lost; tells whether it
-    /// came to that by `end`.
+    /// Waits until everything queued is in the socket, or the session is lost; returns false if
+    /// `end` passed first.
     pub(crate) fn flush(&self, end: Instant, on_signal: OnSignal<'_>) -> Result<bool, CallError> {
         if !self.facts.is_ours() {
             return Ok(true);
@@ -201,7 +201,7 @@ impl Session {
         lost.map_err(|Interrupted| SessionError::Interrupted)
     }
 
-    /// Says goodbye, and waits a while for the daemon to have heard it.
+    /// Sends a goodbye, and waits up to 5 s for its reply.
     pub(super) fn close(&self, on_signal: OnSignal<'_>) {
         if !self.facts.is_usable() {
             return;
@@ -215,7 +215,7 @@ impl Session {
         self.inner.finish();
     }
 
-    /// The socket of the moment, to be watched for its end.
+    /// The current socket, to watch for its end.
     pub(super) fn socket(&self) -> Option<Arc<Socket>> {
         let state = self.inner.lock();
         state.connection.as_ref().map(|connection| connection.socket.clone())
@@ -231,17 +231,17 @@ impl Drop for Session {
         if state.protocol.opened().is_some() && state.protocol.lost().is_none() {
             let id = state.protocol.handle_close();
             let end = Instant::now() + FLUSH;
-            let is_heard = self.inner.wait(state, id, Some(end), &mut NoSignals, |state, now| {
-                state.is_heard_out(id).then_some(true).or((now >= end).then_some(false))
+            let delivered = self.inner.wait(state, id, Some(end), &mut NoSignals, |state, now| {
+                state.is_delivered(id).then_some(true).or((now >= end).then_some(false))
             });
-            if matches!(is_heard, Ok(true)) || !self.inner.say_goodbye_behind(id) {
+            if matches!(delivered, Ok(true)) || !self.inner.say_goodbye_in_background(id) {
                 self.inner.finish();
             }
         } else {
             drop(state);
             self.inner.finish();
         }
-        // SAFETY: it is used no more.
+        // SAFETY: `inner` isn't used after this.
         unsafe { ManuallyDrop::drop(&mut self.inner) };
     }
 }

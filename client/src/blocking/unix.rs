@@ -1,5 +1,5 @@
-//! What a thread waits with on Unix: its parker, which is a wake pipe to poll(2), and the
-//! session's socket, which the one that reads polls beside it.
+//! How a thread waits on Unix: its parker polls a wake pipe with poll(2), and the leader's polls
+//! the session's socket beside it.
 
 use std::{
     cell::RefCell,
@@ -22,7 +22,7 @@ use tokio::io::ReadBuf;
 
 use crate::fork::{self, Owned};
 
-/// How often a thread looks after itself for which no descriptor is left.
+/// How often a thread wakes by itself that has no wake pipe, for lack of descriptors.
 const WITHOUT_PIPE: Duration = Duration::from_millis(20);
 
 /// A session's socket.
@@ -41,7 +41,7 @@ impl Socket {
         or_pending(self.0.try_write(&[IoSlice::new(bytes)]))
     }
 
-    /// Another descriptor of it, whose end can be waited for.
+    /// A duplicate descriptor, for [`wait_for_end`].
     pub(super) fn duplicate(&self) -> Option<OwnedFd> {
         self.0.as_fd().try_clone_to_owned().ok()
     }
@@ -54,13 +54,13 @@ fn or_pending<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     }
 }
 
-/// Waits until the socket's other end has closed, or for so long.
+/// Waits until the socket's other end has closed, for at most `limit`.
 pub(super) fn wait_for_end(socket: &OwnedFd, limit: Duration) {
-    // No flag: the end is told unasked, and replies to other threads wake nobody here.
+    // No flags: poll(2) always reports POLLHUP, and replies don't wake this thread.
     let _ = poll(&mut [PollFd::new(socket, PollFlags::empty())], timespec(limit).as_ref());
 }
 
-/// Sleeps, but not through a signal. True: one came.
+/// Sleeps until `limit` or a signal; true if a signal came.
 pub(super) fn pause(limit: Duration) -> bool {
     matches!(poll(&mut [], timespec(limit).as_ref()), Err(Errno::INTR))
 }
@@ -73,10 +73,9 @@ const AWAKE: u8 = 0;
 const ASLEEP: u8 = 1;
 const WOKEN: u8 = 2;
 
-/// How one thread sleeps and is woken. It may be woken at any time, needlessly too: it looks
-/// what there is to do before it sleeps.
+/// How one thread sleeps and is woken. Wake-ups may be spurious.
 pub(super) struct Parker {
-    /// Of the process: a forked child must not share its parent's pipe.
+    /// The process's: a forked child must not share its parent's pipe.
     generation: u32,
     state: AtomicU8,
     pipe: OnceLock<Option<WakePipe>>,
@@ -85,14 +84,14 @@ pub(super) struct Parker {
 /// What ended a sleep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slept {
-    /// The socket has something, or has ended.
+    /// The socket is readable, or has ended.
     pub(super) readable: bool,
-    /// A signal's handler has run.
+    /// A signal handler has run.
     pub(super) interrupted: bool,
 }
 
 thread_local! {
-    /// Kept for its descriptor's sake: nothing is handed over by it.
+    /// Kept per thread to reuse the descriptor.
     static PARKER: RefCell<Option<Arc<Parker>>> = const { RefCell::new(None) };
 }
 
@@ -108,7 +107,7 @@ impl Parker {
         Self { generation: fork::generation(), state: AtomicU8::new(AWAKE), pipe: OnceLock::new() }
     }
 
-    /// From here on, whoever wakes it ends its next sleep.
+    /// Forgets earlier wake-ups: a wake-up after this ends the next sleep.
     pub(super) fn reset(&self) {
         self.state.store(AWAKE, Release);
     }
@@ -121,8 +120,8 @@ impl Parker {
         }
     }
 
-    /// Sleeps until it is woken, a signal comes, or `end`; with a socket, also until that has
-    /// something, or if it is `full`, until it has room.
+    /// Sleeps until woken, a signal, or `end`; with a socket, also until it is readable, or if the
+    /// flag says that it is full, writable.
     pub(super) fn park(&self, socket: Option<(&Socket, bool)>, end: Option<Instant>) -> Slept {
         let pipe = self.pipe.get_or_init(|| WakePipe::new().ok()).as_ref();
         let mut limit = end.map(|end| end.saturating_duration_since(Instant::now()));
@@ -138,7 +137,7 @@ impl Parker {
             PollFd::new(&*socket.0, wanted)
         });
         let pipe_fd = pipe.map(|pipe| PollFd::new(pipe.end(), PollFlags::IN));
-        // The socket first: it is what mostly ends the sleep.
+        // The socket first: it usually ends the sleep.
         let polled = match (socket, pipe_fd) {
             (Some(socket), Some(pipe)) => poll_both(&mut [socket, pipe], true, limit.as_ref()),
             (Some(socket), None) => poll_both(&mut [socket], true, limit.as_ref()),
@@ -146,15 +145,16 @@ impl Parker {
             (None, None) => poll_both(&mut [], false, limit.as_ref()),
         };
         self.state.store(AWAKE, Release);
-        let (slept, rung) = polled;
-        if rung {
+        let (slept, woken) = polled;
+        if woken {
             pipe.into_iter().for_each(WakePipe::drain);
         }
         slept
     }
 }
 
-/// What became of the socket, if it is among them, and whether the pipe was rung.
+/// Polls the socket, if there is one, and the wake pipe. Returns the socket's state, and whether
+/// the pipe was written to.
 fn poll_both(fds: &mut [PollFd<'_>], has_socket: bool, limit: Option<&Timespec>) -> (Slept, bool) {
     let interrupted = matches!(poll(fds, limit), Err(Errno::INTR));
     if interrupted {
@@ -163,8 +163,8 @@ fn poll_both(fds: &mut [PollFd<'_>], has_socket: bool, limit: Option<&Timespec>)
     let (socket, pipe) = fds.split_at(usize::from(has_socket));
     let room = PollFlags::OUT;
     let readable = socket.iter().any(|socket| !(socket.revents() & !room).is_empty());
-    let rung = pipe.iter().any(|pipe| !pipe.revents().is_empty());
-    (Slept { readable, interrupted: false }, rung)
+    let woken = pipe.iter().any(|pipe| !pipe.revents().is_empty());
+    (Slept { readable, interrupted: false }, woken)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -172,7 +172,7 @@ use event::WakePipe;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use pair::WakePipe;
 
-/// One descriptor, where there are such.
+/// An eventfd(2): one descriptor instead of a pipe's two.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod event {
     use std::{io, os::fd::OwnedFd};
@@ -230,7 +230,7 @@ mod pair {
         }
 
         pub(super) fn wake(&self) {
-            // If it is full, it wakes already.
+            // If the pipe is full, the thread will wake anyway.
             let _ = (&*self.far).write(&[1]);
         }
 
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_ends_the_sleep_of_one_that_reads_and_of_one_that_does_not() {
+    fn a_signal_ends_the_sleep_of_a_leader_and_of_another_thread() {
         // SAFETY: the handler does nothing.
         unsafe { libc::signal(libc::SIGUSR2, handle as *const () as libc::sighandler_t) };
         for reads in [true, false] {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_woken_whether_that_comes_before_its_sleep_or_meanwhile() {
+    fn a_wake_up_before_or_during_the_sleep_ends_it() {
         let parker = Parker::of_this_thread();
         let (asleep, sleeps) = mpsc::channel::<Arc<Parker>>();
         let other = thread::spawn(move || sleeps.iter().for_each(|parker| parker.wake()));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_reads_is_woken_by_what_comes_and_by_room() {
+    fn a_leader_is_woken_by_data_and_by_room() {
         let (socket, mut theirs) = connected();
         let parker = Parker::new();
         let soon = || Some(Instant::now() + Duration::from_millis(1));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn one_without_a_pipe_sleeps_and_wakes_by_itself() {
+    fn a_thread_without_a_pipe_sleeps_and_wakes_by_itself() {
         let parker = Parker::new();
         assert!(parker.pipe.set(None).is_ok());
         assert_eq!(parker.park(None, None), Slept::default());

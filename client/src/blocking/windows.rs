@@ -1,5 +1,5 @@
-//! What a thread waits with on Windows, where a named pipe can't be polled: the session's socket
-//! with a runtime of its own, which the thread that reads runs while it waits.
+//! How a thread waits on Windows, where a named pipe can't be polled: the session's socket has a
+//! runtime of its own, which the leader runs while it waits.
 
 use std::{
     cell::RefCell,
@@ -24,10 +24,10 @@ use tokio::{
     time::{sleep, sleep_until, timeout_at},
 };
 
-/// How long a connection may take that has no other bound.
+/// How long connecting may take if there is no other limit.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How often one looks for room in a socket that is full.
+/// How often the leader checks for room in a full socket.
 const FULL: Duration = Duration::from_millis(1);
 
 /// A session's socket.
@@ -38,9 +38,9 @@ pub(super) struct Socket {
 
 struct Pipe {
     stream: socket::Socket,
-    /// Read while waiting.
+    /// Bytes that were read while waiting.
     read: Vec<u8>,
-    /// And what ended it.
+    /// The end of the stream, or its error.
     end: Option<io::Result<()>>,
 }
 
@@ -56,7 +56,7 @@ impl Socket {
 
     pub(super) fn read(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.runtime.block_on(async {
-            // The runtime looks what was completed.
+            // Lets the runtime collect completed I/O.
             yield_now().await;
             std::future::poll_fn(|cx| {
                 let mut pipe = self.lock();
@@ -77,12 +77,12 @@ impl Socket {
         })
     }
 
-    /// There are none here.
+    /// Named pipes can't be duplicated for [`wait_for_end`].
     pub(super) fn duplicate(&self) -> Option<Infallible> {
         None
     }
 
-    /// Waits until something was read; if it is `full`, for a moment.
+    /// Waits until something was read; if the socket is `full`, only for [`FULL`].
     async fn readable(&self, full: bool) -> bool {
         let read = std::future::poll_fn(|cx| self.lock().fill(cx));
         if !full {
@@ -101,7 +101,7 @@ impl Socket {
 }
 
 impl Pipe {
-    /// Ready when there is something to take.
+    /// Ready when [`take`](Self::take) has bytes or the end.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.read.is_empty() || self.end.is_some() {
             return Poll::Ready(());
@@ -129,12 +129,12 @@ impl Pipe {
     }
 }
 
-/// There is nothing to wait for the end of.
+/// Never called: [`Socket::duplicate`] returns None.
 pub(super) fn wait_for_end(socket: &Infallible, _: Duration) {
     match *socket {}
 }
 
-/// Sleeps. There are no signals here.
+/// Sleeps. Windows has no signals.
 pub(super) fn pause(limit: Duration) -> bool {
     thread::sleep(limit);
     false
@@ -144,8 +144,7 @@ const AWAKE: u8 = 0;
 const ASLEEP: u8 = 1;
 const WOKEN: u8 = 2;
 
-/// How one thread sleeps and is woken. It may be woken at any time, needlessly too: it looks
-/// what there is to do before it sleeps.
+/// How one thread sleeps and is woken. Wake-ups may be spurious.
 pub(super) struct Parker {
     state: AtomicU8,
     thread: Thread,
@@ -155,9 +154,9 @@ pub(super) struct Parker {
 /// What ended a sleep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slept {
-    /// The socket has something, or has ended.
+    /// The socket is readable, or has ended.
     pub(super) readable: bool,
-    /// A signal's handler has run: never, here.
+    /// A signal handler has run: never on Windows.
     pub(super) interrupted: bool,
 }
 
@@ -176,7 +175,7 @@ impl Parker {
         })
     }
 
-    /// From here on, whoever wakes it ends its next sleep.
+    /// Forgets earlier wake-ups: a wake-up after this ends the next sleep.
     pub(super) fn reset(&self) {
         self.state.store(AWAKE, Release);
     }
@@ -188,8 +187,8 @@ impl Parker {
         }
     }
 
-    /// Sleeps until it is woken, or `end`; with a socket, also until that has something, or if it
-    /// is `full`, for a moment.
+    /// Sleeps until woken, or `end`; with a socket, also until it is readable, or for [`FULL`] if
+    /// the flag says that it is full.
     pub(super) fn park(&self, socket: Option<(&Socket, bool)>, end: Option<Instant>) -> Slept {
         if self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Acquire).is_err() {
             return Slept::default();

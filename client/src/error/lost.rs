@@ -4,9 +4,9 @@ use syncd_proto::v1;
 
 use crate::{Cause, session::LinkError};
 
-/// A session is over, with everything that it held. The next call opens a new one.
+/// A session is lost, and with it everything that it held. The next call opens a new one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session is lost, and what it held is no longer held: {text}{}", not_arrived(*undelivered))]
+#[error("the session and everything that it held are lost: {text}{}", not_arrived(*undelivered))]
 pub struct SessionLost {
     pub(crate) cause: Cause,
     pub(crate) text: String,
@@ -22,18 +22,18 @@ fn not_arrived(releases: u32) -> String {
 }
 
 impl SessionLost {
-    /// Why.
+    /// Why the session was lost.
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// How many releases of permits that are nobody's may not have arrived. (What was owned ended
-    /// with the session.)
+    /// How many releases of unowned permits may not have reached the daemon. (Holds ended with the
+    /// session.)
     pub fn undelivered_releases(&self) -> u32 {
         self.undelivered
     }
 
-    /// Whether it went with the daemon or the connection, and not by somebody's will.
+    /// Whether the daemon or the connection failed, rather than somebody ending the session.
     pub(crate) fn is_accident(&self) -> bool {
         self.cause == Cause::Disconnected
     }
@@ -46,7 +46,7 @@ impl SessionLost {
         Self::new(Cause::Disconnected, format!("the connection broke, and {text}"))
     }
 
-    /// The daemon doesn't resume it.
+    /// The daemon refused to open or resume the session.
     pub(crate) fn refused(text: String) -> Self {
         Self::new(Cause::Disconnected, text)
     }
@@ -65,16 +65,16 @@ impl SessionLost {
         Self::new(cause, text)
     }
 
-    /// An answer that no daemon of this protocol gives.
+    /// A reply that doesn't fit its request.
     pub(crate) fn nonsense() -> Self {
-        Self::new(Cause::Misbehaved, "the daemon gave an answer that isn't one")
+        Self::new(Cause::Misbehaved, "the daemon sent a reply that doesn't fit the request")
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new(Cause::Left, "it was closed")
+        Self::new(Cause::Left, "the client closed it")
     }
 
     pub(crate) fn forked() -> Self {
-        Self::new(Cause::Left, "it is the parent process's")
+        Self::new(Cause::Left, "it belongs to the parent process")
     }
 }

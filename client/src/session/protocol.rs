@@ -1,30 +1,31 @@
-//! One session's half of the wire protocol as a state machine: which requests are in flight,
-//! acknowledged, withdrawn or to be undone, what a resume sends again, and what a lost session
-//! means to each waiter. No sockets, threads, wakers, futures or clock: `handle_*` puts things
-//! in, `poll_*` takes things out, and the time comes in with the calls that need it.
+//! The client's half of a session as a state machine: which requests are in flight, acknowledged,
+//! withdrawn or to be undone, what a resume sends again, and what a lost session means to each
+//! waiter. No sockets, threads, wakers, futures or clock: `handle_*` takes inputs, `poll_*` returns
+//! outputs, and the calls that need the time take it as an argument.
 //!
 //! # Order of calls
 //!
 //! A shell owns a [`Protocol`] and a connection. After any `handle_*` call it
 //!
-//! 1. makes a connection when [`poll_connect`](Protocol::poll_connect) says so, and reports it by
+//! 1. connects if [`poll_connect`](Protocol::poll_connect) returns true, and reports the result to
 //!    [`handle_connected`](Protocol::handle_connected) or
 //!    [`handle_disconnected`](Protocol::handle_disconnected);
-//! 2. transmits what [`poll_transmit`](Protocol::poll_transmit) gives, in that order, for as long
-//!    as the connection takes it;
-//! 3. wakes whom [`poll_event`](Protocol::poll_event) names;
+//! 2. transmits the messages of [`poll_transmit`](Protocol::poll_transmit), in order, while the
+//!    connection has room;
+//! 3. wakes the waiters that [`poll_event`](Protocol::poll_event) names;
 //! 4. calls [`handle_timeout`](Protocol::handle_timeout) at the time of
 //!    [`poll_timeout`](Protocol::poll_timeout).
 //!
-//! Everything that arrives goes to [`handle_message`](Protocol::handle_message), in order.
+//! Each arriving message goes to [`handle_message`](Protocol::handle_message), in order.
 //!
 //! # Exactly once
 //!
 //! The daemon numbers its messages and keeps each until it is acknowledged; the client numbers
 //! its requests and keeps each until it is known to have arrived. A new connection begins with
-//! both numbers, and each side sends what the other lacks. A grant that its caller no longer
-//! wants is undone by a `Cancel` as long as the daemon keeps the grant, so it isn't acknowledged
-//! before that `Cancel` is known to have arrived. One that was acknowledged is released by name.
+//! both numbers, and each side sends what the other lacks. If a caller withdraws after its grant
+//! was sent, a `Cancel` undoes the grant, provided that the daemon still keeps it: the client
+//! doesn't acknowledge the grant before the `Cancel` is known to have arrived. A grant that was
+//! acknowledged already is released by its token.
 
 mod reconnect;
 mod requests;
@@ -46,46 +47,45 @@ use self::{
 };
 use crate::error::SessionLost;
 
-/// Requests queued and not yet transmitted above which new ones are to wait.
+/// The number of untransmitted requests above which new ones have to wait.
 pub const CROWD: usize = 1024;
 
-/// See the [module](self).
+/// The client's half of a session; see the [module](self).
 pub struct Protocol {
     open: Open,
     opened: Option<Opened>,
-    /// How long a daemon may be away that its sessions outlive.
+    /// How long the session waits for a new daemon.
     patience: Duration,
-    /// The last time that was told.
+    /// The latest time that a caller passed.
     clock: Instant,
-    /// The daemon has said that it leaves.
+    /// The daemon has announced its exit.
     is_leaving: bool,
-    /// The daemon may still have it, or the next one, and only this process can end it.
+    /// The client gave the session up, but a daemon may still keep it.
     is_given_up: bool,
-    /// How many connections were made to resume it.
+    /// How many connections were made to resume the session.
     attempt: u64,
     refused: Option<Box<v1::Error>>,
     link: Link,
-    /// What a new connection begins with; and whether it is still to be transmitted.
+    /// The first message of a connection, and whether it has yet to be transmitted.
     greeting: ClientMessage,
     greet: bool,
     last_id: u64,
     last_seq: u64,
-    /// What the last queued request acknowledges.
+    /// The sequence number that the last queued request acknowledges.
     acked: u64,
-    /// Not known to have arrived, oldest first. The first `transmitted` of them are on their way
-    /// by the connection of the moment.
+    /// Requests not known to have arrived, oldest first. The first `transmitted` were transmitted
+    /// on the current connection.
     sent: VecDeque<ClientMessage>,
     transmitted: usize,
     waiting: HashMap<u64, Waiting, BuildHasherDefault<ById>>,
     done: HashMap<u64, Done, BuildHasherDefault<ById>>,
     withdrawn: HashMap<u64, Withdrawn, BuildHasherDefault<ById>>,
-    /// Replies that must not be acknowledged before the request (by id) has arrived that undoes
-    /// them.
+    /// Replies that must not be acknowledged before the request that undoes them has arrived.
     pinned: Vec<Pin>,
     deadlines: BTreeSet<(Instant, u64)>,
-    /// Requests with a time-out of their own that are not known to have arrived.
+    /// Requests with a time-out that are not known to have arrived.
     timed: VecDeque<Timed>,
-    /// Tokens of holds that were taken away.
+    /// Fencing tokens of holds that were released by force.
     taken: HashSet<u64>,
     goodbye: Option<u64>,
     somebody_waits_for_room: bool,
@@ -97,50 +97,51 @@ pub struct Protocol {
 pub enum Failure {
     /// The session is lost.
     Lost(SessionLost),
-    /// Its deadline is over, and the daemon hasn't answered. It is withdrawn.
+    /// The deadline passed without a reply. The request is withdrawn.
     Overdue,
 }
 
-/// Somebody to be told.
+/// What happened, for the shell to wake the waiters concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// There is something for [`Protocol::poll_reply`] of this request.
+    /// [`Protocol::poll_reply`] has this request's reply.
     Reply(u64),
     /// There is room for new requests again.
     Room,
     /// The session was opened or resumed.
     Up,
-    /// The session is lost: nobody need wait for anything.
+    /// The session is lost: all waits end.
     Lost,
 }
 
 /// How a connection ended, or an attempt at one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Another attempt may succeed. In a few words, why this one didn't.
+    /// The attempt failed for the given reason; another may succeed.
     Broken(String),
-    /// The same, and no daemon is there.
+    /// As `Broken`, because no daemon listens.
     Absent(String),
-    /// None will.
+    /// No further attempt can succeed.
     Final(SessionLost),
 }
 
+/// The reply `seq` isn't acknowledged before the request `until` has arrived.
 struct Pin {
     until: u64,
     seq: u64,
 }
 
 enum Link {
-    /// There is none: one is to be made at a time, unless the session is to be given up by then.
+    /// There is no connection; the next attempt is due at `Retry::at`.
     Down(Retry),
-    /// One is being made, or waits for the answer to its greeting.
+    /// A connection is being made, or waits for the reply to its greeting.
     Connecting(Retry),
     Up,
     Lost(SessionLost),
 }
 
 impl Protocol {
-    /// A session to be opened. `open` says in which namespace, and by what label.
+    /// A session to be opened. `open` has its namespace and label.
     pub fn new(now: Instant, open: Open) -> Self {
         Self {
             open,
@@ -172,7 +173,7 @@ impl Protocol {
         }
     }
 
-    /// Something arrived by the connection of the moment.
+    /// Handles a message that arrived on the current connection.
     pub fn handle_message(&mut self, message: ServerMessage) {
         match &self.link {
             Link::Connecting(_) => self.handle_greeting(message.message),
@@ -181,7 +182,7 @@ impl Protocol {
         }
     }
 
-    /// The next message to transmit, as by the connection of the moment.
+    /// The next message to transmit on the current connection.
     pub fn poll_transmit(&mut self) -> Option<&ClientMessage> {
         if std::mem::take(&mut self.greet) {
             return Some(&self.greeting);
@@ -197,22 +198,22 @@ impl Protocol {
         self.sent.get(self.transmitted - 1)
     }
 
-    /// Whether [`poll_transmit`](Self::poll_transmit) has something.
+    /// Whether [`poll_transmit`](Self::poll_transmit) has a message.
     pub fn has_transmit(&self) -> bool {
         self.greet || (matches!(self.link, Link::Up) && self.transmitted < self.sent.len())
     }
 
-    /// The next to be told of something.
+    /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// What the session was opened as; none before it was.
+    /// The daemon's reply to `Open`; None until the session is open.
     pub fn opened(&self) -> Option<&Opened> {
         self.opened.as_ref()
     }
 
-    /// What `Open` was refused with.
+    /// The error with which the daemon refused `Open`.
     pub fn refused(&self) -> Option<&v1::Error> {
         self.refused.as_deref()
     }
@@ -225,40 +226,40 @@ impl Protocol {
         }
     }
 
-    /// Whether there is a connection whose greeting was answered.
+    /// Whether the session is open or resumed on the current connection.
     pub fn is_up(&self) -> bool {
         matches!(self.link, Link::Up)
     }
 
-    /// Whether something queued waits to be transmitted, by this connection or the next.
+    /// Whether a queued message waits to be transmitted, on this connection or the next.
     pub fn is_unsent(&self) -> bool {
         self.lost().is_none() && (self.greet || self.transmitted < self.sent.len())
     }
 
-    /// Whether there are so many requests to transmit that new ones are to wait.
+    /// Whether so many requests are untransmitted that new ones have to wait.
     pub fn is_crowded(&self) -> bool {
         self.sent.len() - self.transmitted > CROWD && self.lost().is_none()
     }
 
-    /// Whether a new request may be made. If not, [`Event::Room`] tells when.
+    /// Whether a new request may be made. If not, [`Event::Room`] follows.
     pub fn poll_room(&mut self) -> bool {
         let crowded = self.is_crowded();
         self.somebody_waits_for_room |= crowded;
         !crowded
     }
 
-    /// Whether the hold of this token was taken away.
+    /// Whether the hold of this token was released by force.
     pub fn is_taken(&self, token: u64) -> bool {
         !self.taken.is_empty() && self.taken.contains(&token)
     }
 
-    /// Ends the session here, whatever the daemon may think of it.
+    /// Ends the client's half of the session, without telling the daemon.
     pub fn handle_abort(&mut self, why: SessionLost) {
         self.lose(why);
     }
 
-    /// What a session opened in this one's place names, if this one was given up and a daemon may
-    /// still have it: as its process lives, nobody else would end it.
+    /// The resume key that the next session has to name as replaced, if this one was given up and a
+    /// daemon may still keep it: the daemon would keep it for as long as this process lives.
     pub fn poll_replaced(&self) -> Option<&[u8]> {
         let opened = self.opened.as_ref().filter(|_| self.is_given_up)?;
         Some(&opened.resume_key)
@@ -286,7 +287,7 @@ impl Protocol {
 }
 
 impl std::fmt::Debug for Protocol {
-    /// Without the resume key, which is a secret.
+    /// Omits the resume key, which is a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Protocol")
             .field("session", &self.opened.as_ref().map(|opened| opened.session))

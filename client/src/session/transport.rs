@@ -1,6 +1,5 @@
-//! HTTP/2 between a session's protocol and the bytes of its connection: one gRPC stream, driven
-//! by calls. It has no socket: a shell writes what it puts out, and puts in what the shell reads.
-//! So both shells use the same, and neither has a say in it.
+//! HTTP/2 between a session's protocol and the bytes of its connection: one gRPC stream. It has no
+//! socket: the shell passes functions that read and write, so that both shells share it.
 
 mod grpc;
 
@@ -22,19 +21,19 @@ pub(crate) use self::grpc::LinkError;
 use self::grpc::{check_headers, encode, message_length, status};
 use super::protocol::Protocol;
 
-/// Room for replies on their way, so that window updates are rare.
+/// The flow-control window for replies, in bytes: large, so that window updates are rare.
 const WINDOW: u32 = 1 << 20;
 
-/// Encoded bytes above which no more messages are taken from the protocol.
+/// The number of encoded bytes above which no more messages are taken from the protocol.
 const AHEAD: usize = 1 << 15;
 
-/// Bytes for the socket above which HTTP/2 is held up.
+/// The number of bytes for the socket above which HTTP/2 has to wait.
 const OUTBOX: usize = 1 << 16;
 
-/// What is read at once.
+/// The size of a read, in bytes.
 const READ: usize = 1 << 14;
 
-/// How often it is read before what came is handed out.
+/// How many reads are made before the messages are handled.
 const READS: usize = 4;
 
 pub(crate) struct Transport {
@@ -42,17 +41,17 @@ pub(crate) struct Transport {
     send: SendStream<Bytes>,
     response: Option<client::ResponseFuture>,
     recv: Option<RecvStream>,
-    /// A message that has come in part.
+    /// A message of which only a part has arrived.
     partial: BytesMut,
-    /// Encoded, and not yet let go by flow control.
+    /// Encoded messages that wait for flow control.
     ahead: BytesMut,
     memory: Memory,
-    /// The socket takes nothing any more; but what it still gives may say why.
+    /// A write failed; what can still be read may say why.
     broken: Option<io::Error>,
 }
 
 impl Transport {
-    /// Over a connection that was just made.
+    /// Begins the stream on a new connection.
     pub(crate) fn new() -> Result<Self, LinkError> {
         let memory = Memory::default();
         let handshake = client::Builder::new()
@@ -60,9 +59,9 @@ impl Transport {
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .handshake(memory.clone());
-        // It only writes, and memory has room.
+        // The handshake only writes, and the memory has room.
         let Poll::Ready(shaken) = pin!(handshake).poll(&mut no_wake()) else {
-            return Err(LinkError::Protocol("a handshake that waits".to_owned()));
+            return Err(LinkError::Protocol("the HTTP/2 handshake didn't complete".to_owned()));
         };
         let (mut requests, connection) = shaken?;
         let mut request = http::Request::new(());
@@ -84,9 +83,9 @@ impl Transport {
         })
     }
 
-    /// Moves all that can be moved without waiting: what `read` gives, if the socket may have
-    /// something, into messages for the protocol; its messages into bytes, and those into the
-    /// socket by `write`. An error means that the connection is over.
+    /// Moves everything that can be moved without waiting: bytes from `read`, if the socket may be
+    /// `readable`, to the protocol as messages, and the protocol's messages as bytes to `write`. An
+    /// error means that the connection has ended.
     pub(crate) fn exchange(
         &mut self,
         protocol: &mut Protocol,
@@ -102,7 +101,7 @@ impl Transport {
             let is_more = reads == READS;
             self.pump(protocol, &mut write)?;
             match &self.broken {
-                // What the daemon said before it closed is still to be read.
+                // What the daemon sent before it closed has yet to be read.
                 Some(_) if !readable => readable = true,
                 Some(error) if !is_more => return Err(io::Error::from(error.kind()).into()),
                 None if !is_more => return Ok(()),
@@ -111,7 +110,7 @@ impl Transport {
         }
     }
 
-    /// Reads once. False: nothing is there, and whoever cares will be told when there is.
+    /// Reads once. False if there was nothing to read, or the other end has closed.
     fn read(
         &mut self,
         read: impl FnOnce(&mut ReadBuf<'_>) -> Poll<io::Result<()>>,
@@ -125,7 +124,7 @@ impl Transport {
             Poll::Ready(read) => read?,
         }
         let read = buf.filled().len();
-        // SAFETY: that many bytes were written into the spare capacity.
+        // SAFETY: `read` bytes were written to the spare capacity.
         unsafe { inbox.advance_mut(read) };
         buffers.ended |= read == 0;
         Ok(read > 0)
@@ -164,12 +163,13 @@ impl Transport {
         !self.memory.lock().outbox.is_empty()
     }
 
-    /// Whether anything handed over hasn't reached the socket.
+    /// Whether a message taken from the protocol hasn't reached the socket.
     pub(crate) fn is_unsent(&self) -> bool {
         !self.ahead.is_empty() || self.is_full()
     }
 
-    /// Between the protocol and memory. False: the outbox is full, and there may be more.
+    /// Moves messages between the protocol and memory. False if the outbox is full and there may be
+    /// more.
     fn fill(&mut self, protocol: &mut Protocol) -> Result<bool, LinkError> {
         loop {
             while self.ahead.len() < AHEAD
@@ -228,7 +228,7 @@ impl Transport {
         }
     }
 
-    /// Whole messages are decoded where they lie; what is left of one waits for the rest.
+    /// Decodes whole messages in place; an incomplete one is kept for the next call.
     fn decode(&mut self, data: Bytes, protocol: &mut Protocol) -> Result<(), LinkError> {
         let mut data = data;
         if !self.partial.is_empty() {
@@ -246,12 +246,12 @@ impl Transport {
     }
 }
 
-/// Nothing here is woken: it is called when there is something to do.
+/// A context without a waker: the shell calls the transport when there is something to do.
 fn no_wake() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// What HTTP/2 takes for its connection.
+/// The connection as the h2 crate sees it: two buffers.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Buffers>>);
 
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_takes_a_byte_at_a_time_gets_all_in_order() {
+    fn a_socket_that_takes_a_byte_at_a_time_gets_all_bytes_in_order() {
         let mut bytes = [Vec::new(), Vec::new()];
         for (at_once, bytes) in [1, usize::MAX].into_iter().zip(&mut bytes) {
             let mut protocol = Protocol::new(Instant::now(), Open::default());
@@ -326,7 +326,7 @@ mod tests {
             protocol.handle_connected();
             let mut transport = Transport::new().unwrap();
             let mut is_full = false;
-            // Every other time it is full.
+            // The socket is full every other time.
             while bytes.is_empty() || transport.is_unsent() {
                 let write = |written: &[u8]| {
                     is_full = !is_full && at_once == 1;
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_socket_broke_is_still_read() {
+    fn bytes_that_came_before_the_socket_broke_are_read() {
         let mut protocol = Protocol::new(Instant::now(), Open::default());
         let mut transport = Transport::new().unwrap();
         let mut reads = 0;

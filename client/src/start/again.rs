@@ -1,5 +1,4 @@
-//! A daemon that went while it had sessions, started again by whoever misses it first. Never here:
-//! how one is started, or who needs it.
+//! Starts a daemon again that went while it had sessions. Any client that misses it may.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +6,16 @@ use syncd_proto::Endpoint;
 
 use super::{Daemon, Start, Step};
 
-/// How long one that was started has to listen, before another attempt is made.
+/// How long a daemon may take to listen before another attempt is made.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The first pause after an attempt that failed, which doubles.
+/// The first pause after a failed attempt; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest one.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// See the [module](self).
+/// Starts a daemon again; see the [module](self).
 pub(crate) struct Again {
     endpoint: Endpoint,
     daemon: Option<Daemon>,
@@ -25,14 +24,14 @@ pub(crate) struct Again {
     pause: Duration,
 }
 
-/// What has come of it so far.
+/// The result so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Missed {
     /// A daemon listens.
     Up,
-    /// One is being started, here or by another process.
+    /// A daemon is being started, here or by another process; or the next attempt isn't due yet.
     Awaited,
-    /// None could be, and why; it is tried again after a while.
+    /// The attempt failed, for this reason; another follows after a pause.
     Failed(String),
 }
 
@@ -47,7 +46,7 @@ impl Again {
         }
     }
 
-    /// Nobody listens. Goes on as far as is possible without waiting.
+    /// No daemon listens: continues starting one, as far as possible without waiting.
     pub(crate) fn miss(&mut self, now: Instant) -> Missed {
         if self.not_before.is_some_and(|at| now < at) {
             return Missed::Awaited;
@@ -71,7 +70,7 @@ impl Again {
         }
     }
 
-    /// One is there.
+    /// A daemon listens: resets the attempts.
     pub(crate) fn found(&mut self) {
         (self.start, self.not_before, self.pause) = (None, None, PAUSE);
     }
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_started_however_often_and_by_how_many_it_is_missed() {
+    fn one_daemon_is_started_however_many_clients_miss_it() {
         let dir = tempfile::tempdir().unwrap();
         let count = dir.path().join("count");
         let script = format!("echo x >> {}; exec sleep 2", count.display());
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_dies_at_once_is_tried_again_after_a_while() {
+    fn a_daemon_that_dies_at_once_is_started_again_after_a_pause() {
         let dir = tempfile::tempdir().unwrap();
         let count = dir.path().join("count");
         let mut again = again(&dir, &format!("echo x >> {}; echo why >&2", count.display()));

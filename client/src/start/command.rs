@@ -1,5 +1,4 @@
-//! What is run to start a daemon: which program, with which arguments and environment, and in which
-//! place among systemd's units.
+//! The command that starts a daemon: program, arguments, environment, and its systemd scope.
 
 use std::{
     env,
@@ -11,10 +10,10 @@ use syncd_proto::Endpoint;
 
 use super::Daemon;
 
-/// How long a daemon that was started for a client stays with nothing to do.
+/// How long an auto-started daemon stays while it is idle.
 const IDLE_EXIT: &str = "300s";
 
-/// Tells the daemon that its standard output is read by who started it, and its log by nobody.
+/// Tells the daemon that its starter reads its standard output, and that nobody rotates its log.
 const AUTO_STARTED: (&str, &str) = ("SYNCD_AUTO_STARTED", "1");
 
 /// One way to start a daemon.
@@ -24,11 +23,11 @@ pub(super) struct Plan {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
-    /// By way of systemd, in a scope of its own.
+    /// Started by systemd-run, in a scope of its own.
     pub is_scoped: bool,
 }
 
-/// The ways to start one, the better first; the last one is the plain one.
+/// The ways to start a daemon, in order of preference; the last is the plain one.
 pub(super) fn plans(endpoint: &Endpoint, daemon: Option<&Daemon>, log: &Path) -> Vec<Plan> {
     let (program, mut args) = match daemon {
         Some(Daemon { program, args }) => (program.clone(), args.clone()),
@@ -61,7 +60,7 @@ fn default_program() -> OsString {
         .unwrap_or_else(|| "syncd".into())
 }
 
-/// The program's absolute path: the daemon's working directory is another.
+/// The program's absolute path, since the daemon's working directory is `/`.
 fn find(program: &OsStr) -> PathBuf {
     let path = Path::new(program);
     if path.components().count() > 1 {
@@ -87,12 +86,12 @@ fn is_program(file: &Path) -> bool {
     file.is_file()
 }
 
-/// Whether a variable of whoever happened to miss the daemon is for the daemon, which is the
-/// user's and outlives them: what it needs to run and its own settings; nobody's secrets, and
-/// not what systemd told another process (`NOTIFY_SOCKET`).
+/// Whether the daemon inherits this environment variable. The daemon serves all of the user's
+/// processes and outlives this one, so it gets only what it needs to run and its own settings: no
+/// secrets of this process, and none of what systemd passed to it (`NOTIFY_SOCKET`).
 #[cfg(not(windows))]
 fn is_for_daemon(name: &OsStr) -> bool {
-    /// What `syncctl run` tells its command, and what says where a client is to go.
+    /// What `syncctl run` sets for its command, and settings of clients.
     const CLIENTS: [&str; 6] = [
         "SYNCD_LOCK",
         "SYNCD_TOKEN",
@@ -121,7 +120,7 @@ fn is_for_daemon(name: &OsStr) -> bool {
     if CLIENTS.contains(&name) {
         return false;
     }
-    // Termux can't run a program without its own preloaded library.
+    // Termux programs need its preloaded library.
     let is_needed = cfg!(target_os = "android") && name == "LD_PRELOAD";
     is_needed || NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -131,23 +130,23 @@ fn is_for_daemon(name: &OsStr) -> bool {
     name != AUTO_STARTED.0
 }
 
-/// A place of its own among systemd's units: in its starter's it would end with that, be counted
-/// with it, and be killed with it when memory is short.
+/// A systemd scope of the daemon's own. In its starter's unit it would end with that, count against
+/// its limits, and be killed with it when memory is short.
 #[cfg(target_os = "linux")]
 mod scope {
     use std::{fs, path::Path};
 
     use super::Plan;
 
-    /// Whose manager is asked.
+    /// Which service manager to ask.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Manager {
         System,
         User,
     }
 
-    /// By way of `systemd-run`, if this process is in a unit that may end before its user does,
-    /// and a manager is there to be asked.
+    /// The plan that uses `systemd-run`, if this process is in a unit that may end while its user
+    /// still has processes, and a service manager is available.
     pub(super) fn scoped(plain: &Plan) -> Option<Plan> {
         let user = rustix::process::geteuid().as_raw();
         if !Path::new("/run/systemd/system").is_dir() {
@@ -171,7 +170,7 @@ mod scope {
         Some(Plan { program: program.to_owned(), args, environment, is_scoped: true })
     }
 
-    /// This process's place in systemd's tree, of the words of `/proc/self/cgroup`.
+    /// This process's path in systemd's tree, from `/proc/self/cgroup`.
     fn unit_path(cgroups: &str) -> Option<&str> {
         let named = |prefix: &str| cgroups.lines().find_map(|line| line.strip_prefix(prefix));
         let legacy =
@@ -179,8 +178,8 @@ mod scope {
         named("0::").filter(|path| *path != "/").or(legacy)
     }
 
-    /// A login's scope isn't left for the user's manager, which ends with the last login: what
-    /// is in the scope may stay.
+    /// The manager for a daemon started from `unit_path`. None in a login's session scope: the
+    /// user's manager ends with the last login, while processes in the scope may stay.
     fn manager(unit_path: &str, user: u32, has_user_manager: bool) -> Option<Manager> {
         let is_managed_by_user = unit_path.contains(&format!("/user@{user}.service/"));
         let is_service = unit_path.trim_end_matches('/').ends_with(".service");
@@ -197,7 +196,7 @@ mod scope {
         use super::*;
 
         #[test]
-        fn out_of_a_service_and_out_of_a_users_unit_but_not_out_of_a_login() {
+        fn a_service_and_a_users_unit_are_left_and_a_login_is_not() {
             let cases = [
                 ("0::/system.slice/job.service", 0, false, Some(Manager::System)),
                 ("0::/system.slice/job.service", 1000, true, Some(Manager::User)),
@@ -226,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_gets_its_own_settings_and_nobodys_secrets() {
+    fn the_daemon_gets_its_own_settings_and_no_secrets() {
         for name in ["PATH", "SYNCD_LOG", "SYNCD_GRACE", "LC_ALL", "PYTHONPATH"] {
             assert!(is_for_daemon(OsStr::new(name)), "{name}");
         }

@@ -1,8 +1,8 @@
-//! A process that has nothing of its starter's: no descriptor, no directory, no session, no parent,
-//! no signal's fate, no umask.
+//! Starts a process that inherits nothing of its starter: no descriptor, working directory,
+//! session, parent, signal disposition or umask.
 //!
-//! Not by `std::process::Command`, which must reap the child that it forks: where SIGCHLD is
-//! ignored the system does that, and `Command` panics.
+//! `std::process::Command` can't be used: it must reap its child, and where SIGCHLD is ignored the
+//! kernel does that, so that `Command` panics.
 
 use std::{
     ffi::CString,
@@ -20,13 +20,13 @@ use libc::{c_char, c_int};
 
 use super::command::Plan;
 
-/// A daemon that was started, by the pipe that is its standard output.
+/// A daemon that was started, and the pipe from its standard output.
 pub(super) struct Detached {
     stdout: File,
     is_busy: bool,
 }
 
-/// What it has said of itself.
+/// What the daemon has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,
@@ -35,7 +35,7 @@ pub(super) enum Said {
     Exited,
 }
 
-/// The line by which it says so.
+/// The line by which the daemon says that another has the place.
 const BUSY: &[u8] = b"busy\n";
 
 impl Detached {
@@ -53,7 +53,7 @@ impl Detached {
     }
 }
 
-/// All that the child needs, made before the fork: after it, memory can't be had.
+/// Everything that the child needs, made before the fork: after it, allocating isn't safe.
 struct Image {
     program: CString,
     args: Strings,
@@ -61,14 +61,13 @@ struct Image {
     stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// Where the child says why it isn't what it was to become.
+    /// The pipe to which the child writes errno if it fails before execve(2).
     failure: OwnedFd,
-    /// The highest descriptor that it may have inherited, where one must count.
+    /// The highest descriptor that the child may inherit, for systems without close_range(2).
     last_descriptor: RawFd,
 }
 
-/// Starts it, with `log` for its standard error, and returns when it runs: a signal's handler of
-/// this process meanwhile doesn't disturb that.
+/// Starts the daemon with `log` as its standard error, and returns when its program runs.
 pub(super) fn spawn(plan: &Plan, log: &File) -> io::Result<Detached> {
     let (said, stdout) = pipe()?;
     let (failed, failure) = pipe()?;
@@ -97,7 +96,7 @@ pub(super) fn spawn(plan: &Plan, log: &File) -> io::Result<Detached> {
     let between = fork(&image)?;
     drop(image);
     wait_for(between)?;
-    // Empty when the daemon's program has taken over, which closed the other end.
+    // Empty after a successful execve(2), which closed the other end.
     let mut why = Vec::new();
     File::from(failed).read_to_end(&mut why)?;
     match <[u8; 4]>::try_from(&*why) {
@@ -106,10 +105,10 @@ pub(super) fn spawn(plan: &Plan, log: &File) -> io::Result<Detached> {
     }
 }
 
-/// Forks a child that forks the daemon and exits, so that the daemon is nobody's child here.
+/// Forks a child that forks the daemon and exits, so that the daemon isn't this process's child.
 fn fork(image: &Image) -> io::Result<libc::pid_t> {
-    // SAFETY: initialized (filled) sets. With all signals blocked no handler of this process
-    // runs in the child.
+    // SAFETY: the signal sets are initialized. All signals are blocked, so that no handler of this
+    // process runs in the child.
     unsafe {
         let mut all: libc::sigset_t = mem::zeroed();
         let mut before: libc::sigset_t = mem::zeroed();
@@ -125,8 +124,10 @@ fn fork(image: &Image) -> io::Result<libc::pid_t> {
     }
 }
 
+/// The intermediate child: leaves the session and forks the daemon.
+///
 /// # Safety
-/// In a child of fork, which has only calls that are async-signal-safe.
+/// Only in a child of fork. Makes only async-signal-safe calls.
 unsafe fn be_between(image: &Image) -> ! {
     // SAFETY: plain system calls.
     unsafe {
@@ -142,9 +143,9 @@ unsafe fn be_between(image: &Image) -> ! {
 /// # Safety
 /// As `be_between`.
 unsafe fn be_daemon(image: &Image) -> ! {
-    /// Beyond all signals that a system has.
+    /// Above the highest signal number of any system.
     const SIGNALS: c_int = 128;
-    // SAFETY: plain system calls on initialized values; a signal that can't be set is refused.
+    // SAFETY: plain system calls on initialized values; an invalid signal number is refused.
     unsafe {
         let default: libc::sigaction = mem::zeroed();
         for signal in 1..SIGNALS {
@@ -193,12 +194,12 @@ unsafe fn close_at_exec(first: c_int, last: c_int) {
         }
     }
     for descriptor in first..=last {
-        // SAFETY: as above; that a number is no descriptor is no harm.
+        // SAFETY: as above; fcntl refuses a number that isn't a descriptor.
         unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
 }
 
-/// Another thread may open some more before the fork, hence the margin.
+/// The highest open descriptor, plus a margin for those that other threads open before the fork.
 fn last_descriptor() -> RawFd {
     const MARGIN: RawFd = 256;
     let numbers = fs::read_dir("/dev/fd").into_iter().flatten().flatten();
@@ -206,8 +207,8 @@ fn last_descriptor() -> RawFd {
     numbers.max().unwrap_or(1024) + MARGIN
 }
 
-/// The child that forked has exited, at once. Somebody else may have reaped it: a handler, or
-/// the system where SIGCHLD is ignored.
+/// Reaps the intermediate child, which exits at once. A signal handler may have reaped it, or the
+/// kernel where SIGCHLD is ignored.
 fn wait_for(pid: libc::pid_t) -> io::Result<()> {
     loop {
         // SAFETY: a plain system call.
@@ -222,8 +223,7 @@ fn wait_for(pid: libc::pid_t) -> io::Result<()> {
     }
 }
 
-/// A pipe's end to read from and its end to write to, neither of which a program run meanwhile
-/// by another thread gets.
+/// A pipe's read end and write end, both close-on-exec.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     #[cfg(not(target_vendor = "apple"))]
     return Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?);
@@ -237,10 +237,10 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// A copy that isn't one of the three that the child is going to replace: they may be closed
-/// here, and their numbers given to anything.
+/// A duplicate whose number is above 2: the child replaces 0 to 2, any of which may be this
+/// descriptor if they were closed in this process.
 fn beyond_standard(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // SAFETY: a plain system call; the number that it gives is a new descriptor's.
+    // SAFETY: a plain system call, which returns a new descriptor.
     unsafe {
         match libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) {
             -1 => Err(io::Error::last_os_error()),
@@ -253,7 +253,7 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// A list of strings as exec wants it.
+/// A null-terminated array of C strings, for execve(2).
 struct Strings {
     _owned: Vec<CString>,
     pointers: Vec<*const c_char>,
@@ -301,8 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn it_has_nothing_of_its_starters() {
-        // Not closed at exec, and beyond what a short loop would reach.
+    fn the_daemon_inherits_nothing() {
+        // Not close-on-exec, and high, so that a short loop would miss it.
         let inherited = File::open("/dev/null").unwrap();
         // SAFETY: a plain system call that makes a new descriptor.
         let high = unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_DUPFD, 900) };
@@ -310,7 +310,7 @@ mod tests {
         let script = "pwd; umask; echo ${GIVEN-no} ${HOME-none}; ls /dev/fd/ | tr '\\n' ' '; \
                       ps -o sid=,pid= -p $$ >&2 || true";
         let (said, words) = run(&format!("{{ {script}; }} >&2"));
-        // SAFETY: it is this test's.
+        // SAFETY: the descriptor is this test's.
         unsafe { libc::close(high) };
         assert_eq!(said, Said::Exited);
         let lines: Vec<&str> = words.lines().collect();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_that_the_place_is_taken_or_nothing() {
+    fn the_daemon_reports_that_the_place_is_taken() {
         assert_eq!(run("echo busy").0, Said::Busy);
         assert_eq!(run("exit 1").0, Said::Exited);
     }

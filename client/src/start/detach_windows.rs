@@ -1,4 +1,4 @@
-//! A process that outlives its starter, on Windows.
+//! Starts a process that outlives its starter, on Windows.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use super::command::Plan;
 /// A daemon that was started.
 pub(super) struct Detached(Child);
 
-/// What it has said of itself.
+/// What the daemon has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,
@@ -21,7 +21,7 @@ pub(super) enum Said {
     Exited,
 }
 
-/// The daemon's exit code for that.
+/// The daemon's exit code if another has the place.
 const ALREADY_RUNNING: i32 = 3;
 
 pub(super) fn spawn(plan: &Plan, log: &File) -> io::Result<Detached> {

@@ -1,4 +1,4 @@
-//! Whether it is for this process to start a daemon at a place, and the files beside its socket.
+//! Whether this process may start a daemon at a place; and opening the files beside its socket.
 
 #[cfg(unix)]
 use std::fs;
@@ -12,8 +12,8 @@ use syncd_proto::Endpoint;
 
 use super::StartError;
 
-/// A daemon that a client starts is that user's own. Where another user's or the machine's has
-/// its place, it would keep that one out for as long as it lives.
+/// Checks that a daemon at this place would be the user's own. At another user's or the machine's
+/// place it would keep that daemon out for as long as it lives.
 ///
 /// # Errors
 /// [`StartError::NotOurs`], with the reason.
@@ -37,9 +37,9 @@ fn objection(endpoint: &Endpoint) -> Option<String> {
 
     if endpoint.is_of_user() {
         return endpoint.is_hidden().then(|| {
-            "this process has a /tmp of its own (PrivateTmp= of its systemd unit), so that the \
-             user's other processes would not find it: set SYNCD_SOCKET to a socket that all of \
-             them see, or, if they need not meet, to one in this /tmp"
+            "this process has a private /tmp (PrivateTmp= of its systemd unit), where the user's \
+             other processes would not find the daemon: set SYNCD_SOCKET to a socket that all of \
+             them can reach, or to one in this /tmp if they need not share locks"
                 .to_owned()
         });
     }
@@ -47,28 +47,28 @@ fn objection(endpoint: &Endpoint) -> Option<String> {
     let socket = endpoint.as_path();
     let directory = endpoint.directory();
     if user == 0 && is_of_services(socket) {
-        return Some(format!("/run is where services have their sockets: {SERVICE}"));
+        return Some(format!("sockets in /run belong to system services: {SERVICE}"));
     }
-    // In a directory like /tmp anybody may have one.
+    // World-writable and sticky, like /tmp: any user may have a daemon there.
     let is_for_all = |mode: u32| mode & 0o1002 == 0o1002;
     if let Ok(found) = fs::metadata(&directory)
         && found.uid() != user
         && !is_for_all(found.mode())
     {
         let directory = directory.display();
-        return Some(format!("{directory} is user {}'s: {SERVICE}", found.uid()));
+        return Some(format!("{directory} belongs to user {}: {SERVICE}", found.uid()));
     }
     let found = fs::symlink_metadata(socket).ok()?;
     if found.uid() != user {
-        return Some(format!("the socket file is user {}'s: {SERVICE}", found.uid()));
+        return Some(format!("the socket file belongs to user {}: {SERVICE}", found.uid()));
     }
     if found.file_type().is_socket() && found.mode() & 0o077 != 0 {
-        return Some(format!("the socket file is for other users, too: {SERVICE}"));
+        return Some(format!("the socket file is open to other users: {SERVICE}"));
     }
     None
 }
 
-/// Below `/run`, but for what a login makes there for root.
+/// Whether the socket is below `/run`, except `/run/user`.
 #[cfg(unix)]
 fn is_of_services(socket: &Path) -> bool {
     ["/run", "/var/run"]
@@ -76,8 +76,8 @@ fn is_of_services(socket: &Path) -> bool {
         .any(|run| socket.starts_with(run) && !socket.starts_with(Path::new(run).join("user")))
 }
 
-/// Opens a file beside the socket to append to it, made if it is missing. In a directory where
-/// others can make files, none of theirs and no link is taken for ours.
+/// Opens a file beside the socket for appending, and creates it if it is missing. Refuses symbolic
+/// links and other users' files.
 pub(super) fn open_own(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
@@ -92,7 +92,8 @@ pub(super) fn open_own(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::MetadataExt as _;
         let found = file.metadata()?;
         if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
-            let text = "it is another user's, or no file: remove it, or choose another place";
+            let text = "it belongs to another user or isn't a regular file: remove it, or choose \
+                        another place";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
     }
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_of_services_is_not_roots_to_take() {
+    fn root_starts_no_daemon_where_services_have_their_sockets() {
         for socket in ["/run/syncd/syncd.sock", "/var/run/x.sock", "/run//y/s.sock"] {
             assert!(is_of_services(Path::new(socket)), "{socket}");
         }
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_socket_for_all_was_the_machines_daemon_comes_back() {
+    fn no_daemon_is_started_where_a_socket_was_open_to_other_users() {
         let dir = tempfile::tempdir().unwrap();
         let endpoint = endpoint(dir.path());
         assert_eq!(objection(&endpoint), None);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_and_nobody_elses_file_is_written_to() {
+    fn no_link_and_no_other_users_file_is_opened() {
         let dir = tempfile::tempdir().unwrap();
         let (victim, link) = (dir.path().join("victim"), dir.path().join("link"));
         fs::write(&victim, "precious").unwrap();

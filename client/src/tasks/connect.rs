@@ -1,4 +1,4 @@
-//! How a task gets the session of the moment: one connects, the others wait for it.
+//! How a task gets the current session: one task connects, the others wait for it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     start,
 };
 
-/// The session of this process, or a new one if it has none, or has lost it.
+/// This process's session, or a new one if it has none or has lost it.
 pub(crate) async fn session(
     client: &Shared,
     start: bool,
@@ -32,7 +32,7 @@ pub(crate) async fn session(
     }
 }
 
-/// One task connects at a time; the others wait for what comes of it.
+/// Opens a session. One task connects at a time; the others wait for its result.
 async fn through_the_gate(
     client: &Shared,
     slot: &Slot,

@@ -1,17 +1,17 @@
-//! One session, and the futures that wait at it. Who waits alone leads: polled, it reads and
-//! writes for the session. No wake-up is lost, for these reasons:
+//! One session, and the futures that wait for its replies. One of them is the leader: when polled,
+//! it reads and writes for the session. No wake-up is lost, for these reasons:
 //!
-//! - The connection only ever sees the waker of a [`LeaderWaker`]: anybody may drive it, say to
-//!   send, without taking the leader's wake-ups away.
-//! - A leader is set before it drives the connection. What became readable before is found by
-//!   that; what does after, wakes it.
-//! - Somebody else who reads the leader's own reply wakes it as any other.
-//! - Who stops leading, having its reply or having been dropped, wakes one of those who wait. If
-//!   that one is dropped instead of being polled, its own departure wakes another.
-//! - A future may be kept and not polled. If it led, others would starve. So an [`Attendant`]
-//!   takes the lead as soon as a second one waits, or when something couldn't be sent at once:
-//!   it is a task, and always polled when it is woken. Futures of one task share its wake-ups,
-//!   and simply take the lead from each other.
+//! - The connection only ever sees the waker of a [`LeaderWaker`]: any future may drive the
+//!   connection, for example to send, without replacing the leader's waker.
+//! - The leader is set before it drives the connection. Data that arrived before is found by that
+//!   drive; data that arrives later wakes the leader.
+//! - If another future reads the leader's reply, it wakes the leader as any other waiter.
+//! - A leader that leaves, with its reply or dropped, wakes one of the waiters. If that waiter is
+//!   dropped instead of polled, its own departure wakes another.
+//! - A future may be kept without being polled; as leader it would starve the others. So an
+//!   [`Attendant`], which is a task and always polled when woken, takes the lead as soon as a
+//!   second future waits, or when something couldn't be sent at once. Futures of one task share
+//!   its wake-ups and take the lead from each other.
 
 use std::{
     collections::BTreeMap,
@@ -48,11 +48,11 @@ use crate::{
 pub(super) struct Inner {
     pub(super) facts: Arc<Facts>,
     pub(super) endpoint: Endpoint,
-    /// How long a daemon may be away that its sessions outlive.
+    /// How long the session waits for a new daemon.
     pub(super) patience: Duration,
     pub(super) runtime: Handle,
     pub(super) leader_waker: Arc<LeaderWaker>,
-    /// The same, as the connection sees it.
+    /// `leader_waker` as a [`Waker`], for the connection.
     pub(super) waker: Waker,
     pub(super) state: Mutex<State>,
 }
@@ -62,21 +62,22 @@ type Connecting = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
 pub(super) struct State {
     pub(super) protocol: Protocol,
     pub(super) connection: Option<Connection>,
-    /// Has the daemon started again when it is gone.
+    /// Starts the daemon again when it is gone.
     pub(super) again: Option<Again>,
     pub(super) connecting: Option<Connecting>,
-    /// Why the connection failed that was to open the session.
+    /// Why the connection that should open the session failed.
     pub(super) failed: Option<LinkError>,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) leader: Option<u64>,
-    /// The leader is being polled at this moment: it need not be woken.
+    /// The leader is being polled now, so it need not be woken.
     pub(super) leading: bool,
-    /// Those who wait and don't lead, by request or by a number drawn for the purpose.
+    /// The waiters other than the leader, by request id or by an id from `draw_id`.
     pub(super) waiting: BTreeMap<u64, Waker>,
     /// There is an attendant.
     pub(super) attended: bool,
-    /// What to do when the mutex is free again.
+    /// The wakers to wake when the mutex is unlocked.
     pub(super) wake: Vec<Waker>,
+    /// Whether to spawn an attendant when the mutex is unlocked.
     pub(super) attend: bool,
 }
 
@@ -99,14 +100,14 @@ impl Inner {
         drop(state);
         wake.into_iter().for_each(Waker::wake);
         if let Some(id) = attendant {
-            // The runtime of the session's first task may be gone by now.
+            // The runtime of the session's first task may have shut down.
             let runtime = Handle::try_current().unwrap_or_else(|_| self.runtime.clone());
             runtime.spawn(Attendant { inner: self.clone(), id, over: false });
         }
         result
     }
 
-    /// Leads, if nobody else does, or else waits.
+    /// Leads if no other future does; else registers as a waiter.
     pub(super) fn attend(self: &Arc<Self>, state: &mut State, id: u64, cx: &mut Context<'_>) {
         let leads = state.leader.is_none_or(|leader| leader == id);
         if leads || self.leader_waker.is(cx.waker()) {
@@ -121,16 +122,16 @@ impl Inner {
         let is_sooner =
             state.protocol.poll_timeout().is_some_and(|at| timer.is_none_or(|t| at < t));
         if is_sooner || state.protocol.has_transmit() {
-            // The leader sends what is queued, together with what else will be by then.
+            // The leader sends what is queued by the time it is polled, in one write.
             state.wake.extend(self.leader_waker.get());
         }
     }
 
-    /// Takes the lead from whoever has it; connects, sends, reads and hands out.
+    /// Becomes the leader, in the place of any other; connects, sends, reads and wakes waiters.
     pub(super) fn lead(self: &Arc<Self>, state: &mut State, id: u64, cx: &mut Context<'_>) {
         if state.leader != Some(id) {
             state.waiting.remove(&id);
-            // A timer is of the runtime of the one who set it.
+            // A timer belongs to the runtime of the leader that set it.
             state.timer = None;
             if let Some(deposed) = state.leader.replace(id)
                 && let Some(waker) = self.leader_waker.set(None)
@@ -187,7 +188,7 @@ impl Inner {
         Box::pin(async move { socket::connect(&endpoint).await })
     }
 
-    /// Gives up waiting, or having waited.
+    /// Removes a future that no longer waits. If it led, wakes a waiter to lead.
     pub(super) fn leave(&self, state: &mut State, id: u64) {
         state.waiting.remove(&id);
         if state.leader == Some(id) {
@@ -201,14 +202,15 @@ impl Inner {
         }
     }
 
-    /// Does all that can be done without waiting, but for a new connection.
+    /// Does everything that can be done without waiting, except connecting; `look` reads the socket
+    /// even if the reactor hasn't reported it readable.
     pub(super) fn drive(&self, state: &mut State, look: bool) {
         let now = Instant::now();
         state.protocol.handle_timeout(now);
         if let Err(error) = state.exchange(&self.waker, look) {
             state.disconnect(now, error);
             if !state.leading {
-                // The leader alone connects.
+                // Only the leader connects.
                 state.wake.extend(self.leader_waker.get());
             }
         }
@@ -216,7 +218,7 @@ impl Inner {
             match event {
                 Event::Reply(id) => match state.waiting.remove(&id) {
                     Some(waker) => state.wake.push(waker),
-                    // Whoever reads this has emptied the socket, which will wake nobody.
+                    // The socket was read empty here, so it won't wake the leader.
                     None if state.leader == Some(id) && !state.leading => {
                         state.wake.extend(self.leader_waker.get());
                     }
@@ -240,7 +242,7 @@ impl Inner {
             && state.is_unsent();
     }
 
-    /// It is over, for whoever still waits.
+    /// Ends the session and all waits.
     pub(super) fn finish(self: &Arc<Self>) {
         self.with(|state| {
             state.protocol.handle_abort(SessionLost::closed());
@@ -250,7 +252,8 @@ impl Inner {
 }
 
 impl State {
-    /// True: there was nobody, and now there is, to be connected to at once.
+    /// Handles the result of a connection attempt. True if it failed, but a daemon listens now: the
+    /// caller should connect at once.
     fn connect(&mut self, now: Instant, connected: io::Result<Socket>) -> bool {
         let connected = connected.map_err(LinkError::from).and_then(|socket| {
             Ok(Connection { transport: Transport::new()?, socket: Owned::new(socket) })
@@ -302,13 +305,13 @@ impl State {
         }
     }
 
-    /// The daemon has a goodbye.
-    pub(super) fn is_heard_out(&mut self, goodbye: u64) -> bool {
+    /// Whether the goodbye is delivered.
+    pub(super) fn is_delivered(&mut self, goodbye: u64) -> bool {
         let is_unsent = self.is_unsent();
-        self.protocol.is_heard_out(goodbye, is_unsent)
+        self.protocol.is_delivered(goodbye, is_unsent)
     }
 
-    /// Something queued has not reached the socket.
+    /// Whether a queued request hasn't reached the socket.
     pub(super) fn is_unsent(&self) -> bool {
         let unsent = |connection: &Connection| connection.transport.is_unsent();
         self.protocol.is_unsent() || self.connection.as_ref().is_some_and(unsent)

@@ -1,4 +1,4 @@
-//! The one waker that a session's connection ever sees.
+//! The waker that a session's connection sees.
 
 use std::{
     mem,
@@ -6,7 +6,7 @@ use std::{
     task::{Wake, Waker},
 };
 
-/// Wakes the task that leads, whichever that is.
+/// Wakes the current leader.
 pub(super) struct LeaderWaker(Mutex<Option<Waker>>);
 
 impl LeaderWaker {
@@ -14,7 +14,7 @@ impl LeaderWaker {
         Arc::new(Self(Mutex::new(None)))
     }
 
-    /// Another task leads from now on, or none; returns the one that did.
+    /// Sets the leader's waker, and returns the former one.
     pub(super) fn set(&self, leader: Option<Waker>) -> Option<Waker> {
         mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), leader)
     }
@@ -23,7 +23,7 @@ impl LeaderWaker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether it is this task that is woken.
+    /// Whether `task` is the leader's waker.
     pub(super) fn is(&self, task: &Waker) -> bool {
         let leader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         leader.as_ref().is_some_and(|leader| leader.will_wake(task))

@@ -1,5 +1,5 @@
-//! A session of tasks, as its calls see it: what is asked of it, and what becomes of it. Who
-//! reads, and when, is in [`driver`](super::driver).
+//! A session of tasks: requests, flush, close and loss. [`driver`](super::driver) decides which
+//! future reads.
 
 use std::{
     collections::BTreeMap,
@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// How long to wait for the answer to a goodbye.
+/// How long to wait for the reply to a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// The session, as long as anybody has it.
+/// A handle of the session; dropping it closes the session.
 pub(crate) struct Session {
     facts: Arc<Facts>,
-    /// A forked child leaves it as it is: its mutex may be locked.
+    /// Never dropped in a forked child, where its mutex may be locked.
     inner: ManuallyDrop<Arc<Inner>>,
 }
 
@@ -67,7 +67,7 @@ impl Session {
         });
         let session = Self { facts, inner: ManuallyDrop::new(inner) };
         let opened = session.wait(|state| {
-            // The daemon's answer first: after a refusal it ends the stream.
+            // A refusal first: the daemon ends the stream after it, which is an error, too.
             if let Some(error) = state.protocol.refused() {
                 return Some(Err(OpenError::Refused(Box::new(error.clone()))));
             }
@@ -86,8 +86,8 @@ impl Session {
         &self.facts
     }
 
-    /// Sends a request when first polled, and waits for its answer. `sent` is called when the
-    /// protocol has it. Dropping the future withdraws it.
+    /// Sends a request when first polled, and waits for its reply. `sent` is called when the
+    /// request is queued. Dropping the future withdraws the request.
     pub(crate) async fn call(
         &self,
         request: Request,
@@ -123,7 +123,7 @@ impl Session {
         reply
     }
 
-    /// As [`post`](Self::post), but waits first while too much is queued.
+    /// As [`post`](Self::post), but waits until there is room in the queue.
     pub(crate) async fn post_when_there_is_room(&self, request: Request) -> Result<(), CallError> {
         if !self.facts.is_ours() {
             return Err(SessionLost::forked().into());
@@ -138,7 +138,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a request that has no reply; before it returns, if the socket has room.
+    /// Sends a request that has no reply: before returning, if the socket has room.
     pub(crate) fn post(&self, request: Request) {
         self.inner.with(|state| {
             state.protocol.handle_post(request);
@@ -146,7 +146,7 @@ impl Session {
         });
     }
 
-    /// Reads what came, whether or not the reactor has noticed, and looks.
+    /// Reads what has arrived, even if the reactor hasn't noticed, and calls `look`.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Protocol) -> T) -> T {
         self.inner.with(|state| {
             self.inner.drive(state, true);
@@ -162,20 +162,20 @@ impl Session {
         self.wait(|state| state.protocol.lost().cloned()).await
     }
 
-    /// Waits until all that was queued is in the socket, or the session is lost.
+    /// Waits until everything queued is in the socket, or the session is lost.
     pub(crate) async fn flush(&self) {
         if self.facts.is_ours() {
             self.wait(|state| (!state.is_unsent()).then_some(())).await;
         }
     }
 
-    /// Says goodbye, and waits a while for the daemon to have heard it.
+    /// Sends a goodbye, and waits up to 5 s for its reply.
     pub(crate) async fn close(&self) {
         if self.facts.is_usable() {
             let id = self.inner.lock().protocol.handle_close();
             let mut waiting = Waiting { inner: &self.inner, id, withdraw: false };
-            let heard = waiting.until(|state| state.protocol.poll_reply(id));
-            let _ = timeout(GOODBYE, heard).await;
+            let reply = waiting.until(|state| state.protocol.poll_reply(id));
+            let _ = timeout(GOODBYE, reply).await;
             drop(waiting);
             self.inner.finish();
         }
@@ -192,22 +192,23 @@ impl Drop for Session {
         if !self.facts.is_ours() {
             return;
         }
-        // SAFETY: it is used no more.
+        // SAFETY: `inner` isn't used after this.
         let inner = unsafe { ManuallyDrop::take(&mut self.inner) };
         let goodbye = inner.with(|state| {
             let opened = state.protocol.opened().filter(|_| state.protocol.lost().is_none())?;
-            // The next daemon would keep all that it held for as long as this process lives.
+            // If the goodbye isn't delivered, the next daemon keeps the session's holds for as long
+            // as this process lives.
             let limit = if opened.outlives_daemon { inner.patience } else { FLUSH };
             let id = state.protocol.handle_close();
             inner.drive(state, false);
-            (!state.is_heard_out(id)).then_some((id, limit))
+            (!state.is_delivered(id)).then_some((id, limit))
         });
         let Some((id, limit)) = goodbye else { return inner.finish() };
         let runtime = Handle::try_current().unwrap_or_else(|_| inner.runtime.clone());
         runtime.spawn(async move {
             let mut waiting = Waiting { inner: &inner, id, withdraw: false };
-            let heard = waiting.until(|state| state.is_heard_out(id).then_some(()));
-            let _ = timeout(limit, heard).await;
+            let delivered = waiting.until(|state| state.is_delivered(id).then_some(()));
+            let _ = timeout(limit, delivered).await;
             drop(waiting);
             inner.finish();
         });

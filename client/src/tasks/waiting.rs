@@ -1,4 +1,4 @@
-//! The futures that wait at a session, for themselves or on behalf of others.
+//! The futures that wait for a session's replies: those of calls, and the attendant.
 
 use std::{
     future::{Future, poll_fn},
@@ -9,8 +9,7 @@ use std::{
 
 use super::driver::{Inner, State};
 
-/// One who waits. When it goes, it waits no more; and withdraws its request, if that is still to
-/// be answered.
+/// A waiter. Dropping it removes it, and withdraws its request if `withdraw` is set.
 pub(super) struct Waiting<'a> {
     pub(super) inner: &'a Arc<Inner>,
     pub(super) id: u64,
@@ -25,7 +24,7 @@ impl Waiting<'_> {
         let (inner, id) = (self.inner, self.id);
         poll_fn(move |cx| {
             if !inner.facts.is_ours() {
-                // In a forked child, whose runtime is gone: nobody will poll it.
+                // In a forked child, where no runtime polls this future.
                 return Poll::Pending;
             }
             inner.with(|state| {
@@ -54,7 +53,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Leads as long as anybody waits, or anything is to be sent.
+/// A task that leads as long as any future waits or anything is unsent.
 pub(super) struct Attendant {
     pub(super) inner: Arc<Inner>,
     pub(super) id: u64,
@@ -72,7 +71,7 @@ impl Future for Attendant {
                 return Poll::Pending;
             }
             inner.leave(state, *id);
-            // Under the mutex: who comes to wait from now on finds that it is gone.
+            // Under the mutex, so that a later waiter sees that there is no attendant.
             state.attended = false;
             *over = true;
             Poll::Ready(())
@@ -86,7 +85,7 @@ impl Drop for Attendant {
             self.inner.with(|state| {
                 state.attended = false;
                 self.inner.leave(state, self.id);
-                // Its runtime ends: another one would end with it.
+                // The runtime shuts down, so don't spawn another attendant in it.
                 state.attend = false;
             });
         }

@@ -1,5 +1,5 @@
-//! `bench`: this machine's figures in a few seconds, each beside what a raw socket takes in the
-//! same run.
+//! `bench`: measures this machine in a few seconds, with a raw socket in the same run for
+//! comparison.
 
 use std::{
     io,
@@ -18,22 +18,22 @@ use crate::{
     worker::{self, Role, failed},
 };
 
-/// How long each measurement goes on.
+/// The length of each measurement.
 const LENGTH: Duration = Duration::from_secs(1);
-/// Round trips of one kind before it is the other kind's turn.
+/// Raw echoes and locks alternate in turns of this many round trips.
 const TURN: usize = 200;
-/// Requests under way at once, for throughput.
+/// Requests in flight at once, for throughput.
 const IN_FLIGHT: usize = 64;
 
-/// What was measured. Times in microseconds.
+/// The results. Times are in microseconds.
 #[derive(Debug, Serialize)]
 struct Figures {
     /// 16 bytes there and back between two processes over a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     raw_echo: Option<Spread>,
-    /// An uncontended lock, blocking client.
+    /// Acquire and release of an uncontended lock, blocking client.
     acquire_release: Spread,
-    /// Of the medians.
+    /// The ratio of the medians.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_to_raw_echo: Option<f64>,
     /// Release in one process to grant in another: half a ping-pong over two semaphores.
@@ -50,7 +50,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Of durations that are `parts` parts of what is meant each.
+    /// The spread of `rounds`, each divided by `parts`.
     fn of(mut rounds: Vec<Duration>, parts: u32) -> Self {
         rounds.sort_unstable();
         let at = |share: f64| {
@@ -109,7 +109,7 @@ fn print(screen: Screen, figures: &Figures) -> io::Result<()> {
     Ok(())
 }
 
-/// Raw echoes and locks, in turns.
+/// Measures raw echoes and locks, in turns.
 fn latency(client: &blocking::Client) -> Result<(Option<Spread>, Spread), Failure> {
     let lock = client.lock("syncctl-bench/lock").map_err(failed)?;
     let mut echo = Echo::start()?;
@@ -129,7 +129,7 @@ fn latency(client: &blocking::Client) -> Result<(Option<Spread>, Spread), Failur
             locks.push(began.elapsed());
         }
     }
-    // What the first turns take to warm up is nobody's figure.
+    // The first turn of each is warm-up.
     let warm = |rounds: Vec<Duration>| Spread::of(rounds[TURN.min(rounds.len())..].into(), 1);
     Ok((echo.map(|_| warm(raw)), warm(locks)))
 }
@@ -147,7 +147,7 @@ fn hand_off(client: &blocking::Client, global: &Global) -> Result<Spread, Failur
         ping.release().map_err(failed)?;
         pong.acquire_unowned().map_err(failed)?;
         rounds.push(began.elapsed());
-        // The first answer comes when the partner is up.
+        // The first round waits until the partner has started.
         end.get_or_insert_with(|| Instant::now() + LENGTH);
     }
     Ok(Spread::of(rounds.split_off(1), 2))
@@ -161,7 +161,7 @@ async fn throughput(global: &Global) -> Result<f64, Failure> {
         let lock = client.lock(&name).await.map_err(failed)?;
         let mut pairs = 0_u64;
         while began.elapsed() < LENGTH {
-            // Not dropped: that would send each release by itself, at once.
+            // Dropping the guard would send each release in a write of its own.
             let guard = lock.acquire().await.map_err(failed)?;
             guard.release().await.map_err(failed)?;
             pairs += 1;
@@ -181,7 +181,7 @@ fn worker_command(role: Role) -> io::Result<Command> {
     Ok(command)
 }
 
-/// A process that goes when it is dropped.
+/// A process that is killed when this is dropped.
 struct Partner(Child);
 
 impl Drop for Partner {
@@ -216,7 +216,7 @@ impl Echo {
     }
 }
 
-/// There is no such socket pair here.
+/// Windows has no socket pairs.
 #[cfg(windows)]
 enum Echo {}
 

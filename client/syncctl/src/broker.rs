@@ -1,5 +1,5 @@
-//! The way to a daemon: for inspection, which never starts one, and for work under a lock, which
-//! does. No call hangs.
+//! Connecting to a daemon: for inspection, which never starts one, and for work under a lock, which
+//! does. Every inspection call has a time-out.
 
 use std::{env, future::Future, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Global {
-    /// Where the daemon is, or would be.
+    /// The daemon's endpoint.
     pub fn endpoint(&self) -> Result<Endpoint, Failure> {
         match &self.socket {
             Some(endpoint) => Ok(endpoint.clone()),
@@ -31,7 +31,7 @@ impl Global {
     }
 }
 
-/// Connects to look in. Starts nothing.
+/// Connects for inspection. Doesn't start a daemon.
 pub async fn inspect(endpoint: &Endpoint) -> Result<Inspector, Failure> {
     match timeout(PATIENCE, Inspector::connect(endpoint, false)).await {
         Ok(connected) => connected.map_err(not_connected),
@@ -39,7 +39,7 @@ pub async fn inspect(endpoint: &Endpoint) -> Result<Inspector, Failure> {
     }
 }
 
-/// The reply to one inspection call, or why there is none.
+/// Waits for the reply to an inspection call.
 pub async fn reply<T>(
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Failure> {
@@ -53,8 +53,7 @@ fn silent() -> Failure {
     Failure::Unreachable(format!("the daemon did not answer within {PATIENCE:?}: is it stopped?"))
 }
 
-/// A client to be, which has a daemon started if there is none: an installed `syncd`, else the
-/// one that this program carries.
+/// A builder that starts a daemon if none listens: an installed `syncd`, else this program's own.
 fn builder(global: &Global) -> Result<Builder, Failure> {
     let builder = Client::builder().endpoint(global.endpoint()?).namespace(&*global.namespace);
     Ok(match env::current_exe() {
@@ -63,13 +62,14 @@ fn builder(global: &Global) -> Result<Builder, Failure> {
     })
 }
 
-/// A client, and a daemon if there is none. Who is in a namespace that they may not mean is told.
+/// A client; starts a daemon if none listens. Prints a note if the namespace may not be the one
+/// that the user meant.
 pub async fn client(global: &Global) -> Result<Client, Failure> {
     let client = builder(global)?.connect().await.map_err(not_connected)?;
     let similar = client.similar_namespaces().await.map_err(no_session)?;
     if let [first, ..] = &*similar {
         complain(format_args!(
-            "note: namespace {:?} is your own, with nothing in it; did you mean the shared one, \
+            "note: namespace {:?} is private and empty; did you mean the shared one, \
              --namespace {}?",
             global.namespace,
             plain(&format!("shared/{first}"))
@@ -78,7 +78,7 @@ pub async fn client(global: &Global) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// A client for programs without a runtime, and a daemon if there is none.
+/// A blocking client; starts a daemon if none listens.
 pub fn blocking_client(global: &Global) -> Result<blocking::Client, Failure> {
     builder(global)?.connect_blocking().map_err(not_connected)
 }
@@ -92,7 +92,7 @@ fn is_installed() -> bool {
         || beside.into_iter().chain(env::split_paths(&path)).any(|dir| dir.join(&name).is_file())
 }
 
-/// No session, in this program's words.
+/// The failure for a session that couldn't be opened.
 pub fn not_connected(error: ConnectError) -> Failure {
     match error {
         ConnectError::NoDaemon { endpoint, .. } => Failure::NoDaemon(endpoint),
@@ -100,7 +100,7 @@ pub fn not_connected(error: ConnectError) -> Failure {
     }
 }
 
-/// No object.
+/// The failure for an object that couldn't be created or attached to.
 pub fn not_created(error: CreateError) -> Failure {
     match error {
         CreateError::Session(error) => no_session(error),
@@ -108,7 +108,7 @@ pub fn not_created(error: CreateError) -> Failure {
     }
 }
 
-/// No lock, for another reason than time.
+/// The failure for an acquire that failed for another reason than a time-out.
 pub fn not_acquired(error: AcquireError) -> Failure {
     match error {
         AcquireError::Session(error) => no_session(error),

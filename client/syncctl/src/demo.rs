@@ -1,5 +1,5 @@
-//! `demo`: a daemon on a private socket, programs as processes of their own, and between them what
-//! the daemon says of who holds and who waits.
+//! `demo`: starts a daemon on a private socket and programs that use it, and prints their output
+//! together with the holders and waiters that the daemon reports.
 
 use std::{
     fs, io,
@@ -35,7 +35,7 @@ const LOCK: Plot = Plot {
 };
 const SEMAPHORE: Plot = Plot {
     title: "2. A semaphore of two",
-    story: "Five processes have an item each to work on; two may at a time.",
+    story: "Five processes have an item each to work on; two may work at a time.",
     objects: &[worker::DESK],
 };
 const CONDITION: Plot = Plot {
@@ -45,14 +45,14 @@ const CONDITION: Plot = Plot {
 };
 const DEATH: Plot = Plot {
     title: "4. A holder is killed",
-    story: "The lock goes on at once, and the next one is told who left it.",
+    story: "The next process gets the lock at once, and is told whose death released it.",
     objects: &[worker::VAULT],
 };
 
-/// Nothing here takes longer, unless something hangs.
+/// Longer than any step of the demo takes, unless it hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// What the demo has found, each thing against what it should be.
+/// The demo's checks and their results.
 #[derive(Debug, Serialize)]
 struct Summary {
     version: String,
@@ -80,7 +80,8 @@ pub async fn demo(screen: Screen) -> Result<(), Failure> {
     let mut stage = Stage::open(screen).await?;
     let played = tokio::select! {
         played = timeout(WATCHDOG, stage.play()) => {
-            played.unwrap_or_else(|_| Err(Failure::Unmet("the demo hangs: given up".into())))
+            let hang = || Failure::Unmet(format!("the demo hangs: not done within {WATCHDOG:?}"));
+            played.unwrap_or_else(|_| Err(hang()))
         }
         () = interrupted() => Err(Failure::Unmet("interrupted".into())),
     };
@@ -92,7 +93,7 @@ pub async fn demo(screen: Screen) -> Result<(), Failure> {
     }
     match summary.ok {
         true => Ok(()),
-        false => Err(Failure::Unmet("the demo found something wrong".into())),
+        false => Err(Failure::Unmet("a check of the demo failed".into())),
     }
 }
 
@@ -111,7 +112,7 @@ fn print(screen: Screen, summary: &Summary) -> io::Result<()> {
     screen.line(screen.paint(Ink::Dim, took))
 }
 
-/// Where it all happens: a directory, a daemon in it, and a line to that.
+/// A directory, a daemon in it, and a connection to that.
 struct Stage {
     screen: Screen,
     began: Instant,
@@ -138,7 +139,7 @@ impl Stage {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        // Ctrl-C is for the demo, which stops the daemon when all others have gone.
+        // Ctrl-C must not reach the daemon: the demo stops it after the other processes.
         #[cfg(unix)]
         command.process_group(0);
         let mut daemon = command.spawn()?;
@@ -149,7 +150,7 @@ impl Stage {
                 Err(_) => sleep(Duration::from_millis(5)).await,
             }
             if let Some(status) = daemon.try_wait()? {
-                return Err(Failure::Unmet(format!("the daemon ended at once: {status}")));
+                return Err(Failure::Unmet(format!("the daemon exited at once: {status}")));
             }
         };
         Ok(Self { screen, began, dir, endpoint, daemon, inspect })
@@ -160,7 +161,7 @@ impl Stage {
         if !self.screen.json {
             self.screen.line(format!(
                 "{} {} is up, pid {}, on a socket of its own: {}\n\
-                 Each name below is a process; lines by syncd are what the daemon says of them.",
+                 Each name below is a process; the lines of syncd show its holders and waiters.",
                 self.screen.paint(Ink::Bold, "syncd"),
                 status.version,
                 status.pid,
@@ -225,16 +226,16 @@ impl Stage {
         })
     }
 
-    /// Stops the daemon, and removes what is left on disk.
+    /// Stops the daemon, and removes the directory.
     async fn close(mut self) -> Result<(), Failure> {
         #[cfg(unix)]
         if let Some(pid) = self.daemon.id() {
-            // SAFETY: a plain system call on our own child, which has not been waited for.
+            // SAFETY: a plain system call on our own child, which hasn't been waited for.
             unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
             let _ = timeout(Duration::from_secs(6), self.daemon.wait()).await;
         }
         self.daemon.kill().await?;
-        // Whom the end of an act has killed; init may not do it for us in a container.
+        // Reaps the processes that an act killed at its end: in a container init may not.
         #[cfg(unix)]
         // SAFETY: a plain system call. All children are dead or dying by now.
         while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
@@ -253,7 +254,7 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The highest level that a sequence of comings (`+`) and goings (`-`) reaches.
+/// The highest level in a sequence of increments (`+`) and decrements (`-`).
 fn most_at_once(log: &str) -> i32 {
     let mut inside = 0;
     let levels = log.chars().map(|c| {
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comings_and_goings_give_the_peak() {
+    fn most_at_once_is_the_peak() {
         assert_eq!(most_at_once("++-+-+--"), 2);
         assert_eq!(most_at_once("+-+-"), 1);
         assert_eq!(most_at_once("+++---"), 3);

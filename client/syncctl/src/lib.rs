@@ -1,13 +1,10 @@
-//! The command line of syncd as a library: [`run`] is all of it, so that other binaries can
-//! carry it.
+//! The command line of syncd as a library, so that other binaries can contain it: see [`run`].
 //!
 //! # Layout
-//! - `cli`: the arguments. `failure`: how it ends badly. `text`: how it looks. `view`: JSON.
-//! - `broker`: the way to a daemon. `show`, `watch`, `overrule`: one inspection each.
-//! - `run`: a command under a lock. `bench`: this machine's figures.
-//! - `demo`: the show. `worker`: the processes that demo and bench are made of.
-//!
-//! No decision about a lock is made here: that is the daemon's.
+//! - `cli`: arguments. `failure`: errors and exit codes. `text`: terminal output. `view`: JSON.
+//! - `broker`: connecting to a daemon. `show`, `watch`, `overrule`: inspection and administration.
+//! - `run`: a command under a lock. `bench`: measurements.
+//! - `demo`: the demonstration. `worker`: the processes of demo and bench.
 
 mod bench;
 mod broker;
@@ -31,8 +28,8 @@ use cli::{Cli, Command, Global};
 use failure::Failure;
 use text::{Screen, complain};
 
-/// Does what `args` say, of which the first is the program's name, and gives the exit code.
-/// To be called once, on the main thread, before there are others.
+/// Runs the command line `args`, whose first element is the program's name, and returns the exit
+/// code. Call it once, from the main thread, before there are other threads: `run` forks.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     let Cli { global, command } = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -69,7 +66,8 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitC
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    // A runtime takes so many descriptors, and panics for want of the last ones.
+    // Building a runtime panics, instead of failing, if some of its descriptors can't be opened:
+    // check that as many are free.
     #[cfg(unix)]
     for pair in [(); 3].map(|()| std::os::unix::net::UnixStream::pair()) {
         pair?;
@@ -113,7 +111,7 @@ async fn act(command: Command, global: Global) -> Result<u8, Failure> {
     .map(|()| 0)
 }
 
-/// The arguments as people are to see them.
+/// The arguments without hidden subcommands.
 fn visible() -> clap::Command {
     let all = Cli::command();
     let shown: Vec<_> = all.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();

@@ -1,4 +1,4 @@
-//! The binary `syncctl`: hands its arguments to the library. Nothing else lives here.
+//! The binary `syncctl`: passes its arguments to the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `release --force` and `kick`: taking from somebody what they hold, and saying from whom.
+//! `release --force` and `kick`: ending holds, and printing whose they were.
 
 use serde_json::json;
 use syncd_client::Inspector;
@@ -13,12 +13,12 @@ use crate::{
     view::{Holder, Process},
 };
 
-/// Why `release` wants `--force`.
+/// Why `release` requires `--force`.
 pub fn unforced(name: &str) -> Failure {
     Failure::Refused(format!(
-        "{name:?} not released: whoever holds it would go on as if it were theirs, beside the next \
-         owner. Look who that is with 'syncctl show', then say --force, or end the holder with \
-         'syncctl kick'"
+        "{name:?} not released: the holder would go on as if it held the lock, beside the next \
+         owner. See who holds it with 'syncctl show', then use --force, or end the holder's \
+         session with 'syncctl kick'"
     ))
 }
 
@@ -37,11 +37,11 @@ pub async fn release(
     if released.is_empty() {
         return Ok(screen.line(format!("nobody held {name}: nothing was changed"))?);
     }
-    screen.line(format!("{} lost by", screen.paint(Ink::Bold, name)))?;
+    screen.line(format!("{} released by force; it was held by", screen.paint(Ink::Bold, name)))?;
     Ok(screen.table(&holders(&released))?)
 }
 
-/// `kick`: `session` is an id, a pid, or either with `id:` or `pid:` before it.
+/// `kick`: `session` is an id or a pid, optionally with the prefix `id:` or `pid:`.
 pub async fn kick(
     mut inspect: Inspector,
     screen: Screen,
@@ -68,7 +68,7 @@ pub async fn kick(
     Ok(())
 }
 
-/// The ids that `text` means among `sessions`: one by id, or all of a process.
+/// The ids of the sessions that `text` names: one by id, or all of a process by pid.
 fn chosen(text: &str, sessions: &[v1::Session]) -> Result<Vec<u64>, Failure> {
     let refuse = |why: &str| Err(Failure::Refused(format!("{text:?}: {why}")));
     let (by_id, by_pid, number) = match text.split_once(':') {
@@ -77,16 +77,16 @@ fn chosen(text: &str, sessions: &[v1::Session]) -> Result<Vec<u64>, Failure> {
         _ => (true, true, text),
     };
     let Ok(number) = number.parse::<u64>() else {
-        return refuse("no session; give an id or a pid as 'syncctl sessions' shows them");
+        return refuse("not a session; use an id or a pid from 'syncctl sessions'");
     };
     let of_pid = |s: &&v1::Session| s.process.as_ref().is_some_and(|p| u64::from(p.pid) == number);
     let ids = |list: Vec<&v1::Session>| list.into_iter().map(|s| s.id).collect::<Vec<_>>();
     let id = ids(sessions.iter().filter(|s| by_id && s.id == number).collect());
     let pid = ids(sessions.iter().filter(|s| by_pid && of_pid(s)).collect());
     match (id.is_empty(), pid.is_empty()) {
-        (true, true) => refuse("no such session here; see 'syncctl sessions'"),
+        (true, true) => refuse("no such session in this namespace; see 'syncctl sessions'"),
         (false, false) if id != pid => {
-            refuse("a session's id and another one's pid; say 'id:N' or 'pid:N'")
+            refuse("ambiguous: one session's id and another's pid; use 'id:N' or 'pid:N'")
         }
         (false, _) => Ok(id),
         (true, false) => Ok(pid),

@@ -1,5 +1,5 @@
-//! `run`: a command under a lock or a permit, as flock(1) but with an owner, a fencing token and an
-//! end when the lock is lost.
+//! `run`: runs a command under a lock or a permit, like flock(1), but with a fencing token, and
+//! stops it if the lock is lost.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -31,23 +31,24 @@ use unix::{Ended, Job, Keeper};
 #[cfg(windows)]
 use windows::{Ended, Job, Keeper};
 
-/// How often a hold is looked at: the daemon tells of a session's end at once, but of one hold
-/// taken by force only who asks.
-const GLANCE: Duration = Duration::from_millis(250);
+/// How often to check the hold: the end of the session is noticed at once, but a release by force
+/// only by a check.
+const CHECK: Duration = Duration::from_millis(250);
 
-/// How long a daemon may take to confirm that it has the lock back. It has been told by then.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long to wait for the daemon to confirm the release, which has been sent by then.
+const CONFIRMATION: Duration = Duration::from_secs(10);
 
-/// What the command learns of its lock, and not of one around it.
+/// The variables that tell the command of its lock. Removed first, since an enclosing `run` may
+/// have set them.
 const VARIABLES: [&str; 3] = ["SYNCD_LOCK", "SYNCD_TOKEN", "SYNCD_ABANDONED"];
 
-/// What `run` takes.
+/// The object to acquire.
 enum Object {
     Lock(Lock),
     Semaphore(Semaphore),
 }
 
-/// What it has.
+/// The acquired hold.
 enum Held {
     Lock(LockGuard),
     Permit(Permit),
@@ -86,9 +87,9 @@ impl Deref for Held {
     }
 }
 
-/// `run`: the exit code, unless the command's end was a signal, which then is ours.
+/// `run`: returns the exit code, or ends this process by the signal that ended the command.
 pub fn run(run: Run, global: &Global) -> Result<u8, Failure> {
-    // Before the runtime, and the session's socket.
+    // Before the runtime's threads and the session's socket: it forks.
     let keeper = Keeper::new()?;
     let ended = crate::runtime()?.block_on(carry(&run, global, keeper))?;
     Ok(ended.end())
@@ -109,7 +110,7 @@ async fn carry(run: &Run, global: &Global, keeper: Keeper) -> Result<Ended, Fail
         let (by, cause) = (&left.process, left.cause);
         complain(format_args!(
             "warning: {:?} was abandoned by {}, which {cause} {} ago after holding it for {}: \
-             what it guards may be half done",
+             the data that it guards may be inconsistent",
             run.name,
             plain(&by.to_string()),
             span(left.ago),
@@ -117,7 +118,7 @@ async fn carry(run: &Run, global: &Global, keeper: Keeper) -> Result<Ended, Fail
         ));
         environment.push(("SYNCD_ABANDONED", format!("{} {}", by.pid, by.command)));
     }
-    let [program, arguments @ ..] = &*run.command else { unreachable!("clap wants a command") };
+    let [program, arguments @ ..] = &*run.command else { unreachable!("clap requires a command") };
     let mut job = Job::start(program, arguments, &environment, keeper)
         .map_err(|error| Failure::Exec { program: plain(&program.to_string_lossy()), error })?;
     tokio::select! {
@@ -130,7 +131,7 @@ async fn carry(run: &Run, global: &Global, keeper: Keeper) -> Result<Ended, Fail
     }
 }
 
-/// The command has ended: so does the hold, if it still was one.
+/// Releases the lock after the command has ended, and checks that it was held until then.
 async fn give_back(
     run: &Run,
     client: Client,
@@ -146,14 +147,14 @@ async fn give_back(
     };
     tokio::select! {
         biased;
-        released = timeout(FAREWELL, given) => match released {
+        released = timeout(CONFIRMATION, given) => match released {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return Err(Failure::Lost(format!(
-                "{name:?} was lost before the command had ended ({why}): somebody else may have had \
+                "{name:?} was lost before the command ended ({why}): another owner may have held \
                  it meanwhile"
             ))),
             Err(_) => complain(format_args!(
-                "{name:?}: the daemon doesn't answer: it has the lock back when it goes on"
+                "{name:?}: the daemon doesn't answer; it will handle the release when it goes on"
             )),
         },
         interrupted = job.interrupted() => return Ok(interrupted),
@@ -165,13 +166,13 @@ async fn acquire(object: &Object, run: &Run) -> Result<Held, Failure> {
     let name = &run.name;
     let patience = if run.no_wait { Some(Duration::ZERO) } else { run.timeout };
     let talks = run.verbose || io::stderr().is_terminal();
-    // Who waits without a word needn't ask twice.
+    // To print the holders before waiting, a try comes first.
     let first = if talks { Some(Duration::ZERO) } else { patience };
     let mut taken = object.acquire(first).await;
     if let Err(AcquireError::TimedOut { held_by, .. }) = &taken
         && first != patience
     {
-        complain(format_args!("waiting for {name:?}, {}", holders(held_by)));
+        complain(format_args!("waiting for {name:?}: {}", holders(held_by)));
         taken = object.acquire(patience).await;
     }
     taken.map_err(|error| match error {
@@ -180,7 +181,7 @@ async fn acquire(object: &Object, run: &Run) -> Result<Held, Failure> {
                 Some(t) if !t.is_zero() => format!(" within {}", span(t)),
                 _ => String::new(),
             };
-            let text = format!("{name:?} not to be had{in_time}, {}", holders(&held_by));
+            let text = format!("could not acquire {name:?}{in_time}: {}", holders(&held_by));
             Failure::Conflict { text, code: run.conflict_exit_code }
         }
         error => broker::not_acquired(error),
@@ -190,12 +191,14 @@ async fn acquire(object: &Object, run: &Run) -> Result<Held, Failure> {
 fn holders(list: &[Holder]) -> String {
     let one = |h: &Holder| format!("{} for {}", plain(&h.process.to_string()), span(h.held));
     match list {
-        [] => "taken by nobody in particular: it is unowned, or others are before us".into(),
+        [] => {
+            "no holder: its permits are unowned, or other processes are first in the queue".into()
+        }
         list => format!("held by {}", list.iter().map(one).collect::<Vec<_>>().join(", ")),
     }
 }
 
-/// Waits until what is held is no longer ours, and says why.
+/// Waits until the hold is lost, and returns why.
 async fn lost(client: &Client, hold: &Hold) -> String {
     let session = async {
         match client.lost().await {
@@ -205,9 +208,9 @@ async fn lost(client: &Client, hold: &Hold) -> String {
     };
     let taken = async {
         while hold.is_valid() {
-            sleep(GLANCE).await;
+            sleep(CHECK).await;
         }
-        "somebody released it".to_owned()
+        "it was released by another session or by force".to_owned()
     };
     tokio::select! {
         biased;

@@ -1,4 +1,4 @@
-//! `status`, `ls`, `show` and `sessions`: one question to the daemon, one page.
+//! `status`, `ls`, `show` and `sessions`: one query of the daemon each.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub async fn status(mut inspect: Inspector, screen: Screen) -> Result<(), Failur
     ))?;
     let c = &status.counters;
     screen.line(format!(
-        "since its start {}, {}, {}, {}, {}, {}, {}",
+        "since the start: {}, {}, {}, {}, {}, {}, {}",
         count(c.requests, "request"),
         count(c.grants, "grant"),
         count(c.timeouts, "time-out"),
@@ -48,24 +48,24 @@ pub async fn status(mut inspect: Inspector, screen: Screen) -> Result<(), Failur
     ))?;
     match &status.journal {
         Some(journal) if journal.healthy => screen.line(format!(
-            "kept in {}: {:.1} MiB, {} since the last snapshot",
+            "journal in {}: {:.1} MiB, {} since the last snapshot",
             plain(&journal.directory),
             journal.bytes as f64 / f64::from(1 << 20),
             count(journal.records, "record"),
         ))?,
         Some(journal) => {
             let sick = format!(
-                "kept in {}, but not as it should be: {}",
+                "journal in {} has a fault: {}",
                 plain(&journal.directory),
                 plain(&journal.error)
             );
             screen.line(screen.paint(Ink::Red, sick))?;
         }
-        None => screen.line("kept nowhere (--no-journal): all is lost with the daemon")?,
+        None => screen.line("no journal (--no-journal): all state is lost with the daemon")?,
     }
     if status.panics + status.log_lines_lost > 0 {
         let faults = format!(
-            "{} (each ended a call, a session or a namespace), {} of its log lost",
+            "{} (each ended a call, a session or a namespace), {} of the log lost",
             count(status.panics, "fault"),
             count(status.log_lines_lost, "line"),
         );
@@ -107,7 +107,7 @@ pub async fn ls(
         return Ok(screen.json(&objects)?);
     }
     if objects.is_empty() {
-        return Ok(screen.line("nothing there")?);
+        return Ok(screen.line("no objects")?);
     }
     let mut table = Table::new(&["NAME", "KIND", "STATE", ">WAITING", "HELD BY", ">FOR"]);
     for object in &objects {
@@ -174,7 +174,7 @@ pub async fn show(
         screen.table(&holders(&it.holders))?;
     }
     if !it.waiters.is_empty() {
-        screen.heading("Waiting, first come first")?;
+        screen.heading("Waiting, in order of arrival")?;
         let mut table =
             Table::new(&[">PID", "COMMAND", ">SESSION", ">OWNER", ">SINCE", "FOR", "AT MOST"]);
         for w in &it.waiters {
@@ -197,7 +197,7 @@ pub async fn show(
         screen.line(screen.paint(
             Ink::Red,
             format!(
-                "\nabandoned by {} ({}) {} ago, after {}; the next owner is yet to be told",
+                "\nabandoned by {} ({}) {} ago, after {}; the next owner will be told",
                 who(&a.process),
                 a.cause,
                 seconds(a.ago_s),
@@ -209,7 +209,7 @@ pub async fn show(
         screen.line(screen.paint(Ink::Red, "\nDeadlock"))?;
         for (edge, next) in cycle.iter().zip(cycle.iter().cycle().skip(1)) {
             screen.line(format!(
-                "  {} waits since {} for {}, held by {} since {}",
+                "  {} has waited {} for {}, held by {} for {}",
                 who(&edge.process),
                 seconds(edge.waited_s),
                 plain(&edge.object),
@@ -283,7 +283,7 @@ pub fn who(p: &Process) -> String {
     }
 }
 
-/// A number of seconds for people.
+/// Seconds, as [`span`] prints them.
 pub fn seconds(s: f64) -> String {
     span(Duration::try_from_secs_f64(s).unwrap_or_default())
 }
@@ -296,7 +296,7 @@ fn process(p: &Process) -> [(Ink, String); 3] {
     ]
 }
 
-/// An owner's number as clients choose it: small for threads, huge for guards and tasks.
+/// An owner's number: decimal if it is small, else hexadecimal.
 fn owner(number: u64) -> String {
     match number {
         0..=0xffff => number.to_string(),
@@ -328,7 +328,7 @@ fn state(object: &Object) -> (Ink, String) {
         ("Semaphore", _) => (Ink::Green, format!("{free} free")),
         ("Event", 0) => (Ink::Plain, "clear".into()),
         ("Event", _) => (Ink::Green, "set".into()),
-        ("Barrier", _) => (Ink::Plain, format!("{free} of {max} there")),
+        ("Barrier", _) => (Ink::Plain, format!("{free} of {max} waiting")),
         _ => (Ink::Plain, String::new()),
     };
     match (object.broken, object.abandoned) {

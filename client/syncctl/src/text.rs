@@ -1,4 +1,4 @@
-//! How things look on a terminal: colour, tables that fit, durations, names made harmless.
+//! Terminal output: colour, tables that fit, durations, escaping of names.
 
 use std::{
     fmt::{self, Write as _},
@@ -22,37 +22,37 @@ pub enum Color {
     Never,
 }
 
-/// A way to set a word off, as the parameter of an SGR sequence.
+/// A colour or weight, as the parameter of an SGR sequence (ECMA-48).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ink {
-    /// As it comes.
+    /// No sequence.
     Plain = 0,
-    /// Headings.
+    /// Headings and names.
     Bold = 1,
-    /// What matters less.
+    /// Details.
     Dim = 2,
-    /// Trouble.
+    /// Problems.
     Red = 31,
-    /// What is well.
+    /// Good states.
     Green = 32,
-    /// What waits.
+    /// Waiting.
     Yellow = 33,
-    /// What acts.
+    /// Activity.
     Cyan = 36,
 }
 
-/// Standard output and what it can do.
+/// Standard output and its capabilities.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
     /// Whether results are JSON.
     pub json: bool,
     color: bool,
-    /// Columns to fit into; none where the output isn't a terminal.
+    /// The terminal's width in columns; None if the output isn't a terminal.
     width: Option<usize>,
 }
 
 impl Screen {
-    /// Looks at standard output.
+    /// Detects the capabilities of standard output.
     pub fn new(json: bool, color: Color) -> Self {
         let terminal = io::stdout().is_terminal();
         let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
@@ -69,7 +69,7 @@ impl Screen {
         Self { json, color, width }
     }
 
-    /// `text` in `ink`, if there is colour.
+    /// `text` in `ink`, if colour is on.
     pub fn paint(&self, ink: Ink, text: impl AsRef<str>) -> String {
         let text = text.as_ref();
         match self.color && ink != Ink::Plain && !text.is_empty() {
@@ -78,7 +78,7 @@ impl Screen {
         }
     }
 
-    /// One line.
+    /// Prints a line.
     ///
     /// # Errors
     /// If standard output is gone.
@@ -88,7 +88,7 @@ impl Screen {
         out.flush()
     }
 
-    /// A heading over what follows.
+    /// Prints an empty line and a heading.
     ///
     /// # Errors
     /// If standard output is gone.
@@ -96,7 +96,7 @@ impl Screen {
         self.line(format!("\n{}", self.paint(Ink::Bold, text)))
     }
 
-    /// A value as JSON: indented for people on a terminal, one line for programs.
+    /// Prints a value as JSON: indented on a terminal, else in one line.
     ///
     /// # Errors
     /// If standard output is gone.
@@ -107,7 +107,7 @@ impl Screen {
         })
     }
 
-    /// A table, its columns aligned and, on a terminal, cut to fit.
+    /// Prints a table with aligned columns, cut to the terminal's width.
     ///
     /// # Errors
     /// If standard output is gone.
@@ -116,8 +116,8 @@ impl Screen {
     }
 }
 
-/// A line for standard error. Where that is closed or full nobody can be told, and nothing else
-/// changes.
+/// Prints a line to standard error. Ignores errors: a closed standard error must not change the
+/// exit code.
 pub fn complain(text: impl fmt::Display) {
     let line = format!("syncctl: {text}\n");
     let _ = io::stderr().write_all(line.as_bytes());
@@ -130,12 +130,12 @@ pub struct Table {
     rows: Vec<Vec<(Ink, String)>>,
 }
 
-/// No column is cut below this, which leaves all headings whole.
+/// The width below which no column is cut; all headings fit.
 const NARROWEST: usize = 9;
 
 impl Table {
-    /// An empty one. A heading that starts with `>` is of numbers: aligned to the right, and
-    /// never cut.
+    /// An empty table. A heading that starts with `>` marks a column of numbers: aligned to the
+    /// right, and never cut.
     pub fn new(head: &[&'static str]) -> Self {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
@@ -184,7 +184,7 @@ fn is_numeric(title: &str) -> bool {
     title.starts_with('>')
 }
 
-/// Takes `excess` away from the widest, again and again, as far as it goes.
+/// Reduces the widest column, repeatedly, until `excess` is gone or all are [`NARROWEST`].
 fn shrink(mut widths: Vec<&mut usize>, excess: usize) {
     for _ in 0..excess {
         match widths.iter_mut().max() {
@@ -209,8 +209,8 @@ fn cut(text: &str, width: usize) -> String {
     kept.chain(['…']).collect()
 }
 
-/// `text` with what could steer a terminal or mislead the eye (control characters, changes of
-/// writing direction) written out.
+/// `text` with control characters and bidirectional overrides escaped, which could control the
+/// terminal or mislead the reader.
 pub fn plain(text: &str) -> String {
     let harmful = |c: char| {
         c.is_control()
@@ -225,7 +225,7 @@ pub fn plain(text: &str) -> String {
     })
 }
 
-/// A duration for people: two units at most.
+/// A duration with at most two units.
 pub fn span(d: Duration) -> String {
     let s = d.as_secs();
     match s {
@@ -246,7 +246,7 @@ pub fn time_of_day(us: u64) -> String {
     format!("{hour:02}:{minute:02}:{second:02}.{:06}Z", us % 1_000_000)
 }
 
-/// `n` of something, in the singular or plural.
+/// `n` with a noun in the singular or plural.
 pub fn count(n: u64, one: &str) -> String {
     match n {
         1 => format!("1 {one}"),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_steer_the_terminal() {
+    fn names_cannot_control_the_terminal() {
         assert_eq!(plain("a\x1b[2J\nb\u{202e}c"), r"a\u{1b}[2J\nb\u{202e}c");
         assert_eq!(plain("nightly/日本"), "nightly/日本");
     }

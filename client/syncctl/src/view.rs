@@ -1,5 +1,5 @@
-//! What inspection shows, as `--json` prints it: the wire's messages with durations in seconds,
-//! units in the names, and nothing that is merely empty. The names are stable.
+//! The types that `--json` prints: the protocol's messages with durations in seconds (the names
+//! have the units) and null for what is absent. The field names are stable.
 
 mod journal;
 
@@ -10,7 +10,7 @@ use syncd_proto::v1;
 
 pub use journal::Journal;
 
-/// A client process, or what is known of it.
+/// A client process.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Process {
     pub pid: u32,
@@ -114,11 +114,11 @@ pub struct Status {
     pub endpoint: String,
     pub uptime_s: f64,
     pub memory_bytes: u64,
-    /// The most that one user can make it use.
+    /// The memory that one user can make the daemon use, at most.
     pub user_bytes: u64,
     pub panics: u64,
     pub log_lines_lost: u64,
-    /// Absent: nothing is kept, and all is lost with the daemon.
+    /// `null`: the daemon has no journal.
     pub journal: Option<Journal>,
     pub quotas: Vec<Quota>,
     pub sessions: u64,
@@ -129,7 +129,7 @@ pub struct Status {
     pub namespaces: Vec<Namespace>,
 }
 
-/// Of the caller's own.
+/// A quota of the calling user.
 #[derive(Clone, Debug, Serialize)]
 pub struct Quota {
     pub field: String,
@@ -193,7 +193,7 @@ fn all<A, B: From<A>>(list: Vec<A>) -> Vec<B> {
     list.into_iter().map(B::from).collect()
 }
 
-/// A cause in a word; none if it is unspecified.
+/// A cause as one word; None if it is unspecified.
 pub fn cause(cause: v1::Cause) -> Option<&'static str> {
     Some(match cause {
         v1::Cause::Unspecified => return None,

@@ -1,4 +1,4 @@
-//! `watch`: the daemon's events, a line each.
+//! `watch`: prints the daemon's log records, a line each.
 
 use std::time::{Duration, Instant};
 
@@ -15,25 +15,25 @@ use crate::{
     view::WatchEvent,
 };
 
-/// How long a daemon that has left may be away: as its clients wait for it.
+/// How long to wait for the next daemon: as long as clients do by default.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it is looked for.
+/// The pause between attempts to connect to it.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A line of `--json` that is no event.
+/// A line of `--json` that reports a gap.
 #[derive(Serialize)]
 struct Away {
     kind: &'static str,
-    /// For how long nothing was seen.
+    /// The length of the gap, in seconds.
     away_s: f64,
     text: &'static str,
 }
 
-/// What was missed.
+/// The message for a gap.
 const GAP: &str = "the daemon was away: events may have been missed";
 
-/// `watch`: until the daemon stays away, or the reader falls behind.
+/// `watch`: returns when the daemon stays away, or the reader falls behind.
 pub async fn watch(
     endpoint: &Endpoint,
     screen: Screen,
@@ -51,7 +51,7 @@ pub async fn watch(
                 }
                 continue;
             }
-            Ok(None) => Failure::Unreachable("the daemon has left".into()),
+            Ok(None) => Failure::Unreachable("the daemon has exited".into()),
             Err(why @ Failure::Unreachable(_)) => why,
             Err(why) => return Err(why),
         };
@@ -68,7 +68,7 @@ pub async fn watch(
     }
 }
 
-/// The events of the daemon that comes next.
+/// Connects to the next daemon, and watches it.
 async fn again(endpoint: &Endpoint, request: &v1::WatchRequest) -> Streaming<v1::WatchEvent> {
     loop {
         if let Ok(mut inspect) = inspect(endpoint).await
@@ -80,7 +80,7 @@ async fn again(endpoint: &Endpoint, request: &v1::WatchRequest) -> Streaming<v1:
     }
 }
 
-/// Never indented: a line is an event.
+/// Prints a value as one line of JSON, even on a terminal.
 fn print(screen: &Screen, what: &impl Serialize) -> Result<(), Failure> {
     screen.line(serde_json::to_string(what).map_err(std::io::Error::from)?)?;
     Ok(())
@@ -113,7 +113,7 @@ fn line(screen: &Screen, event: &WatchEvent) -> String {
     }
     for edge in &event.cycle {
         word(format!(
-            "{} waits for {} since {},",
+            "{} has waited for {} for {},",
             who(&edge.process),
             plain(&edge.object),
             seconds(edge.waited_s)

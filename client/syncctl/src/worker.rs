@@ -1,5 +1,5 @@
-//! The processes that demo and bench are made of: small programs on the blocking client, as anybody
-//! would write them. Each leaves evidence in files, which the demo checks.
+//! The processes of demo and bench: small programs that use the blocking client. They write files,
+//! which the demo checks.
 
 use std::{
     fmt::Display,
@@ -15,36 +15,37 @@ use syncd_client::blocking::Client;
 
 use crate::{cli::Global, failure::Failure, text::span};
 
-/// The lock around the counter, and the file that is the counter.
+/// The counter's lock, and its file.
 pub const COUNTER: &str = "counter";
-/// The semaphore of two, and the file where each writes `+` when it comes and `-` when it goes.
+/// The semaphore of two permits, and the file in which each process writes `+` when it has acquired
+/// a permit and `-` before it releases it.
 pub const DESK: &str = "desk";
-/// The lock around the producer's file, and that file: an item a line.
+/// The lock of the producer's file, and that file, with one item per line.
 pub const SHELF: &str = "shelf";
-/// The condition that tells of a new item.
+/// The condition that the producer notifies.
 pub const NEW_ITEM: &str = "new-item";
-/// The file with the items in the order in which they were consumed.
+/// The file with the consumed items, in order.
 pub const CONSUMED: &str = "consumed";
 /// The lock whose holder is killed.
 pub const VAULT: &str = "vault";
-/// The file with who was told of whom: `name: pid cause`.
+/// The file with abandonments, and who was told of them: `name: pid cause`.
 pub const TOLD: &str = "told";
-/// The semaphores of the bench's ping-pong.
+/// The semaphore that the bench releases.
 pub const PING: &str = "syncctl-bench/ping";
-/// The other one.
+/// The semaphore that its partner releases.
 pub const PONG: &str = "syncctl-bench/pong";
 
 /// The last item that is produced.
 const LAST_ITEM: u32 = 4;
 
-/// One process.
+/// The arguments of a process.
 #[derive(Debug, Args)]
 pub struct Worker {
     #[arg(value_enum)]
     role: Role,
-    /// What to be called.
+    /// The process's label.
     name: String,
-    /// Where the files are.
+    /// The directory of the files.
     dir: PathBuf,
 }
 
@@ -55,29 +56,29 @@ pub enum Role {
     Count,
     /// Works on an item, two at a time.
     Work,
-    /// Puts items on the shelf.
+    /// Appends items to the shelf.
     Produce,
-    /// Takes them off.
+    /// Removes items from the shelf.
     Consume,
-    /// Takes the vault and keeps it.
+    /// Acquires the vault and keeps it.
     Hold,
-    /// Takes the vault, and tells what it is told.
+    /// Acquires the vault, and prints the abandonment.
     Inherit,
-    /// Sends back what it is sent, 16 bytes at a time.
+    /// Echoes messages of 16 bytes.
     Echo,
     /// Answers each ping.
     Pong,
 }
 
 impl Role {
-    /// As an argument.
+    /// The role as an argument.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
 impl Worker {
-    /// Does it.
+    /// Runs the process's role.
     pub fn work(&self, global: &Global) -> Result<(), Failure> {
         if let Role::Echo = self.role {
             return Ok(echo()?);
@@ -104,7 +105,7 @@ impl Worker {
         let _guard = lock.acquire().map_err(failed)?;
         let value: u32 = self.read(COUNTER)?.trim().parse().unwrap_or(0);
         say(format_args!("acquired the lock, value: {value}"));
-        // Read here, written there: without the lock, some of it would be lost.
+        // Between the read and the write: without the lock, increments would be lost.
         sleep(Duration::from_millis(250));
         fs::write(self.dir.join(COUNTER), (value + 1).to_string())?;
         say(format_args!("releasing the lock, value: {}", value + 1));
@@ -160,7 +161,7 @@ impl Worker {
     fn hold(&self, client: &Client) -> Result<(), Failure> {
         let lock = client.lock(VAULT).map_err(failed)?;
         let _guard = lock.acquire().map_err(failed)?;
-        say(format_args!("acquired the lock, and won't let go of it"));
+        say(format_args!("acquired the lock, and keeps it"));
         io::copy(&mut io::stdin(), &mut io::sink())?;
         Ok(())
     }
@@ -169,11 +170,11 @@ impl Worker {
         let lock = client.lock(VAULT).map_err(failed)?;
         let guard = lock.acquire().map_err(failed)?;
         match guard.abandoned() {
-            None => say(format_args!("acquired the lock; nothing to be told")),
+            None => say(format_args!("acquired the lock; no abandonment")),
             Some(left) => {
                 let (by, cause, held) = (&left.process, left.cause, span(left.held));
                 say(format_args!(
-                    "acquired the lock; told: {by} {cause} after holding it for {held}"
+                    "acquired the lock; abandoned: {by} {cause} after holding it for {held}"
                 ));
                 self.append(TOLD, &format!("{}: {} {cause}\n", self.name, by.pid))?;
             }
@@ -195,7 +196,7 @@ impl Worker {
     }
 }
 
-/// Until the bench goes away.
+/// Answers pings until the bench closes.
 fn pong(client: &Client) -> Result<(), Failure> {
     let ping = client.semaphore(PING, 0).map_err(failed)?;
     let pong = client.semaphore(PONG, 0).map_err(failed)?;
@@ -205,7 +206,7 @@ fn pong(client: &Client) -> Result<(), Failure> {
     }
 }
 
-/// On standard input, which is one end of a socket pair, until the other one is closed.
+/// Echoes on standard input, which is one end of a socket pair, until the other end closes.
 #[cfg(unix)]
 fn echo() -> io::Result<()> {
     use std::{
@@ -226,12 +227,12 @@ fn echo() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// A line to whoever listens; that nobody does is no reason to stop.
+/// Prints a line; ignores a closed standard output.
 fn say(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// What any call on the broker can end with, here.
+/// The failure for any error of a client's call in demo and bench.
 pub fn failed(error: impl Display) -> Failure {
     Failure::Unmet(error.to_string())
 }

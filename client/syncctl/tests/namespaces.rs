@@ -41,7 +41,7 @@ fn who_means_a_shared_namespace_gets_it_or_nothing() {
 }
 
 #[test]
-fn a_slip_of_the_pen_is_told_of() {
+fn a_misspelt_shared_namespace_is_pointed_out() {
     let house = house();
     let run = |namespace: &str| {
         let ran = house.syncctl(&["--namespace", namespace, "run", "a", "--", "echo", "ran"]);
@@ -49,7 +49,7 @@ fn a_slip_of_the_pen_is_told_of() {
         String::from_utf8(ran.stderr).unwrap()
     };
     let told = run("job");
-    assert!(told.contains("\"job\" is your own") && told.contains("shared/jobs"), "{told}");
+    assert!(told.contains("\"job\" is private") && told.contains("shared/jobs"), "{told}");
     assert_eq!(told.lines().count(), 1, "{told}");
     for meant in ["jobs", "shared/jobs", "", "nightly"] {
         assert_eq!(run(meant), "", "{meant}");

@@ -1,5 +1,5 @@
-//! What happens at the edges: a daemon that is stopped, killed or on its way out, descriptors that
-//! are used up or closed, processes that only release.
+//! Edge cases: a daemon that is stopped, killed or exiting, descriptors that are used up or closed,
+//! processes that only release.
 
 use std::{
     env, fs,
@@ -23,7 +23,7 @@ use super::unix::{Daemon, WATCHDOG, endpoint_in, eventually, fork};
 
 impl Daemon {
     fn signal(&self, signal: libc::c_int) {
-        // SAFETY: it is our child, which has not been waited for.
+        // SAFETY: the process is our child and hasn't been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
     }
 
@@ -38,7 +38,7 @@ impl Daemon {
     }
 }
 
-/// Rule R64: a release that was made counts, however many there are.
+/// Rule R64: every release that was made counts.
 pub fn a_producer_that_only_releases_is_never_stuck_and_loses_nothing() {
     const ITEMS: u32 = 100_000;
     let daemon = Daemon::start();
@@ -83,8 +83,8 @@ pub fn a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost() {
     eventually(|| items.value().unwrap() == ITEMS);
 }
 
-/// Nobody waits who would send it, and its process makes no other call.
-pub fn what_found_no_room_is_sent_when_there_is_some() {
+/// The leader would send them, but no thread waits, and the process makes no other call.
+pub fn unsent_releases_are_sent_when_the_socket_has_room() {
     let daemon = Daemon::start();
     let client = daemon.client();
     let (full, last) = (client.semaphore("full", 0).unwrap(), client.semaphore("last", 0).unwrap());
@@ -98,7 +98,7 @@ pub fn what_found_no_room_is_sent_when_there_is_some() {
     theirs.acquire_unowned().unwrap();
 }
 
-pub fn releases_that_are_lost_with_their_session_are_told_once() {
+pub fn releases_lost_with_their_session_are_reported_once() {
     let daemon = Daemon::start();
     let client = daemon.client();
     let items = client.semaphore("items", 0).unwrap();
@@ -112,7 +112,7 @@ pub fn releases_that_are_lost_with_their_session_are_told_once() {
     assert!(matches!(next, SessionError::Connect(_)), "{next}");
 }
 
-/// Rule R33: by the client's own clock, too.
+/// Rule R33: the client's own clock ends the call, too.
 pub fn a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone() {
     let soon = Duration::from_millis(50);
     let daemon = Daemon::start();
@@ -122,7 +122,7 @@ pub fn a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone() {
     let other = daemon.client().lock("l").unwrap();
     daemon.stop();
     fork(|| {
-        // Its session is opened by this very call.
+        // This call opens its session.
         let late = lock.acquire_timeout(soon).unwrap_err();
         assert!(matches!(late, AcquireError::TimedOut { .. }), "{late}");
     })
@@ -133,7 +133,7 @@ pub fn a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone() {
     assert!(event.wait_timeout(soon).unwrap().timed_out());
     assert!(barrier.wait_timeout(soon).is_err());
     daemon.go_on();
-    // What was given up is held by nobody.
+    // The daemon holds nothing for the calls that gave up.
     drop(other.acquire().unwrap());
     eventually(|| barrier.state().unwrap().broken);
     daemon.signal(libc::SIGKILL);
@@ -149,10 +149,10 @@ pub fn without_a_descriptor_left_waiting_threads_still_finish() {
         let lock = client.lock("l").unwrap();
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         let next = fs::File::open("/dev/null").unwrap().into_raw_fd();
-        // SAFETY: the limits are of this child, which has one thread.
+        // SAFETY: the limits are this child's, which has one thread.
         unsafe {
             libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-            // For a few of the threads.
+            // Enough for a few of the threads.
             limit.rlim_cur = next as libc::rlim_t + 3;
             assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
         }
@@ -196,11 +196,11 @@ pub fn a_child_that_has_closed_all_descriptors_keeps_the_files_that_it_opened_si
     let client = daemon.client();
     let lock = client.lock("l").unwrap();
     let event = client.event("e").unwrap();
-    // In the parent it stays.
+    // The parent keeps its socket.
     let mut guard = Some(lock.acquire().unwrap());
     fork(|| {
         for fd in 3..256 {
-            // SAFETY: nobody in this child has any of them.
+            // SAFETY: nothing in this child uses the descriptors.
             let _ = unsafe { libc::close(fd) };
         }
         let files: Vec<_> =
@@ -209,7 +209,7 @@ pub fn a_child_that_has_closed_all_descriptors_keeps_the_files_that_it_opened_si
         assert!(lock.try_acquire().unwrap().is_none());
         drop(guard.take());
         for fd in files {
-            // SAFETY: it only asks.
+            // SAFETY: a plain system call.
             assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0, "{fd} was closed");
         }
     })
@@ -231,7 +231,7 @@ pub fn a_dead_token_starts_no_daemon_and_makes_no_directory() {
     assert!(!place.exists());
 }
 
-/// As one does that leaves when it has nothing to do.
+/// As a daemon does that exits when idle.
 pub fn a_daemon_that_leaves_as_one_comes_is_tried_again_and_another_is_started() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint_in(dir.path());
@@ -252,7 +252,7 @@ pub fn a_daemon_that_leaves_as_one_comes_is_tried_again_and_another_is_started()
 
 extern "C" fn ignore(_: libc::c_int) {}
 
-/// A connection takes as long as the daemon does, and signals come meanwhile.
+/// The daemon is slow to answer, and signals arrive meanwhile.
 pub fn a_signal_handler_may_make_a_call_while_its_thread_connects() {
     let daemon = Daemon::start();
     daemon.stop();
@@ -263,7 +263,7 @@ pub fn a_signal_handler_may_make_a_call_while_its_thread_connects() {
     thread::scope(|scope| {
         let (id, ids) = mpsc::channel();
         let connecting = scope.spawn(move || {
-            // SAFETY: it only asks.
+            // SAFETY: a plain system call.
             id.send(unsafe { libc::pthread_self() }).unwrap();
             let mut handler = || {
                 daemon.go_on();
@@ -275,7 +275,7 @@ pub fn a_signal_handler_may_make_a_call_while_its_thread_connects() {
             make("outer").wait(&mut handler).unwrap();
         });
         let thread = ids.recv().unwrap();
-        // SAFETY: the handler does nothing, and the thread has not been joined.
+        // SAFETY: the handler does nothing, and the thread hasn't been joined.
         unsafe {
             libc::signal(libc::SIGUSR2, ignore as *const () as libc::sighandler_t);
             while handling.try_recv().is_err() && !connecting.is_finished() {
@@ -287,7 +287,7 @@ pub fn a_signal_handler_may_make_a_call_while_its_thread_connects() {
     });
 }
 
-/// A time-out ends it; a signal's handler may, too.
+/// By a time-out, or by a signal handler.
 pub fn a_call_to_a_stopped_daemon_can_be_given_up() {
     let daemon = Daemon::start();
     let client = raw::client(Client::builder().endpoint(daemon.endpoint.clone())).unwrap();
@@ -296,7 +296,7 @@ pub fn a_call_to_a_stopped_daemon_can_be_given_up() {
     daemon.stop();
     let (id, ids) = mpsc::channel();
     let waiting = thread::spawn(move || {
-        // SAFETY: it only asks.
+        // SAFETY: a plain system call.
         id.send(unsafe { libc::pthread_self() }).unwrap();
         Object::set(&event).wait(&mut || true)
     });

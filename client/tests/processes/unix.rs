@@ -1,4 +1,4 @@
-//! The cases, and the runner that takes their names as arguments.
+//! The test cases, and the runner that takes their names as arguments.
 
 use std::{
     env, fs,
@@ -37,12 +37,12 @@ pub fn main() {
             edges::a_producer_is_held_up_by_a_stopped_daemon_and_nothing_is_lost,
         ),
         (
-            "what_found_no_room_is_sent_when_there_is_some",
-            edges::what_found_no_room_is_sent_when_there_is_some,
+            "unsent_releases_are_sent_when_the_socket_has_room",
+            edges::unsent_releases_are_sent_when_the_socket_has_room,
         ),
         (
-            "releases_that_are_lost_with_their_session_are_told_once",
-            edges::releases_that_are_lost_with_their_session_are_told_once,
+            "releases_lost_with_their_session_are_reported_once",
+            edges::releases_lost_with_their_session_are_reported_once,
         ),
         (
             "a_time_out_bounds_the_call_when_the_daemon_is_stopped_or_gone",
@@ -92,7 +92,7 @@ pub fn main() {
     }
 }
 
-/// The daemon. Standard output is a pipe that its starter watches, so it isn't written to.
+/// The daemon. Doesn't write to standard output, which is a pipe that its starter watches.
 fn serve(socket: &str) {
     if let Some(words) = env::var_os("SYNCD_TEST_FAIL") {
         eprintln!("{}", words.display());
@@ -153,12 +153,12 @@ pub fn eventually(mut happens: impl FnMut() -> bool) {
     }
 }
 
-/// Runs `act` in a forked child, and gives back what to wait for it by.
+/// Runs `act` in a forked child, and returns the child.
 pub fn fork(act: impl FnOnce()) -> Forked {
     // SAFETY: the child ends with _exit, and runs what a child of fork may in practice.
     match unsafe { libc::fork() } {
         0 => {
-            // SAFETY: it kills a child that hangs.
+            // SAFETY: the alarm ends a child that hangs.
             unsafe { libc::alarm(WATCHDOG.as_secs() as u32) };
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
             // SAFETY: as above.
@@ -177,7 +177,7 @@ impl Forked {
 
     fn status(self) -> libc::c_int {
         let mut status = -1;
-        // SAFETY: it is our child, and `status` is ours.
+        // SAFETY: the process is our child, and `status` is a valid pointer.
         assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
         status
     }
@@ -214,7 +214,7 @@ fn a_child_works_with_inherited_objects() {
         let guard = lock.acquire().unwrap();
         turn.set().unwrap();
         assert!(condition.notify_one(&guard).unwrap());
-        // Its own child, too.
+        // A grandchild, too.
         drop(guard);
         fork(|| assert!(turn.is_set().unwrap())).wait();
     });
@@ -228,7 +228,7 @@ fn a_child_may_drop_all_that_it_inherited() {
     let client = daemon.client();
     let lock = client.lock("l").unwrap();
     let guard = lock.acquire().unwrap();
-    // The guard alone keeps the session.
+    // Only the guard keeps the session.
     drop((lock, client));
     let mut guard = Some(guard);
     fork(|| drop(guard.take())).wait();
@@ -277,7 +277,7 @@ fn a_killed_holder_is_named_to_the_next() {
     held.wait().unwrap();
     assert!(lock.try_acquire().unwrap().is_none());
     let pid = holder.0;
-    // SAFETY: it is our child.
+    // SAFETY: the process is our child.
     unsafe { libc::kill(pid, libc::SIGKILL) };
     let guard = lock.acquire().unwrap();
     let left = guard.abandoned().unwrap();
@@ -300,9 +300,9 @@ fn a_daemon_is_started_once_for_many() {
         .collect();
     children.into_iter().for_each(Forked::wait);
     assert_eq!(fs::read_dir(started.path()).unwrap().count(), 1);
-    // Nobody's child, it leaves by itself, and is started again when it is wanted again.
+    // The daemon isn't our child, exits by itself when idle, and is started again when needed.
     let mut status = 0;
-    // SAFETY: it only asks.
+    // SAFETY: a plain system call.
     assert_eq!(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }, -1);
     eventually(|| !endpoint.as_path().exists());
     drop(builder().connect_blocking().unwrap());

@@ -1,5 +1,4 @@
-//! A daemon in this process for one test, and a way to cut its clients' connections. Never
-//! here: what is tested.
+//! A daemon in this process for one test, and a way to cut its clients' connections.
 #![allow(dead_code)]
 
 use std::{
@@ -21,14 +20,14 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Against hangs; nothing is measured by it.
+/// Catches hangs; nothing is measured by it.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(WATCHDOG, future).await.expect("it hangs")
 }
 
-/// A daemon on a socket of its own. It leaves when dropped.
+/// A daemon on a socket of its own. It exits when dropped.
 pub struct Daemon {
     pub endpoint: Endpoint,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -47,7 +46,7 @@ impl Daemon {
         Self::keeping(endpoint, syncd::Journaling::Beside)
     }
 
-    /// One that leaves what it knows to the next one, or not.
+    /// A daemon with or without a journal for the next one.
     pub fn keeping(endpoint: &Endpoint, journal: syncd::Journaling) -> Self {
         let mut config = syncd::Config::new(endpoint.clone());
         config.journal = journal;
@@ -95,8 +94,8 @@ pub fn endpoint_in(dir: &Path, name: &str) -> Endpoint {
     dir.join(name).to_str().unwrap().parse().unwrap()
 }
 
-/// Stands between a daemon and its clients. The daemon sees this process in either case, so
-/// that a session can be resumed through it.
+/// A proxy between a daemon and its clients, in this process. The daemon sees the same peer
+/// through it, so that a session can be resumed.
 pub struct Link {
     pub endpoint: Endpoint,
     cut: Arc<Notify>,
@@ -132,12 +131,12 @@ impl Link {
         link
     }
 
-    /// Breaks all connections; new ones are let through.
+    /// Breaks all connections; accepts new ones.
     pub fn cut(&self) {
         self.cut.notify_one();
     }
 
-    /// Lets nobody through, or everybody again.
+    /// Breaks all connections, and refuses new ones or accepts them again.
     pub fn close(&self, closed: bool) {
         self.closed.store(closed, SeqCst);
         self.cut();

@@ -1,5 +1,5 @@
-//! What an asyncio task holds, and who keeps it: the hold itself, a wait that has its guard
-//! meanwhile, calls that need it to stay.
+//! The hold of an asyncio task. A condition wait borrows its guard; calls such as notify keep it
+//! from being released.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,7 +9,7 @@ use syncd_client::{LockGuard, raw};
 use super::lock;
 use crate::failure::abandonment;
 
-/// Something held. When it goes, it is released.
+/// A held lock or permit. Dropping it releases it.
 #[pyclass(frozen, module = "syncd._native")]
 pub(crate) struct AsyncHold {
     generation: u32,
@@ -18,10 +18,11 @@ pub(crate) struct AsyncHold {
 
 struct Held {
     guard: Option<LockGuard>,
-    /// How many calls need it still: it is released after the last of them.
+    /// How many calls keep the hold: a release takes effect after the last of them.
     needed: u32,
-    /// Whether a wait has the guard.
+    /// Whether a condition wait has the guard.
     is_lent: bool,
+    /// Whether `release` was called.
     is_over: bool,
 }
 
@@ -31,7 +32,7 @@ impl AsyncHold {
         Self { generation: raw::generation(), held: Arc::new(Mutex::new(held)) }
     }
 
-    /// Lends its guard, if it has it, for as long as a wait goes on.
+    /// Lends the guard to a condition wait. None if it is lent or released.
     pub fn lend(&self) -> Option<Loan> {
         let mut held = self.held()?;
         let guard = held.guard.take()?;
@@ -40,13 +41,13 @@ impl AsyncHold {
         Some(Loan { guard: Some(guard), to: self.held.clone() })
     }
 
-    /// Keeps it from being released until the need is dropped.
+    /// Keeps the hold from being released until the returned value is dropped.
     pub fn need(&self) -> Need {
         lock(&self.held).needed += 1;
         Need(self.held.clone())
     }
 
-    /// None in a forked child of the process whose hold it is: there the mutex may be locked.
+    /// Locks the hold. None in a forked child, where the mutex may be locked for ever.
     fn held(&self) -> Option<MutexGuard<'_, Held>> {
         (self.generation == raw::generation()).then(|| lock(&self.held))
     }
@@ -54,7 +55,7 @@ impl AsyncHold {
 
 #[pymethods]
 impl AsyncHold {
-    /// Releases it; tells whether it was still held. Sends at once, and doesn't wait.
+    /// Sends the release, without waiting; returns whether the hold was still valid.
     fn release(&self) -> bool {
         let Some(mut held) = self.held() else { return false };
         if held.needed > 0 || held.is_lent {
@@ -66,13 +67,13 @@ impl AsyncHold {
         guard.is_some_and(|guard| guard.is_valid())
     }
 
-    /// Whether it is a forked child's parent's.
+    /// Whether the hold belongs to the parent of this forked child.
     #[getter]
     fn is_inherited(&self) -> bool {
         self.generation != raw::generation()
     }
 
-    /// Whether it is still held.
+    /// Whether the hold is still valid.
     #[getter]
     fn is_valid(&self) -> bool {
         let held = self.held();
@@ -92,7 +93,7 @@ impl AsyncHold {
     }
 }
 
-/// A call's need of a hold, for as long as it runs.
+/// Keeps a hold from being released while a call runs.
 pub(crate) struct Need(Arc<Mutex<Held>>);
 
 impl Drop for Need {
@@ -106,7 +107,7 @@ impl Drop for Need {
     }
 }
 
-/// A guard that is lent to a wait, and comes back with its end.
+/// A guard lent to a condition wait; dropping this returns it.
 pub(crate) struct Loan {
     guard: Option<LockGuard>,
     to: Arc<Mutex<Held>>,

@@ -1,5 +1,5 @@
-//! An object of any kind as asyncio's classes use it: made when it is first used, and one
-//! method for each call.
+//! An object of any kind for the asyncio classes: created at its first use, with one method for each
+//! call. Each method takes a callback `done(result, error)`; its doc says what the result is.
 
 use std::{
     pin::Pin,
@@ -22,16 +22,16 @@ use crate::{
     wait::seconds,
 };
 
-/// How often a wait in this thread looks for signals.
+/// How often a wait in this thread checks for signals.
 const SIGNALS: Duration = Duration::from_millis(50);
 
-/// What the last to come to a Barrier has to do.
+/// The turn of a Barrier's last party to run its action.
 #[pyclass(frozen, module = "syncd._native")]
 pub(crate) struct AsyncAction(Mutex<Option<Action>>);
 
 #[pymethods]
 impl AsyncAction {
-    /// Says how it went: well, or not.
+    /// Reports whether the action succeeded.
     fn done(&self, ok: bool, done: Py<PyAny>) -> PyResult<AsyncCall> {
         let action = lock(&self.0).take();
         Ok(agent()?.start(done, async move {
@@ -43,7 +43,7 @@ impl AsyncAction {
     }
 }
 
-/// An object that is created or attached to when it is first used.
+/// An object that is created or attached to at its first use.
 struct Remote {
     generation: u32,
     client: Client,
@@ -64,7 +64,7 @@ impl Remote {
                 return Ok(object.clone());
             }
             if remote.generation != raw::generation() {
-                // The parent's would be another object.
+                // This would create another object than the parent's.
                 return Err(lost_by_fork());
             }
             remote.object.get_or_try_init(|| remote.make()).await.cloned()
@@ -90,7 +90,7 @@ impl Remote {
     }
 }
 
-/// An object of any kind, in a session of the agent's.
+/// An object of any kind, in one of the agent's sessions.
 #[pyclass(frozen, module = "syncd._native")]
 pub(crate) struct AsyncObject(Arc<Remote>);
 
@@ -111,7 +111,7 @@ impl AsyncObject {
 
 #[pymethods]
 impl AsyncObject {
-    /// Gets or creates one, when it is first used or opened.
+    /// An object that is got or created at its first use.
     #[staticmethod]
     fn create(
         py: Python<'_>,
@@ -131,7 +131,7 @@ impl AsyncObject {
         Ok(Self(Arc::new(Remote { generation, client, source, object })))
     }
 
-    /// Attaches to one, when it is first used.
+    /// An object that is attached to at its first use.
     #[staticmethod]
     fn attach(py: Python<'_>, token: &str) -> PyResult<Self> {
         let token: Token = token.parse().map_err(|error| Failure::value(&error))?;
@@ -140,12 +140,13 @@ impl AsyncObject {
         Ok(Self(Arc::new(Remote { generation, client, source, object: OnceCell::new() })))
     }
 
-    /// Creates it, if that hasn't been done.
+    /// Creates the object or attaches to it, if that hasn't been done.
     fn open(&self, done: Py<PyAny>) -> PyResult<AsyncCall> {
         self.start(done, |_| async { Ok(()) })
     }
 
-    /// What another process attaches by. Waits for the daemon if it isn't created yet.
+    /// The token by which another process attaches. Waits for the daemon if the object isn't created
+    /// yet.
     #[getter]
     fn token(&self, py: Python<'_>) -> PyResult<String> {
         match (&self.0.source, self.0.object.get()) {
@@ -166,7 +167,7 @@ impl AsyncObject {
         }
     }
 
-    /// Gives an AsyncHold.
+    /// Result: an AsyncHold.
     fn acquire(&self, owner: u64, timeout: Option<f64>, done: Py<PyAny>) -> PyResult<AsyncCall> {
         let timeout = seconds(timeout);
         self.start(done, move |object| async move {
@@ -174,7 +175,7 @@ impl AsyncObject {
         })
     }
 
-    /// Gives True: a permit that is nobody's.
+    /// Takes an unowned permit. Result: True.
     fn acquire_unowned(
         &self,
         owner: u64,
@@ -188,12 +189,12 @@ impl AsyncObject {
         })
     }
 
-    /// Gives a permit that is nobody's.
+    /// Releases without a token. Result: None.
     fn release(&self, owner: u64, done: Py<PyAny>) -> PyResult<AsyncCall> {
         self.start(done, move |object| async move { Ok(object.release(owner).run().await?) })
     }
 
-    /// Gives whether there was a notify. The hold is void meanwhile.
+    /// Result: whether there was a notify. The hold is void during the wait.
     fn wait(
         &self,
         hold: &Bound<'_, AsyncHold>,
@@ -213,7 +214,8 @@ impl AsyncObject {
         })
     }
 
-    /// Wakes so many, or all if that is 0. The hold isn't released before.
+    /// Notifies the `n` oldest waiters, or all if `n` is 0; keeps the hold until then. Result: how
+    /// many were notified.
     fn notify(
         &self,
         owner: u64,
@@ -240,7 +242,7 @@ impl AsyncObject {
         self.start(done, |object| async move { Ok(Object::clear(&object.event()).run().await?) })
     }
 
-    /// Gives whether it was set in time.
+    /// Result: whether the event was set in time.
     fn event_wait(&self, owner: u64, timeout: Option<f64>, done: Py<PyAny>) -> PyResult<AsyncCall> {
         let timeout = seconds(timeout);
         self.start(done, move |object| async move {
@@ -250,7 +252,7 @@ impl AsyncObject {
         })
     }
 
-    /// Gives the party's number, and the AsyncAction if it is this party's.
+    /// Result: the party's index, and an AsyncAction if this party has to run its action.
     fn barrier_wait(
         &self,
         owner: u64,
@@ -275,7 +277,7 @@ impl AsyncObject {
         self.start(done, |object| async move { Ok(Object::abort(&object.barrier()).run().await?) })
     }
 
-    /// Gives its value, how many wait, whether it is broken, and who holds it.
+    /// Result: value, number of waiters, whether a Barrier is broken, holders.
     fn query(&self, done: Py<PyAny>) -> PyResult<AsyncCall> {
         self.start(done, |object| async move {
             let state = object.query().run().await?;

@@ -1,4 +1,4 @@
-//! The package as a wheel would install it, made of what cargo built, and the interpreter at hand.
+//! The package as a wheel would install it, made from what cargo built, and the interpreter.
 
 use std::{
     env, fs,
@@ -38,16 +38,16 @@ pub fn site() -> &'static Path {
     site.path()
 }
 
-/// The python3 to be tested, or the one at hand.
+/// The interpreter to test: `$SYNCD_TEST_PYTHON`, or `python3` on the path.
 pub fn interpreter() -> PathBuf {
     env::var_os("SYNCD_TEST_PYTHON").unwrap_or_else(|| "python3".into()).into()
 }
 
-/// It, with the package, and a socket for its daemon.
+/// A command that runs the interpreter with the package, for the daemon at `socket`.
 pub fn python(socket: &Path) -> Command {
     let mut python = Command::new(interpreter());
     python
-        // `-m` looks into the working directory first, and here that has the sources.
+        // `-m` searches the working directory first, which would be that of the sources.
         .current_dir(site())
         .env_clear()
         .envs(env::vars().filter(|(name, _)| !name.starts_with("SYNCD") && !name.starts_with("PY")))

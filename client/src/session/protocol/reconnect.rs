@@ -1,5 +1,5 @@
-//! From one connection to the next: when one is made, what it begins with, how long that goes on,
-//! and what the time that it took means to those who wait. Never here: what is sent by it.
+//! Reconnecting: when to connect, the greeting of a connection, when to give the session up, and
+//! how the time without a daemon counts against time-outs.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +8,29 @@ use syncd_proto::v1::{ClientMessage, Open, client_message::Request, server_messa
 use super::{End, Event, Link, Protocol};
 use crate::error::SessionLost;
 
-/// How long a daemon may be away that its sessions outlive: a service manager's restart, or a
-/// package's upgrade, with a slow disk and a minute's patience of an operator who looks why.
+/// How long the session waits for a new daemon by default: enough for a service manager's restart
+/// or a package's upgrade on a slow disk.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The first pause between two attempts to resume, which doubles.
+/// The first pause between two attempts to resume; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The longest one.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How it stands with the attempts to get a connection.
+/// The state of the attempts to connect.
 #[derive(Clone)]
 pub(super) struct Retry {
-    /// When the next one is made.
+    /// When the next attempt is due.
     pub at: Instant,
     pause: Duration,
-    /// When the one before broke; none for a session that was never opened.
+    /// When the last connection broke; None for a session that was never opened.
     since: Option<Instant>,
-    /// From when a daemon may count the grace.
+    /// The earliest time from which a daemon may count the grace.
     grace_from: Instant,
-    /// No daemon is there that could.
+    /// The daemon is gone, so that none counts the grace.
     is_gone: bool,
-    /// There is a connection, by which a daemon is to answer.
+    /// There is a connection, and its greeting has no reply yet.
     is_heard: bool,
     pub reason: String,
 }
@@ -51,12 +51,12 @@ impl Retry {
 }
 
 impl Protocol {
-    /// How long a daemon may be away that the session outlives; [`PATIENCE`] unless told otherwise.
+    /// Sets how long the session waits for a new daemon. Default: [`PATIENCE`].
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// Whether a connection is to be made now. True once for each attempt.
+    /// Whether to connect now. True once for each attempt.
     pub fn poll_connect(&mut self, now: Instant) -> bool {
         self.tell(now);
         let spread = self.spread();
@@ -77,8 +77,8 @@ impl Protocol {
         self.note_time();
     }
 
-    /// From 0.75 to 1.25: those who lost the same daemon don't all come at once. It needs no real
-    /// chance, only to differ between sessions and between attempts.
+    /// A factor from 0.75 to 1.25 for pauses, so that the clients of a lost daemon don't all
+    /// reconnect at once. It is derived from the resume key and the attempt, not random.
     fn spread(&self) -> f64 {
         let key = self.opened.iter().flat_map(|opened| &opened.resume_key);
         let seed = key.fold(self.attempt, |seed, byte| {
@@ -87,12 +87,12 @@ impl Protocol {
         0.75 + (seed >> 40) as f64 / (1_u64 << 25) as f64
     }
 
-    /// There is a connection.
+    /// A connection was made.
     pub fn handle_connected(&mut self) {
         let Link::Connecting(retry) = &mut self.link else { return };
         retry.is_heard = true;
-        // From what was acknowledged, not from what was received: a Cancel that was lost on the
-        // way must still be able to undo what it names.
+        // Resume from what was acknowledged, not from what was received: a Cancel that was lost
+        // with the connection must still be able to undo its grant.
         let open = match &self.opened {
             None => self.open.clone(),
             Some(opened) => {
@@ -111,7 +111,7 @@ impl Protocol {
         self.transmitted = 0;
     }
 
-    /// The connection ended, or could not be made.
+    /// The connection ended, or couldn't be made.
     pub fn handle_disconnected(&mut self, now: Instant, end: End) {
         let (reason, is_absent) = match end {
             End::Final(why) => return self.lose(why),
@@ -124,7 +124,8 @@ impl Protocol {
         self.link = match std::mem::replace(&mut self.link, Link::Up) {
             Link::Lost(why) => Link::Lost(why),
             Link::Down(retry) | Link::Connecting(retry) => {
-                // Whoever was there may have taken the session up, and counts from here on.
+                // The daemon behind that connection may have resumed the session, and counts the
+                // grace from now on.
                 let is_counting = retry.is_gone && retry.is_heard && !is_absent;
                 let grace_from = if is_counting { now } else { retry.grace_from };
                 let is_gone = is_absent || (retry.is_gone && !is_counting);
@@ -137,12 +138,12 @@ impl Protocol {
         };
     }
 
-    /// When a session is given up that has no connection.
+    /// When to give up a session that has no connection.
     ///
-    /// As long as its daemon may live, that is before the grace which it counts is over: whoever
-    /// must stop what a lock guards does so before somebody else gets the lock. If the daemon is
-    /// gone and the session isn't, nobody gets the lock; nor from the next daemon, as long as it
-    /// keeps the connection by which the session is to be resumed.
+    /// While its daemon may be alive, that is before the daemon's grace ends: the holder must stop
+    /// before the daemon grants the lock to another. If the daemon is gone and the session outlives
+    /// it, nobody can get the lock, so the session waits for its patience; nor does the next daemon
+    /// grant it while the connection that resumes the session is open.
     fn end(&self, retry: &Retry) -> Option<Instant> {
         let (since, opened) = (retry.since?, self.opened.as_ref()?);
         let waits = opened.outlives_daemon && retry.is_gone;
@@ -158,7 +159,7 @@ impl Protocol {
             Some(Message::Opened(opened)) => {
                 self.arrived(opened.last_id);
                 match &mut self.opened {
-                    // A daemon that was started meanwhile may have other settings.
+                    // A new daemon may have other settings.
                     Some(known) => {
                         known.grace_us = opened.grace_us;
                         known.outlives_daemon = opened.outlives_daemon;
@@ -178,22 +179,23 @@ impl Protocol {
         }
     }
 
-    /// The next daemon has the session, should this one be killed.
+    /// Whether the session survives its daemon's death.
     pub fn outlives_daemon(&self) -> bool {
         self.opened.as_ref().is_some_and(|opened| opened.outlives_daemon)
     }
 
-    /// The daemon has a goodbye; `is_unsent`: something hasn't reached the socket. What is in the
-    /// socket of one that is killed is lost, which matters only to a session that the next one has.
-    pub fn is_heard_out(&mut self, goodbye: u64, is_unsent: bool) -> bool {
+    /// Whether the session's goodbye is delivered; `is_unsent`: something hasn't reached the socket.
+    /// A daemon that is killed loses what is in its socket. That matters only to a session that the
+    /// next daemon keeps, for which the reply is needed.
+    pub fn is_delivered(&mut self, goodbye: u64, is_unsent: bool) -> bool {
         match self.outlives_daemon() {
             true => self.poll_reply(goodbye).is_some(),
             false => !is_unsent,
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_connect`](Self::poll_connect) has
-    /// something to do.
+    /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_connect`](Self::poll_connect)
+    /// next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let link = match &self.link {
             Link::Down(retry) => Some(self.end(retry).map_or(retry.at, |end| end.min(retry.at))),
@@ -204,7 +206,7 @@ impl Protocol {
         link.into_iter().chain(request).min()
     }
 
-    /// Does what is due.
+    /// Gives up the session and ends requests whose deadlines have passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tell(now);
         if let Link::Down(retry) | Link::Connecting(retry) = &self.link

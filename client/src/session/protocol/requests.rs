@@ -1,5 +1,4 @@
-//! Requests from the call that makes them to the reply: queued, acknowledging, answered, given up,
-//! undone.
+//! Requests: queueing, acknowledgement, replies, withdrawal, undo.
 
 use std::{
     hash::Hasher,
@@ -14,17 +13,18 @@ use syncd_proto::v1::{
 use super::{Event, Failure, Pin, Protocol};
 use crate::error::SessionLost;
 
-/// Replies after which an acknowledgement is sent by itself.
+/// The number of unacknowledged messages after which an acknowledgement is sent alone.
 const ACK_EVERY: u64 = 1024;
 
-/// How far the acknowledgement stays behind a reply that is still to be collected, and might
-/// have to be undone.
+/// How far the acknowledgement may lag behind because of a reply that has yet to be collected, and
+/// may have to be undone.
 const ACK_LAG: u64 = 512;
 
-/// Requests not known to have arrived, above which a release asks for a reply, to learn of it.
+/// The number of requests not known to have arrived above which a release asks for a reply, by
+/// which the client learns that they have.
 const QUIET_LIMIT: usize = 1024;
 
-/// Ids are consecutive, and nobody else's to choose: they need no real hashing.
+/// A hasher for request ids, which are consecutive and can't be chosen by an attacker.
 #[derive(Default)]
 pub(super) struct ById(u64);
 
@@ -34,7 +34,7 @@ impl Hasher for ById {
     }
 
     fn write_u64(&mut self, id: u64) {
-        // The table takes its buckets by the low bits, its tags by the high ones.
+        // The table uses the low bits for buckets and the high ones for tags.
         self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
@@ -43,66 +43,66 @@ impl Hasher for ById {
     }
 }
 
-/// What a grant needs to be undone when nobody wants it any more.
+/// How to undo what a request was granted, if its caller withdraws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// A lock, one of its levels, or a permit.
+    /// Release a lock, one level of an RLock, or a permit.
     Grant {
-        /// Of the object.
+        /// The object's handle.
         handle: u32,
-        /// Who takes it.
+        /// The owner of the grant.
         owner: u64,
-        /// It is nobody's permit.
+        /// The permit is unowned.
         unowned: bool,
     },
-    /// A condition's lock, at the depth that it had.
+    /// Release a condition's lock, all levels of it.
     Lock {
-        /// Of the lock.
+        /// The lock's handle.
         handle: u32,
-        /// Who waits.
+        /// The owner that waits.
         owner: u64,
     },
-    /// A party's place at a barrier, and its turn to run the action.
+    /// Leave a barrier; if the party has to run the action, report a failure.
     Party {
-        /// Of the barrier.
+        /// The barrier's handle.
         handle: u32,
-        /// Who waits.
+        /// The owner that waits.
         owner: u64,
     },
-    /// Nothing is granted: the wait alone ends.
+    /// End the wait; nothing is granted.
     Wait,
 }
 
-/// A request whose reply somebody waits for.
+/// A request whose caller waits for the reply.
 pub(super) struct Waiting {
     undo: Option<Undo>,
     deadline: Option<Instant>,
 }
 
-/// A request by which the daemon counts a time-out, from when it gets it.
+/// A request with a time-out, which the daemon counts from the request's arrival.
 pub(super) struct Timed {
     id: u64,
     timeout_us: u64,
-    /// When it was made, as soon as that is known.
+    /// When the request was made; set by the next call that passes the time.
     since: Option<Instant>,
 }
 
 /// A reply that its caller has yet to collect.
 pub(super) struct Done {
-    /// Of the reply; none if its deadline came first.
+    /// The reply's sequence number; None if the deadline passed first.
     seq: Option<u64>,
     result: Result<Message, Failure>,
     undo: Option<Undo>,
 }
 
-/// A request that nobody waits for any more, until it is answered.
+/// A request whose caller withdrew, until the daemon answers it.
 pub(super) struct Withdrawn {
     undo: Undo,
-    /// The id of its Cancel, if there is one.
+    /// The id of its Cancel, if one was sent.
     cancel: Option<u64>,
 }
 
-/// The time-out that a request asks for.
+/// A request's time-out in microseconds.
 fn timeout(request: &mut Request) -> Option<&mut Option<u64>> {
     match request {
         Request::Acquire(Acquire { timeout_us, .. })
@@ -114,15 +114,15 @@ fn timeout(request: &mut Request) -> Option<&mut Option<u64>> {
 }
 
 impl Protocol {
-    /// A number that no request has, for waits of other kinds.
+    /// An id that no request has, for other kinds of waits.
     pub fn draw_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 
-    /// Queues a request whose reply is wanted, and returns its id. `undo` is for one that waits,
-    /// and says of what it grants. At the deadline it is withdrawn and answered
-    /// [`Failure::Overdue`], if the daemon hasn't answered it until then.
+    /// Queues a request that has a reply, and returns its id. `undo` says how to undo a request
+    /// that waits. If no reply comes by the deadline, the request is withdrawn and its reply is
+    /// [`Failure::Overdue`].
     pub fn handle_request(
         &mut self,
         request: Request,
@@ -137,8 +137,8 @@ impl Protocol {
         id
     }
 
-    /// Queues a request whose reply nobody wants. A release of a hold that was taken away goes
-    /// nowhere.
+    /// Queues a request without waiting for a reply. A release of a hold that was released by force
+    /// is dropped.
     pub fn handle_post(&mut self, request: Request) {
         if let Request::Release(release) = &request
             && self.forget_taken(release.token)
@@ -148,7 +148,7 @@ impl Protocol {
         self.enqueue_quiet(request);
     }
 
-    /// Queues the session's end, and returns the request's id. What it holds is abandoned.
+    /// Queues the session's goodbye, and returns its id. The session's holds are abandoned.
     pub fn handle_close(&mut self) -> u64 {
         match self.goodbye {
             Some(id) => id,
@@ -159,7 +159,7 @@ impl Protocol {
         }
     }
 
-    /// The answer to a request, once.
+    /// Takes the reply to a request, if it has come.
     pub fn poll_reply(&mut self, id: u64) -> Option<Result<Message, Failure>> {
         match self.done.remove(&id) {
             Some(done) => Some(done.result),
@@ -167,7 +167,7 @@ impl Protocol {
         }
     }
 
-    /// Nobody wants the reply to a request any more: what it brings, or has brought, goes back.
+    /// The caller of a request withdraws: what the reply grants, or has granted, is given back.
     pub fn handle_withdraw(&mut self, id: u64) {
         match self.done.remove(&id) {
             Some(Done { seq: Some(seq), result: Ok(message), undo }) => {
@@ -182,12 +182,12 @@ impl Protocol {
         }
     }
 
-    /// The client's own clock is the one that ends a wait whose daemon is stopped or gone.
+    /// Ends a request at its deadline. This bounds calls while the daemon is stopped or gone.
     pub(super) fn expire(&mut self, id: u64) {
         let Some(Waiting { undo, .. }) = self.stop_waiting(id) else { return };
         match undo {
-            // The daemon's clock will break the barrier for all: without this party, it would
-            // go on.
+            // No Cancel: the daemon's time-out breaks the barrier for all parties, a Cancel would
+            // only remove this one.
             Some(undo @ Undo::Party { .. }) => {
                 self.withdrawn.insert(id, Withdrawn { undo, cancel: None });
             }
@@ -205,7 +205,7 @@ impl Protocol {
         Some(waiting)
     }
 
-    /// A request that doesn't wait is answered, and what it did stays done.
+    /// Cancels a request that waits. One that doesn't is left alone: its effect can't be undone.
     fn cancel(&mut self, id: u64, undo: Option<Undo>) {
         if let Some(undo) = undo {
             let cancel = self.enqueue(Request::Cancel(Cancel { id, give_back: true }));
@@ -213,7 +213,8 @@ impl Protocol {
         }
     }
 
-    /// Undoes an answered request. If the daemon still keeps the answer, it does so by itself.
+    /// Undoes an answered request: by a Cancel if the reply isn't acknowledged, so that the daemon
+    /// still keeps it; else by the opposite request.
     fn undo_done(&mut self, id: u64, seq: u64, message: Message, undo: Option<Undo>) {
         let is_grant = matches!(message, Message::Granted(_) | Message::Woken(_));
         if !is_grant || seq <= self.acked {
@@ -223,7 +224,7 @@ impl Protocol {
     }
 
     fn pin_and_cancel(&mut self, id: u64, seq: u64) {
-        // Before the acknowledgement is computed that the Cancel itself carries.
+        // Before `enqueue` computes the acknowledgement that the Cancel carries.
         self.pinned.push(Pin { until: self.last_id + 1, seq });
         self.enqueue(Request::Cancel(Cancel { id, give_back: true }));
     }
@@ -241,7 +242,7 @@ impl Protocol {
         id
     }
 
-    /// Queues a request whose refusal alone would be answered.
+    /// Queues a request that is answered only if it is refused.
     fn enqueue_quiet(&mut self, mut request: Request) {
         if self.sent.len() >= QUIET_LIMIT
             && let Request::Release(release) = &mut request
@@ -251,8 +252,8 @@ impl Protocol {
         self.enqueue(request);
     }
 
-    /// What may be acknowledged: not a grant that is to be undone, before that is known to have
-    /// happened; nor, for a while, one that is still to be collected and may have to be.
+    /// The highest sequence number that may be acknowledged: below any grant that a Cancel on its
+    /// way has to undo, and, within `ACK_LAG`, below any reply that has yet to be collected.
     fn acknowledgement(&self) -> u64 {
         let limit = self.pinned.iter().map(|pin| pin.seq - 1).min().unwrap_or(self.last_seq);
         if self.done.is_empty() {
@@ -266,14 +267,14 @@ impl Protocol {
         limit.min(oldest).max(self.acked)
     }
 
-    /// The time at which requests were made since it was last told.
+    /// Sets the start of requests that were made since the last call that passed the time.
     pub(super) fn note_time(&mut self) {
         let new = self.timed.iter_mut().rev().take_while(|timed| timed.since.is_none());
         new.for_each(|timed| timed.since = Some(self.clock));
     }
 
-    /// A time-out bounds the call, and not what the daemon makes of it: the time in which there
-    /// was none is taken off.
+    /// Deducts the time without a daemon from time-outs that are sent again: a time-out bounds the
+    /// call, not only the daemon's part of it.
     pub(super) fn count_time_away(&mut self) {
         for timed in &self.timed {
             let away = timed.since.map_or(Duration::ZERO, |since| self.clock - since);
@@ -303,13 +304,13 @@ impl Protocol {
         let ServerMessage { seq, id, message } = message;
         self.last_seq = seq;
         if id > 0 {
-            // Requests are handled in order, so an answer tells of all before it.
+            // Requests are handled in order, so a reply confirms all requests before it.
             self.arrived(id);
         }
         match message {
             None => {}
             Some(Message::HoldLost(hold)) => drop(self.taken.insert(hold.token)),
-            // A daemon that merely leaves may come back.
+            // A daemon that shuts down may be replaced.
             Some(Message::SessionEnd(end)) if end.shutting_down => self.is_leaving = true,
             Some(Message::SessionEnd(end)) => self.lose(SessionLost::by_daemon(&end)),
             Some(message) => self.answer(id, seq, message),
@@ -332,7 +333,7 @@ impl Protocol {
         let withdrawn = self.withdrawn.remove(&id);
         let is_grant = matches!(message, Message::Granted(_) | Message::Woken(_));
         match withdrawn {
-            // The Cancel undoes it, when it gets there.
+            // The Cancel undoes the grant when it arrives.
             Some(Withdrawn { cancel: Some(cancel), .. }) if is_grant => {
                 if self.sent.front().is_some_and(|sent| sent.id <= cancel) {
                     self.pinned.push(Pin { until: cancel, seq });
@@ -342,7 +343,7 @@ impl Protocol {
         }
     }
 
-    /// Gives back what an unwanted reply has brought.
+    /// Gives back what the reply to a withdrawn request granted.
     fn undo(&mut self, message: Message, undo: Option<Undo>) {
         match (message, undo) {
             (Message::Attached(Attached { handle, .. }), _) => {
@@ -355,7 +356,7 @@ impl Protocol {
                 self.enqueue(Request::BarrierAction(failed));
             }
             (Message::Granted(grant), Some(Undo::Grant { handle, owner, unowned })) => {
-                // No hold has the token of a permit that is nobody's.
+                // An unowned permit has no hold, so a release names no token.
                 let token = if unowned { 0 } else { grant.token };
                 let release = Release { handle, owner, token, quiet: true };
                 self.enqueue_quiet(Request::Release(release));
@@ -371,14 +372,13 @@ impl Protocol {
         }
     }
 
-    /// Whether the hold was taken away; says so once.
+    /// Whether the hold was released by force; true once.
     fn forget_taken(&mut self, token: u64) -> bool {
         !self.taken.is_empty() && self.taken.remove(&token)
     }
 
-    /// Releases of permits that are nobody's, which nobody waits for, and of which it isn't known
-    /// that they have arrived. The loss of the session is the loss of these alone: an owned hold
-    /// ends with it in any case.
+    /// The number of quiet releases of unowned permits not known to have arrived. Only these are
+    /// lost with the session: holds end with it in any case.
     pub(super) fn unowned_releases(&self) -> u32 {
         let lost = self.sent.iter().filter(|message| {
             matches!(&message.request, Some(Request::Release(release)) if release.token == 0)

@@ -1,5 +1,5 @@
-//! The protocol, one promise at a time, in `reconnect` those over connections that break; and in
-//! `seeded` against a daemon of a few lines.
+//! Tests of the protocol: one promise at a time here, broken connections in `reconnect`, a seeded
+//! run against a small broker in `seeded`.
 
 mod reconnect;
 mod seeded;
@@ -18,14 +18,14 @@ fn release(token: u64) -> Request {
     Request::Release(Release { handle: LOCK, owner: 1, token, quiet: true })
 }
 
-/// A protocol whose session is open and whose connection takes everything.
+/// A protocol whose session is open.
 fn opened(now: Instant) -> Protocol {
     let mut protocol = Protocol::new(now, Open::default());
     connect(&mut protocol, now, 0);
     protocol
 }
 
-/// Makes its connection; all that it transmits is dropped.
+/// Connects the protocol; everything that it transmits is dropped.
 fn connect(protocol: &mut Protocol, now: Instant, last_id: u64) {
     assert!(protocol.poll_connect(now));
     protocol.handle_connected();
@@ -118,8 +118,8 @@ fn a_grant_that_was_acknowledged_is_released_by_its_token() {
     assert!(matches!(last, Some(Request::Release(release)) if release.token == 5));
 }
 
-/// Withdraws a request whose reply was acknowledged, since so many came after it; gives back
-/// what that sends.
+/// Withdraws a request after so many others that its reply was acknowledged; returns the request
+/// that this sends.
 fn withdraw_late(protocol: &mut Protocol, id: u64) -> Option<Request> {
     for seq in 2..2000 {
         let set = Request::EventSet(EventSet { handle: 9 });
@@ -133,7 +133,7 @@ fn withdraw_late(protocol: &mut Protocol, id: u64) -> Option<Request> {
 }
 
 #[test]
-fn an_unowned_permit_that_nobody_wants_goes_back_without_a_token() {
+fn a_withdrawn_unowned_permit_is_released_without_a_token() {
     let now = Instant::now();
     let mut protocol = opened(now);
     let undo = Undo::Grant { handle: LOCK, owner: 1, unowned: true };
@@ -167,7 +167,7 @@ fn a_late_attachment_is_detached() {
 }
 
 #[test]
-fn a_release_of_what_was_taken_by_force_goes_nowhere() {
+fn a_release_of_a_hold_released_by_force_is_not_sent() {
     let now = Instant::now();
     let mut protocol = opened(now);
     let lost = v1::HoldLost { token: 5, ..v1::HoldLost::default() };
@@ -189,7 +189,7 @@ fn a_lost_session_tells_every_waiter_and_counts_what_may_not_have_arrived() {
     protocol.handle_message(message(1, 0, Message::SessionEnd(end)));
     for id in ids {
         let Some(Err(Failure::Lost(why))) = protocol.poll_reply(id) else { panic!("{id}") };
-        // The owned hold's ended with the session.
+        // The hold ended with the session, so its release isn't counted.
         assert_eq!(why.undelivered, 1);
     }
     assert_eq!(protocol.poll_timeout(), None);
@@ -197,7 +197,7 @@ fn a_lost_session_tells_every_waiter_and_counts_what_may_not_have_arrived() {
 }
 
 #[test]
-fn a_producer_that_only_releases_learns_what_has_arrived_and_is_held_up_when_nothing_does() {
+fn a_producer_that_only_releases_learns_what_has_arrived_and_waits_when_nothing_does() {
     let now = Instant::now();
     let mut protocol = opened(now);
     let mut seq = 0;
@@ -213,7 +213,7 @@ fn a_producer_that_only_releases_learns_what_has_arrived_and_is_held_up_when_not
         assert!(protocol.sent.len() <= 1100, "{}", protocol.sent.len());
         assert!(protocol.poll_room());
     }
-    // The connection takes nothing any more.
+    // The connection accepts no more bytes.
     for _ in 0..=CROWD {
         protocol.handle_post(release(0));
     }

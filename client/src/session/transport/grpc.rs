@@ -1,4 +1,4 @@
-//! gRPC's share of a stream: prefixed messages, and what headers and trailers say of its end.
+//! gRPC on an HTTP/2 stream: length-prefixed messages, and the status in headers and trailers.
 
 use std::io;
 
@@ -12,19 +12,19 @@ use crate::{
     session::protocol::End,
 };
 
-/// Far above what a reply can be: the daemon's lists are bounded.
+/// The largest message accepted, in bytes. Far above any reply: the daemon's lists are bounded.
 const MAX_MESSAGE: usize = 1 << 20;
 
-/// Why there is no connection, or no longer.
+/// Why a connection couldn't be made, or ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     /// Nobody listens, or the connection broke.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// HTTP/2 broke; mostly because the connection did.
+    /// HTTP/2 failed, usually because the connection broke.
     #[error("{0}")]
     Http(#[from] h2::Error),
-    /// The stream's end, as gRPC has it.
+    /// The stream ended with a gRPC status.
     #[error("gRPC status {code}: {text}")]
     Status { code: u32, text: String },
     #[error("the other end doesn't speak syncd's protocol: {0}")]
@@ -37,7 +37,7 @@ impl LinkError {
     /// Whether another attempt would end the same way.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            // CANCELLED, UNKNOWN, UNAVAILABLE: a connection that broke, a daemon that leaves.
+            // CANCELLED, UNKNOWN, UNAVAILABLE: the connection broke, or the daemon is leaving.
             Self::Status { code, .. } => !matches!(code, 1 | 2 | 14),
             Self::Protocol(_) => true,
             Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
@@ -45,15 +45,15 @@ impl LinkError {
         }
     }
 
-    /// Whether nobody listens.
+    /// Whether no daemon listens.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self, Self::Io(error) if is_absent(error))
     }
 
-    /// What it means to a session that is open, or to one that was to be.
+    /// What the error means to a session; `is_open`: it was opened before.
     pub(crate) fn end(&self, is_open: bool) -> End {
         match self {
-            // RESOURCE_EXHAUSTED: when all come back at once, there may be room for it later.
+            // RESOURCE_EXHAUSTED: all clients reconnect at once; there may be room later.
             Self::Status { code: 8, .. } if is_open => End::Broken(self.to_string()),
             error if error.is_final() => End::Final(SessionLost::by_link(self)),
             error if error.is_absent() => End::Absent(self.to_string()),
@@ -71,7 +71,7 @@ pub(super) fn encode(message: &ClientMessage, out: &mut BytesMut) {
     message.encode_raw(out);
 }
 
-/// How long the message is that begins `data`, if all of it is there.
+/// The length of the message at the start of `data`, if all of it has arrived.
 pub(super) fn message_length(data: &[u8]) -> Result<Option<usize>, LinkError> {
     let Some((prefix, rest)) = data.split_first_chunk::<5>() else { return Ok(None) };
     let [compressed, length @ ..] = *prefix;
@@ -93,7 +93,7 @@ pub(super) fn check_headers(code: http::StatusCode, headers: &HeaderMap) -> Resu
     }
 }
 
-/// gRPC's status, in the trailers or in headers that are the whole response.
+/// The gRPC status in the trailers, or in the headers of a response without a body.
 pub(super) fn status(headers: &HeaderMap) -> Option<LinkError> {
     let code = headers.get("grpc-status")?.to_str().ok().and_then(|code| code.parse().ok());
     let text = headers.get("grpc-message").map_or_else(String::new, |text| {

@@ -1,5 +1,4 @@
-//! One program of the demo on its stage: its processes, what they say, and what the daemon says of
-//! them meanwhile.
+//! One program of the demo: its processes, their output, and the daemon's view of them.
 
 use std::{
     io,
@@ -25,15 +24,15 @@ use crate::{
     worker::Role,
 };
 
-/// What an act is about.
+/// The description of an act.
 pub(super) struct Plot {
     pub(super) title: &'static str,
     pub(super) story: &'static str,
-    /// The names on which all turns.
+    /// The names of its objects.
     pub(super) objects: &'static [&'static str],
 }
 
-/// Processes that end with it.
+/// A running act. Dropping it kills its processes.
 pub(super) struct Act<'a> {
     stage: &'a Stage,
     plot: &'static Plot,
@@ -43,7 +42,7 @@ pub(super) struct Act<'a> {
 }
 
 impl<'a> Act<'a> {
-    /// Begins to show who holds the plot's objects and who waits for them.
+    /// Begins to print the holders and waiters of the plot's objects.
     pub(super) fn begin(stage: &'a Stage, plot: &'static Plot) -> Result<Self, Failure> {
         let (speech, view) = (JoinSet::new(), JoinSet::new());
         let mut act = Self { stage, plot, players: Vec::new(), speech, view };
@@ -61,14 +60,14 @@ impl<'a> Act<'a> {
         Voice { screen: self.stage.screen, began: self.stage.began, who: plain(who), ink }
     }
 
-    /// Starts a process, and gives its pid.
+    /// Starts a process, and returns its pid.
     pub(super) fn enter(&mut self, name: &str, role: Role) -> Result<u32, Failure> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--socket")
             .arg(self.stage.endpoint.as_path())
             .args(["worker", &role.name(), name])
             .arg(self.stage.dir.path())
-            // Open while we live: a worker that waits for nothing else waits for its end.
+            // Open as long as this process lives: the holder waits for its end.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -77,7 +76,7 @@ impl<'a> Act<'a> {
         let voice = self.voice(name, Ink::Cyan);
         if let Some(said) = child.stdout.take() {
             self.speech.spawn(async move {
-                // That a pipe breaks when its process dies is part of the play.
+                // The pipe breaks when the process is killed.
                 let _ = voice.repeat(said).await;
             });
         }
@@ -85,7 +84,7 @@ impl<'a> Act<'a> {
         Ok(pid)
     }
 
-    /// Waits until the daemon says that the act's first object has so many holders and waiters.
+    /// Waits until the act's first object has that many holders and waiters.
     pub(super) async fn until(&self, holders: usize, waiters: usize) -> Result<(), Failure> {
         let mut inspect = self.stage.inspect.clone();
         loop {
@@ -97,7 +96,7 @@ impl<'a> Act<'a> {
         }
     }
 
-    /// Kills the process that entered as number `index`, as kill -9 does.
+    /// Kills the process with this index, as kill -9 does.
     pub(super) async fn kill(&mut self, index: usize) -> Result<(), Failure> {
         let (name, mut child) = self.players.remove(index);
         self.voice("demo", Ink::Red).say(&format!("kill -9 {}", child.id().unwrap_or_default()));
@@ -106,7 +105,7 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    /// Waits for all processes to end well.
+    /// Waits until all processes have exited successfully.
     pub(super) async fn finish(mut self) -> Result<(), Failure> {
         for (name, child) in &mut self.players {
             let status = child.wait().await?;
@@ -119,7 +118,7 @@ impl<'a> Act<'a> {
     }
 }
 
-/// Somebody whose lines are printed, with the time and the name before them.
+/// Prints lines with the time and a name before them.
 struct Voice {
     screen: Screen,
     began: Instant,
@@ -135,7 +134,7 @@ impl Voice {
         let time =
             self.screen.paint(Ink::Dim, format!("{:7.3}", self.began.elapsed().as_secs_f64()));
         let who = self.screen.paint(self.ink, format!("{:<10}", self.who));
-        // Without anybody to read it, the play goes on to its checks.
+        // With a closed standard output, the demo goes on to its checks.
         let _ = self.screen.line(format!("{time}  {who}  {text}"));
     }
 
@@ -148,7 +147,7 @@ impl Voice {
     }
 }
 
-/// Says who holds and who waits, whenever that has changed.
+/// Prints holders and waiters whenever they have changed.
 async fn show(voice: Voice, mut inspect: Inspector, objects: &[&str]) {
     let request = v1::WatchRequest::default();
     let Ok(mut events) = inspect.watch(request).await.map(tonic::Response::into_inner) else {
@@ -156,7 +155,7 @@ async fn show(voice: Voice, mut inspect: Inspector, objects: &[&str]) {
     };
     let mut shown = String::new();
     while let Ok(Some(_)) = events.message().await {
-        // One look for all that happened at once.
+        // One query for all records that have arrived.
         while let Some(Ok(Some(_))) = events.message().now_or_never() {}
         let mut views = Vec::new();
         for object in objects {

@@ -1,5 +1,5 @@
-//! The command that `run` carries, on Unix: a process group of its own that gets our signals, has
-//! the terminal while it is in the foreground, and dies with us.
+//! The command of `run` on Unix: in a process group of its own, which gets our signals, has the
+//! terminal while it is in the foreground, and is killed if we are.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{VARIABLES, warden::Warden};
 
-/// What the command is to hear of when we are told.
+/// The signals that are passed on to the command.
 const PASSED_ON: [c_int; 10] = [
     libc::SIGINT,
     libc::SIGTERM,
@@ -34,18 +34,18 @@ const PASSED_ON: [c_int; 10] = [
 ];
 
 /// How long a command has between SIGTERM and SIGKILL: well within a daemon's grace.
-const MERCY: Duration = Duration::from_secs(2);
+const TERM_TO_KILL: Duration = Duration::from_secs(2);
 
-/// What a second word from the user means when the command is gone: don't wait.
-const IMPATIENCE: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// The signals that end the wait for the daemon when the command has ended.
+const INTERRUPTING: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// What is made before there is a runtime.
+/// What must be made before the runtime: the warden.
 #[derive(Debug)]
 pub struct Keeper(Warden);
 
 impl Keeper {
     /// # Errors
-    /// If there can be no process more.
+    /// If no process can be forked.
     pub fn new() -> io::Result<Self> {
         Warden::start().map(Self)
     }
@@ -57,22 +57,22 @@ pub enum Ended {
     Code(u8),
     Signal {
         number: c_int,
-        /// The terminal was its group's, so that ours and who started us didn't hear of it.
+        /// The command's group had the terminal, so that our group didn't get a typed signal.
         had_terminal: bool,
     },
 }
 
 impl Ended {
-    /// Ends this process by the command's signal, as if it had been its own; else gives the exit
-    /// code.
+    /// Returns the exit code, or kills this process by the signal that killed the command.
     pub fn end(self) -> u8 {
         let (number, had_terminal) = match self {
             Self::Code(code) => return code,
             Self::Signal { number, had_terminal } => (number, had_terminal),
         };
         let typed = had_terminal && matches!(number, libc::SIGINT | libc::SIGQUIT);
-        // SAFETY: plain system calls on initialized values. No core is dumped for the second time.
+        // SAFETY: plain system calls on initialized values.
         unsafe {
+            // The command may have dumped a core; this process must not dump another.
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             libc::setrlimit(libc::RLIMIT_CORE, &none);
             let default: libc::sigaction = std::mem::zeroed();
@@ -81,7 +81,7 @@ impl Ended {
             libc::sigemptyset(&mut this);
             libc::sigaddset(&mut this, number);
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &this, std::ptr::null_mut());
-            // A key at the terminal is for the shell script around us, too.
+            // A signal typed at the terminal is meant for the shell script around us, too.
             libc::kill(if typed { 0 } else { libc::getpid() }, number);
         }
         128 + number as u8
@@ -94,9 +94,10 @@ pub struct Job {
     group: pid_t,
     warden: Warden,
     signals: Vec<(c_int, Signal)>,
-    /// Whether to hand the terminal over unasked: not when another part of a pipeline has it.
+    /// Whether to give the command the terminal when it starts or continues: not if another part of
+    /// a pipeline may use it.
     forward: bool,
-    /// Whether the group has the terminal now.
+    /// Whether the command's group has the terminal now.
     lent: bool,
 }
 
@@ -121,7 +122,7 @@ impl Job {
         }
         command.envs(environment.iter().map(|(k, v)| (k, v)));
         let parent = std::process::id();
-        // SAFETY: between fork and exec it makes system calls only, all async-signal-safe.
+        // SAFETY: between fork and exec the closure makes only async-signal-safe system calls.
         unsafe {
             command.pre_exec(move || {
                 die_with(parent)?;
@@ -140,10 +141,10 @@ impl Job {
         Ok(Self { group, warden, signals, forward, lent })
     }
 
-    /// How it ended, once it has. Signals that we get until then are passed on.
+    /// Waits until the command has ended. Passes signals on meanwhile.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// Safe: it can be called again.
     pub async fn ended(&mut self) -> io::Result<Ended> {
         loop {
             if let Some(ended) = self.look()? {
@@ -158,12 +159,11 @@ impl Job {
         }
     }
 
-    /// Ends the group: SIGTERM, and SIGKILL for who is left when the command has exited or two
-    /// seconds have passed.
+    /// Ends the group: sends SIGTERM, and SIGKILL when the command has exited or after two seconds.
     pub async fn stop(&mut self) -> io::Result<()> {
         self.signal(libc::SIGTERM);
         self.signal(libc::SIGCONT);
-        let in_time = timeout(MERCY, self.ended()).await;
+        let in_time = timeout(TERM_TO_KILL, self.ended()).await;
         self.signal(libc::SIGKILL);
         match in_time {
             Ok(ended) => ended.map(drop),
@@ -171,11 +171,11 @@ impl Job {
         }
     }
 
-    /// After the end: the next signal that tells us to leave.
+    /// After the command's end: waits for a signal that tells this process to end.
     pub async fn interrupted(&mut self) -> Ended {
         loop {
             let number = self.caught().await;
-            if IMPATIENCE.contains(&number) {
+            if INTERRUPTING.contains(&number) {
                 return Ended::Signal { number, had_terminal: false };
             }
         }
@@ -193,14 +193,14 @@ impl Job {
         ready.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// What the command had as well, such as a Ctrl-C that ended it, is over with it.
+    /// Discards signals that arrived before the command's end, such as the Ctrl-C that ended it.
     fn forget_caught(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         while self.poll_caught(&mut cx).is_ready() {}
     }
 
     fn signal(&self, number: c_int) {
-        // SAFETY: a plain system call. That nobody is left to hear it is no error.
+        // SAFETY: a plain system call. An empty group is no error here.
         unsafe { libc::kill(-self.group, number) };
     }
 
@@ -226,8 +226,8 @@ impl Job {
         }
     }
 
-    /// The command has stopped. At a terminal our whole job stops with it, so that the shell
-    /// gets its prompt, and goes on with it. Elsewhere that is between it and who stopped it.
+    /// Handles a stopped command. At a terminal our job stops, too, so that the shell shows its
+    /// prompt, and both continue together. Elsewhere nothing is done.
     fn stopped(&mut self, by: c_int) {
         if !io::stdin().is_terminal() {
             return;
@@ -255,7 +255,8 @@ impl Job {
     }
 }
 
-/// Whether we were started with this signal ignored, as by nohup: then so shall the command.
+/// Whether this process was started with the signal ignored, as by nohup(1). Then it isn't caught,
+/// and the command inherits the disposition.
 fn is_ignored(number: c_int) -> bool {
     // SAFETY: only reads the disposition, into zeroed memory, which is a valid value.
     unsafe {
@@ -265,11 +266,11 @@ fn is_ignored(number: c_int) -> bool {
     }
 }
 
-/// Stops our whole process group as Ctrl-Z would, and returns when somebody lets it go on: at
-/// once where no shell is there to do so.
+/// Stops our process group as Ctrl-Z would, and returns when it is continued: at once in an
+/// orphaned group, which POSIX doesn't stop.
 fn stop_our_job() {
-    // SAFETY: plain system calls on an initialized (zeroed, SIG_DFL) disposition; the one that
-    // was there is put back.
+    // SAFETY: plain system calls on an initialized (zeroed: SIG_DFL) disposition; the former one is
+    // restored.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();
         let mut before: libc::sigaction = std::mem::zeroed();
@@ -279,7 +280,7 @@ fn stop_our_job() {
     }
 }
 
-/// Whether our process group is the terminal's foreground.
+/// Whether our process group is the terminal's foreground group.
 fn has_terminal() -> bool {
     // SAFETY: plain system calls.
     unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
@@ -290,10 +291,10 @@ fn reclaim_terminal() {
     lend_terminal(unsafe { libc::getpgrp() });
 }
 
-/// Makes `group` the terminal's foreground. Async-signal-safe.
+/// Makes `group` the terminal's foreground group. Async-signal-safe.
 fn lend_terminal(group: pid_t) {
-    // SAFETY: plain system calls on initialized signal sets. Who does this from the background
-    // is stopped by SIGTTOU, unless that is blocked.
+    // SAFETY: plain system calls on initialized signal sets. SIGTTOU is blocked, since it stops a
+    // background process that calls tcsetpgrp(3).
     unsafe {
         let mut quiet: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();
@@ -305,7 +306,7 @@ fn lend_terminal(group: pid_t) {
     }
 }
 
-/// Has the kernel kill the calling process when `parent` dies, now or later.
+/// Makes the kernel kill the calling process when `parent` dies; kills it if it has died already.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn die_with(parent: u32) -> io::Result<()> {
     // SAFETY: plain system calls.

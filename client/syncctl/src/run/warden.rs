@@ -1,5 +1,5 @@
-//! What ends the command when `syncctl run` itself is killed: a process of its own that waits for
-//! the other end of a pipe to close, and kills the command's group then.
+//! The warden: a process that kills the command's group if `syncctl run` itself is killed, which it
+//! notices by the end of a pipe.
 
 use std::{
     fs::{self, File},
@@ -10,25 +10,25 @@ use std::{
 
 use libc::pid_t;
 
-/// A watching process. When this is dropped, or we are killed, it kills the group that it
-/// guards, if it guards one.
+/// The warden process. When this is dropped, or this process is killed, it kills the group that it
+/// guards, if any.
 #[derive(Debug)]
 pub struct Warden {
     process: pid_t,
-    /// It is told by this whom to kill: 0 is nobody. The kernel closes it, however we end.
+    /// The pipe that tells the warden which group to kill; 0 means none. The kernel closes it,
+    /// however this process ends.
     group: Option<File>,
 }
 
 impl Warden {
-    /// Starts watching, with nobody to kill yet.
+    /// Starts a warden that guards no group yet.
     ///
     /// # Errors
-    /// If there can be no pipe, or no process.
+    /// If the pipe or the process can't be created.
     pub fn start() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), File::from(OwnedFd::from(writer)));
-        // SAFETY: this process has one thread (the promise of `run`'s caller), so that its child
-        // may do anything.
+        // SAFETY: this process has one thread (see `crate::run`), so that the child may do anything.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
@@ -39,12 +39,12 @@ impl Warden {
         }
     }
 
-    /// Has it guard that process group from now on.
+    /// Makes the warden guard this process group.
     pub fn guard(&mut self, group: pid_t) -> io::Result<()> {
         self.group.as_mut().expect("open until dropped").write_all(&group.to_ne_bytes())
     }
 
-    /// The command is over: what is left of its group is nobody's concern.
+    /// The command has ended: the warden leaves the rest of its group alone.
     pub fn release(&mut self) {
         let _ = self.guard(0);
     }
@@ -58,10 +58,11 @@ impl Drop for Warden {
     }
 }
 
-/// Holds nothing that somebody may wait for the end of: no descriptor, directory or terminal.
+/// The warden process. Keeps no descriptor, working directory or terminal, whose end somebody may
+/// wait for.
 fn watch(mut told: File) -> ! {
-    // SAFETY: plain system calls on an initialized (filled) set. Blocked are the signals that are
-    // for all of a session or a service: it must outlive the others.
+    // SAFETY: plain system calls on an initialized (filled) set. All signals are blocked: the warden
+    // must outlive the others when a whole session or service is signalled.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
@@ -77,7 +78,7 @@ fn watch(mut told: File) -> ! {
     while told.read_exact(&mut bytes).is_ok() {
         group = pid_t::from_ne_bytes(bytes);
     }
-    // SAFETY: plain system calls. Never of group 0, which would be ours, nor 1, which is all.
+    // SAFETY: plain system calls. kill(-0) would signal our own group, kill(-1) all processes.
     unsafe {
         if group > 1 {
             libc::kill(-group, libc::SIGKILL);
@@ -91,7 +92,7 @@ fn close_all_but(kept: RawFd) {
     let open: Vec<RawFd> =
         open.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect();
     for descriptor in open.into_iter().filter(|&descriptor| descriptor > 2 && descriptor != kept) {
-        // SAFETY: nobody in this process uses it; that it is closed already is no harm.
+        // SAFETY: nothing in this process uses the descriptor; closing it twice is harmless.
         unsafe { libc::close(descriptor) };
     }
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {

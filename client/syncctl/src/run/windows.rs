@@ -1,5 +1,5 @@
-//! The command that `run` carries, on Windows: it shares our console, and with it Ctrl-C, and is
-//! killed when we go.
+//! The command of `run` on Windows: it shares our console, and so Ctrl-C, and is killed if this
+//! process ends.
 
 use std::{ffi::OsString, io};
 
@@ -7,7 +7,7 @@ use tokio::process::{Child, Command};
 
 use super::VARIABLES;
 
-/// Nothing has to be made before there is a runtime.
+/// On Windows nothing has to be made before the runtime.
 #[derive(Debug)]
 pub struct Keeper;
 
@@ -30,7 +30,7 @@ impl Ended {
     }
 }
 
-/// What Ctrl-C leaves (STATUS_CONTROL_C_EXIT), cut to a byte.
+/// The exit code of Ctrl-C (STATUS_CONTROL_C_EXIT), cut to a byte.
 const INTERRUPTED: Ended = Ended(0x3a);
 
 /// A running command.
@@ -53,21 +53,21 @@ impl Job {
         command.args(arguments).envs(environment).kill_on_drop(true).spawn().map(Self)
     }
 
-    /// How it ended, once it has: its exit code, cut to a byte.
+    /// Waits until the command has ended; the exit code is cut to a byte.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// Safe: it can be called again.
     pub async fn ended(&mut self) -> io::Result<Ended> {
         loop {
             tokio::select! {
                 status = self.0.wait() => return Ok(Ended(status?.code().unwrap_or(1) as u8)),
-                // The command has had it too, and decides.
+                // The command gets Ctrl-C, too, and decides whether to end.
                 _ = tokio::signal::ctrl_c() => {}
             }
         }
     }
 
-    /// After the end: a Ctrl-C.
+    /// After the command's end: waits for Ctrl-C.
     pub async fn interrupted(&mut self) -> Ended {
         match tokio::signal::ctrl_c().await {
             Ok(()) => INTERRUPTED,
@@ -75,7 +75,7 @@ impl Job {
         }
     }
 
-    /// Kills it.
+    /// Kills the command.
     pub async fn stop(&mut self) -> io::Result<()> {
         self.0.kill().await
     }

@@ -1,20 +1,20 @@
-//! Where the daemon keeps its state.
+//! The state of the daemon's journal.
 
 use serde::Serialize;
 use syncd_proto::v1;
 
-/// Where the daemon keeps its state.
+/// The state of the daemon's journal.
 #[derive(Clone, Debug, Serialize)]
 pub struct Journal {
     pub directory: String,
     pub bytes: u64,
-    /// Since the last snapshot.
+    /// Records since the last snapshot.
     pub records: u64,
     pub snapshot_bytes: u64,
     /// In seconds since the Unix epoch.
     pub last_snapshot: Option<f64>,
     pub healthy: bool,
-    /// Why not.
+    /// Empty if it is healthy.
     pub error: String,
 }
 

@@ -1,16 +1,16 @@
-//! Connections that break, daemons that are away, and for how long.
+//! Broken connections, absent daemons, and when the session is given up.
 
 use syncd_proto::v1::{EventWait, SessionEnd, client_message::Request, server_message::Message};
 
 use super::{super::*, GRACE, acquire, cut, message, opened, transmit};
 
-/// Nobody is there when it looks for its daemon.
+/// The protocol connects, and no daemon listens.
 fn miss(protocol: &mut Protocol, now: Instant) {
     assert!(protocol.poll_connect(now));
     protocol.handle_disconnected(now, End::Absent("nobody".to_owned()));
 }
 
-/// As [`connect`], to a daemon whose sessions outlive it, or not; gives back what it began with.
+/// As [`connect`], to a daemon whose sessions outlive it or don't; returns the protocol's Open.
 fn connect_to(protocol: &mut Protocol, now: Instant, outlives_daemon: bool) -> Open {
     assert!(protocol.poll_connect(now));
     protocol.handle_connected();
@@ -24,7 +24,7 @@ fn connect_to(protocol: &mut Protocol, now: Instant, outlives_daemon: bool) -> O
     open
 }
 
-/// When it gives up, if from `now` on each attempt ends so.
+/// When the protocol gives up, if from `now` on each attempt ends with `end`.
 fn end_of(protocol: &mut Protocol, mut now: Instant, end: &End) -> Instant {
     while protocol.lost().is_none() {
         if protocol.poll_connect(now) {
@@ -37,7 +37,7 @@ fn end_of(protocol: &mut Protocol, mut now: Instant, end: &End) -> Instant {
 }
 
 #[test]
-fn a_session_is_given_up_before_its_grace_is_over_however_often_it_was_tried() {
+fn a_session_is_given_up_before_its_grace_ends_however_many_attempts_are_made() {
     let start = Instant::now();
     let mut now = start;
     let mut protocol = opened(now);
@@ -45,7 +45,7 @@ fn a_session_is_given_up_before_its_grace_is_over_however_often_it_was_tried() {
     cut(&mut protocol, now);
     while protocol.lost().is_none() {
         if protocol.poll_connect(now) {
-            // It is connected, and not answered.
+            // Connected, and no reply.
             protocol.handle_connected();
         }
         now = protocol.poll_timeout().expect("it has an end");
@@ -56,7 +56,7 @@ fn a_session_is_given_up_before_its_grace_is_over_however_often_it_was_tried() {
 }
 
 #[test]
-fn one_that_outlives_its_daemon_waits_for_the_next_and_no_longer_than_told() {
+fn a_session_that_outlives_its_daemon_waits_for_the_next_for_its_patience() {
     let start = Instant::now();
     let absent = End::Absent("nobody".to_owned());
     let end = |outlives: bool, is_leaving: bool, end: &End| {
@@ -76,14 +76,14 @@ fn one_that_outlives_its_daemon_waits_for_the_next_and_no_longer_than_told() {
     let grace = GRACE * 3 / 4;
     assert_eq!(end(false, false, &absent), grace);
     assert_eq!(end(true, false, &absent), GRACE * 3);
-    // The daemon may live, and give its locks to others after the grace.
+    // The daemon may be alive, and grant the locks to others after the grace.
     assert_eq!(end(true, false, &broken), grace);
     assert_eq!(end(true, true, &broken), GRACE * 3);
 }
 
-/// The next daemon may have taken it up, and counts its grace from when that connection broke.
+/// The next daemon may have resumed it, and counts its grace from when that connection broke.
 #[test]
-fn one_whose_next_connection_breaks_unanswered_is_given_up_before_that_daemons_grace_is_over() {
+fn a_session_whose_next_connection_breaks_unanswered_is_given_up_within_that_daemons_grace() {
     let start = Instant::now();
     let mut protocol = Protocol::new(start, Open::default());
     connect_to(&mut protocol, start, true);
@@ -97,7 +97,7 @@ fn one_whose_next_connection_breaks_unanswered_is_given_up_before_that_daemons_g
     assert_eq!(end_of(&mut protocol, later, &broken), later + GRACE * 3 / 4);
 }
 
-/// As under a service manager, which listens while there is no daemon.
+/// A service manager listens while there is no daemon.
 #[test]
 fn a_connection_that_nobody_answers_is_waited_for_if_the_daemon_said_that_it_leaves() {
     let start = Instant::now();
@@ -114,12 +114,12 @@ fn a_connection_that_nobody_answers_is_waited_for_if_the_daemon_said_that_it_lea
         protocol.poll_timeout().unwrap() - start
     };
     assert_eq!(end(true), PATIENCE);
-    // It may have been stopped, and counts.
+    // The daemon may be stopped, and counts the grace.
     assert_eq!(end(false), GRACE * 3 / 4);
 }
 
 #[test]
-fn a_session_that_its_next_daemon_has_not_got_is_lost_at_once() {
+fn a_session_that_the_next_daemon_does_not_know_is_lost_at_once() {
     let now = Instant::now();
     let mut protocol = Protocol::new(now, Open::default());
     connect_to(&mut protocol, now, true);
@@ -137,7 +137,7 @@ fn a_session_that_its_next_daemon_has_not_got_is_lost_at_once() {
 }
 
 #[test]
-fn attempts_are_numbered_and_come_soon_and_then_less_often() {
+fn attempts_are_numbered_and_become_less_frequent() {
     let start = Instant::now();
     let mut now = start;
     let mut protocol = Protocol::new(now, Open::default());
@@ -163,9 +163,9 @@ fn attempts_are_numbered_and_come_soon_and_then_less_often() {
     assert!(pauses[7..].iter().all(|pause| within(*pause, 100)), "{pauses:?}");
 }
 
-/// Rule R33: also while there is no daemon to count it.
+/// Rule R33: time-outs run while there is no daemon.
 #[test]
-fn the_time_without_a_daemon_counts() {
+fn the_time_without_a_daemon_counts_against_time_outs() {
     let start = Instant::now();
     let second = Duration::from_secs(1);
     let mut protocol = Protocol::new(start, Open::default());
@@ -195,7 +195,7 @@ fn the_time_without_a_daemon_counts() {
         sent.into_iter().map(timeout).collect::<Vec<_>>()
     };
     assert_eq!(timeouts(transmit(&mut protocol)), [1, 3, 0]);
-    // And once more, from the beginning.
+    // A second break counts from the request's start, too.
     cut(&mut protocol, now);
     connect_to(&mut protocol, now + second, true);
     assert_eq!(timeouts(transmit(&mut protocol)), [0, 2, 0]);

@@ -1,5 +1,5 @@
-//! The protocol against a daemon of a few lines: one lock, kept as the real one keeps it. What
-//! happens is drawn from a seed: calls, withdrawals, deadlines, messages, broken connections.
+//! The protocol against a minimal broker with one lock and the real one's delivery rules. A seed
+//! decides what happens: calls, withdrawals, deadlines, messages, broken connections.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use syncd_proto::v1::{
 
 use super::{super::*, GRACE, LOCK, release};
 
-/// xorshift64*, enough to draw from.
+/// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators").
 struct Dice(u64);
 
 impl Dice {
@@ -42,7 +42,7 @@ struct Broker {
     holder: Option<(usize, u64)>,
     queue: VecDeque<(usize, u64)>,
     tokens: u64,
-    /// On their way to each session.
+    /// Messages on their way to each session.
     down: Vec<VecDeque<ServerMessage>>,
 }
 
@@ -175,7 +175,7 @@ impl World {
         Self { dice: Dice::new(seed), now, broker, clients: (0..2).map(client).collect() }
     }
 
-    /// All that a shell does of itself.
+    /// What a shell does in one turn.
     fn turn(&mut self, who: usize) {
         let client = &mut self.clients[who];
         client.protocol.handle_timeout(self.now);
@@ -247,13 +247,13 @@ impl World {
             15 => *now += Duration::from_millis(pick as u64 % 8),
             _ => {}
         }
-        // A reply lies there for a while, or is collected at once.
+        // A reply is collected at once, or later.
         if !pick.is_multiple_of(3) {
             self.turn(who);
         }
     }
 
-    /// Everything arrives, and all is given back.
+    /// Delivers all messages and releases all holds.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             self.now += Duration::from_millis(300);
@@ -282,7 +282,7 @@ impl World {
 }
 
 #[test]
-fn whatever_is_cut_and_withdrawn_nothing_is_lost_doubled_or_kept() {
+fn no_request_is_lost_or_doubled_and_no_grant_kept_whatever_breaks_or_is_withdrawn() {
     for seed in 1..=2000 {
         let outcome = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
