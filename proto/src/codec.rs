@@ -1,5 +1,5 @@
-//! How messages become bytes: prost's encoding from and to one piece of memory. tonic's own codec
-//! goes through its buffers byte by byte, which shows in a profile with messages as small as ours.
+//! The codec of messages: prost's encoding from and to one contiguous buffer. tonic's own codec goes
+//! through its buffers byte by byte, which shows in a profile with messages this small.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use tonic::{
     codec::{self, DecodeBuf, EncodeBuf},
 };
 
-/// The codec of all calls: `E` is sent, `D` is read.
+/// The codec of all calls: encodes `E`, decodes `D`.
 #[derive(Debug)]
 pub struct Codec<E, D>(PhantomData<(E, D)>);
 
@@ -41,7 +41,7 @@ pub struct Encoder<E> {
     of: PhantomData<fn(E)>,
 }
 
-/// A larger page isn't kept for the next message.
+/// The most bytes of the buffer that are kept for the next message.
 const KEPT: usize = 4 << 10;
 
 impl<E: Message> codec::Encoder for Encoder<E> {

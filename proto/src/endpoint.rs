@@ -1,5 +1,5 @@
-//! Where a daemon listens: the socket's path (a named pipe's on Windows), how it is found, and the
-//! check that nobody else could have put it there.
+//! Where a daemon listens: the path of its socket (of a named pipe on Windows), how clients find it,
+//! and the check that no other user could have put it there.
 
 use std::{env, fmt, fs, io, path::Path, str::FromStr};
 
@@ -11,17 +11,17 @@ mod place;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint(String);
 
-/// Why a text names no endpoint.
+/// Why a text isn't an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointError {
-    /// It is empty or has a NUL in it.
+    /// It is empty, or has a NUL in it.
     Malformed(String),
-    /// The system has room for fewer bytes in a socket's address: `max` of them.
+    /// It is longer than a socket's address may be.
     TooLong {
-        /// The path that didn't fit.
+        /// The path.
         path: String,
-        /// The most that fits, in bytes.
+        /// The longest path, in bytes.
         max: usize,
     },
 }
@@ -29,7 +29,9 @@ pub enum EndpointError {
 impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(path) => write!(f, "{path:?} is no socket path: give an absolute one"),
+            Self::Malformed(path) => {
+                write!(f, "{path:?} isn't a socket path: give an absolute path")
+            }
             Self::TooLong { path, max } => {
                 write!(f, "socket path {path:?} is longer than {max} bytes: use a shorter one")
             }
@@ -39,12 +41,13 @@ impl fmt::Display for EndpointError {
 
 impl std::error::Error for EndpointError {}
 
-/// `$SYNCD_NAMESPACE`: the namespace of whoever names none. Empty, or unset, is the user's own.
+/// `$SYNCD_NAMESPACE`: the namespace of a client that names none. If it is empty or unset, the
+/// user's default one.
 pub fn namespace_from_env() -> String {
     env::var_os("SYNCD_NAMESPACE").unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// What a `sockaddr_un` holds besides its NUL.
+/// The room for a path in a `sockaddr_un`, without its NUL, in bytes.
 #[cfg(unix)]
 const MAX_PATH: usize =
     if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
@@ -55,7 +58,7 @@ impl Endpoint {
     /// `$SYNCD_SOCKET` if it is set, else [the user's own](Self::of_user).
     ///
     /// # Errors
-    /// If `$SYNCD_SOCKET` is no usable path.
+    /// If `$SYNCD_SOCKET` isn't a usable path.
     pub fn from_env_or_default() -> Result<Self, EndpointError> {
         match env::var_os("SYNCD_SOCKET").filter(|v| !v.is_empty()) {
             Some(path) => match path.into_string() {
@@ -66,8 +69,8 @@ impl Endpoint {
         }
     }
 
-    /// The place where all processes of a user meet unless they are told otherwise. It depends
-    /// on the user id alone: `/tmp/syncd-<uid>/syncd.sock`, for root on Linux
+    /// The default endpoint of a user's processes. It depends on the user id alone:
+    /// `/tmp/syncd-<uid>/syncd.sock`, for root on Linux
     /// `/run/syncd-0/syncd.sock`, on macOS below `/private/tmp`, in Termux below its own `tmp`;
     /// on Windows `\\.\pipe\syncd-<user>`.
     pub fn of_user() -> Self {
@@ -78,14 +81,14 @@ impl Endpoint {
         Self(path)
     }
 
-    /// Whether this is [the user's own](Self::of_user), however it was spelt.
+    /// Whether this is [the user's own](Self::of_user), however its path is spelt.
     pub fn is_of_user(&self) -> bool {
         self.as_path() == Self::of_user().as_path()
     }
 
-    /// Whether only this process and its like can see what is at this path, and the user's other
-    /// processes something else: in a systemd unit with `PrivateTmp=`. (Other ways to have a
-    /// `/tmp` of one's own, such as a container's, can't be told.)
+    /// Whether the user's other processes see something else at this path, because this process has
+    /// a private `/tmp`: in a systemd unit with `PrivateTmp=`. (Other private `/tmp`s, such as a
+    /// container's, aren't recognised.)
     pub fn is_hidden(&self) -> bool {
         #[cfg(unix)]
         return place::is_hidden(self.as_path());
@@ -98,7 +101,7 @@ impl Endpoint {
         Path::new(&self.0)
     }
 
-    /// The directory of the socket; on Windows a private one for lock file and log.
+    /// The directory of the socket; on Windows, a private one for lock file and log.
     pub fn directory(&self) -> std::path::PathBuf {
         if cfg!(windows) {
             return env::temp_dir().join("syncd");
@@ -106,30 +109,30 @@ impl Endpoint {
         self.as_path().parent().unwrap_or(Path::new("/")).to_owned()
     }
 
-    /// Makes the socket's directory (mode 0700) if it is missing, and verifies it. For the
-    /// daemon, and for whoever is about to start one.
+    /// Makes the socket's directory (mode 0700) if it is missing, and verifies it. For a daemon, or a
+    /// process that starts one.
     ///
     /// # Errors
-    /// If it can't be made, or as [`verify_directory`](Self::verify_directory).
+    /// If it can't be made; else those of [`verify_directory`](Self::verify_directory).
     pub fn prepare_directory(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        // Of the user's own place, the directory around it is the system's or there is none.
+        // The parent of the user's own directory is the system's, and never made here.
         match builder.recursive(!self.is_of_user()).create(self.directory()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => self.verify_directory(),
         }
     }
 
-    /// Verifies that the directory of the user's own endpoint is the user's alone: no symbolic
-    /// link, owned by this user, mode 0700, and in a directory where nobody but root and the user
-    /// could have put it. A path that somebody chose is taken at their word; there,
-    /// [`connect`](crate::socket::connect) still checks who answers.
+    /// Verifies that the directory of the [user's own](Self::of_user) endpoint is private: not a
+    /// symbolic link, owned by this user, mode 0700, and in a directory where only root and the user
+    /// could have put it. For any other endpoint it does nothing;
+    /// [`connect`](crate::socket::connect) still checks which user's daemon answers.
     ///
     /// # Errors
-    /// `NotFound` if there is no such directory, `PermissionDenied` with the reason in words if
-    /// it is somebody else's or open to others.
+    /// `NotFound` if there is no such directory; `PermissionDenied`, with the reason in its text, if
+    /// it belongs to another user or is open to others.
     pub fn verify_directory(&self) -> io::Result<()> {
         #[cfg(unix)]
         if self.is_of_user() {
@@ -138,20 +141,20 @@ impl Endpoint {
         Ok(())
     }
 
-    /// The user whom to trust with this endpoint beside oneself and root: the owner of the
-    /// socket's directory, if no fourth could have put that there.
+    /// The user to trust with this endpoint besides root and this process's: the owner of the
+    /// socket's directory, if no other user could have put it there.
     #[cfg(unix)]
     pub(crate) fn keeper(&self) -> io::Result<u32> {
         place::owner(&self.directory(), effective_user())
     }
 }
 
-/// As the system knows it, and not as `%USERNAME%` says.
+/// The user's name from the system, not from `%USERNAME%`.
 #[cfg(windows)]
 fn user_name() -> String {
     let mut name = [0u16; 257];
     let mut length = name.len() as u32;
-    // SAFETY: it writes at most `length` units, and says how many with the NUL at their end.
+    // SAFETY: it writes at most `length` units, and sets `length` to their number with the NUL.
     let known = unsafe {
         windows_sys::Win32::System::WindowsProgramming::GetUserNameW(
             name.as_mut_ptr(),
@@ -170,7 +173,7 @@ fn effective_user() -> u32 {
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
-    /// A relative path is taken from the working directory, and kept as an absolute one.
+    /// A relative path is resolved against the working directory, and kept as an absolute one.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let malformed = || EndpointError::Malformed(text.to_owned());
         if text.is_empty() || text.contains('\0') {
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_endpoint_are_two_forms_of_the_same() {
+    fn an_endpoint_is_parsed_from_its_text() {
         let endpoint: Endpoint = "/run/x/syncd.sock".parse().unwrap();
         assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
         assert_eq!(endpoint.directory(), Path::new("/run/x"));
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_socket_can_be_named_is_refused() {
+    fn a_text_that_is_no_path_of_a_socket_is_refused() {
         assert!(matches!("".parse::<Endpoint>(), Err(EndpointError::Malformed(_))));
         assert!(matches!("a\0b".parse::<Endpoint>(), Err(EndpointError::Malformed(_))));
         let long = format!("/{}", "x".repeat(MAX_PATH));

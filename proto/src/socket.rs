@@ -1,5 +1,5 @@
-//! The byte stream between client and daemon: one listener and one connector for Unix sockets and
-//! named pipes, and who is at the other end.
+//! The byte stream between client and daemon: a listener and a connector for Unix sockets and named
+//! pipes, and the identity of the peer.
 
 use std::{
     io,
@@ -34,32 +34,32 @@ use unix::Stream;
 pub struct Socket {
     stream: Stream,
     peer: Peer,
-    /// When this end was made, since the machine's start.
+    /// When this end was made, since boot.
     #[cfg(target_os = "linux")]
     accepted: std::time::Duration,
 }
 
-/// The process at the other end, as the kernel saw it when the connection was made. What a
-/// platform doesn't tell is `None`; and so is the number of a process that has none here, being
-/// in another process namespace that isn't beneath this one.
+/// The process at the other end, as the kernel saw it when the connection was made. A field that the
+/// platform doesn't report is `None`; and so is the PID of a process in another process namespace
+/// that isn't beneath this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Process id.
     pub pid: Option<u32>,
-    /// Effective user id; none on Windows.
+    /// Effective user id; `None` on Windows.
     pub uid: Option<u32>,
-    /// Effective group id; none on Windows.
+    /// Effective group id; `None` on Windows.
     pub gid: Option<u32>,
 }
 
-/// Connects to the daemon at `endpoint`, and checks that it is no stranger: the other end must
-/// run as this user, as root, or as the owner of the socket's directory.
+/// Connects to the daemon at `endpoint`, and checks that it can be trusted: it must run as this
+/// user, as root, or as the owner of the socket's directory.
 ///
-/// Waits, without a bound of its own, while more clients connect than the daemon accepts.
+/// Waits, without a time limit, while the daemon's queue of connections is full. Cancel safe.
 ///
 /// # Errors
-/// `NotFound` or `ConnectionRefused` if nobody listens there; `PermissionDenied` if somebody
-/// does who must not be trusted, or if the directory fails [`Endpoint::verify_directory`].
+/// `NotFound` or `ConnectionRefused` if no process listens there; `PermissionDenied` if it runs as a
+/// user that can't be trusted, or if the directory fails [`Endpoint::verify_directory`].
 pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     endpoint.verify_directory()?;
     let options = ConnectOptions::new().name(name(endpoint)?);
@@ -79,17 +79,17 @@ pub async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether somebody listens at `endpoint`, be it with a full queue. Nothing is said, and nothing
-/// waited for.
+/// Checks that a process listens at `endpoint`, even with a full queue. Sends nothing, and never
+/// waits; doesn't check which user it runs as.
 ///
 /// # Errors
-/// As [`connect`], but for who it is.
+/// `NotFound` or `ConnectionRefused` if no process listens there; others as connect(2).
 pub fn probe(endpoint: &Endpoint) -> io::Result<()> {
     #[cfg(unix)]
     return unix::probe(endpoint.as_path());
     #[cfg(windows)]
     {
-        // ERROR_PIPE_BUSY: all of its instances have a client.
+        // ERROR_PIPE_BUSY: all of the pipe's instances have a client.
         const BUSY: Option<i32> = Some(231);
         match std::fs::File::open(endpoint.as_path()) {
             Err(error) if error.raw_os_error() != BUSY => Err(error),
@@ -98,14 +98,14 @@ pub fn probe(endpoint: &Endpoint) -> io::Result<()> {
     }
 }
 
-/// Accepts connections at an [`Endpoint`]. The socket file stays when this is dropped: by then it
-/// may be somebody else's, which only who guards the place can tell.
+/// Accepts connections at an [`Endpoint`]. Dropping it leaves the socket file, which may be another
+/// daemon's by then.
 #[derive(Debug)]
 pub struct Listener(local::Listener);
 
 impl Listener {
-    /// Listens at `endpoint`, its socket file with the permissions `mode` (0o600 for a user's
-    /// own daemon). On Windows the pipe is for its owner and the system alone, whatever `mode`.
+    /// Listens at `endpoint`. The socket file has the permissions `mode` (0o600 for a user's own
+    /// daemon). On Windows only the owner and the system can use the pipe, whatever `mode` is.
     ///
     /// # Errors
     /// `AddrInUse` if there is a socket file already, live or stale.
@@ -122,18 +122,18 @@ impl Listener {
                 local_socket::ListenerOptionsExt as _, security_descriptor::SecurityDescriptor,
             };
             let _ = mode;
-            // Protected; all access for the owner and for the system, nobody else.
+            // Protected; all access for the owner and the system, none for others.
             let owner_only = widestring::u16cstr!("D:P(A;;GA;;;OW)(A;;GA;;;SY)");
             options.security_descriptor(SecurityDescriptor::deserialize(owner_only)?)
         };
         options.create_tokio().map(Self)
     }
 
-    /// As [`bind`](Self::bind), with a socket file that `prepare` has before anybody can connect to it.
-    /// (Until then they are refused, as where nobody listens.)
+    /// As [`bind`](Self::bind), but calls `prepare` after making the socket file and before
+    /// listening: until then connections are refused.
     ///
     /// # Errors
-    /// Those of `prepare`, too: the file stays.
+    /// As [`bind`](Self::bind), and those of `prepare`, after which the file stays.
     #[cfg(unix)]
     pub fn bind_prepared<T>(
         endpoint: &Endpoint,
@@ -146,35 +146,35 @@ impl Listener {
         Ok((Self::from_fd(socket)?, prepared))
     }
 
-    /// Takes over a listening socket that somebody else has bound, as in systemd's socket
+    /// Takes over a listening socket that another process has bound, as in systemd's socket
     /// activation.
     ///
     /// # Errors
-    /// If the descriptor is no listening stream socket that can be polled.
+    /// If the descriptor isn't a listening stream socket that can be polled.
     #[cfg(unix)]
     pub fn from_fd(fd: std::os::fd::OwnedFd) -> io::Result<Self> {
         use interprocess::os::unix::uds_local_socket::tokio as uds;
         uds::Listener::try_from(fd).map(|listener| Self(listener.into()))
     }
 
-    /// Has this process be the one that those who connect see at the other end, who may be another
-    /// than who bound the socket.
+    /// Makes this process the peer that connecting clients see (SO_PEERCRED), if another process has
+    /// bound the socket.
     ///
     /// # Errors
     /// As listen(2).
     #[cfg(unix)]
     pub fn claim(&self) -> io::Result<()> {
-        // As long a queue as there may be.
+        // -1: the longest queue that the system allows.
         Ok(rustix::net::listen(self, -1)?)
     }
 
-    /// The next connection.
+    /// Waits for the next connection.
     ///
     /// # Errors
-    /// By what they mean for the next one; the listener can be used on after each.
+    /// See [`AcceptError`]. The listener can be used after any of them.
     ///
     /// # Cancel safety
-    /// Nothing is lost by dropping the future.
+    /// Cancel safe: dropping the future loses no connection.
     pub async fn accept(&self) -> Result<Socket, AcceptError> {
         let stream = self.0.accept().await.map_err(AcceptError::of_listener)?;
         Socket::new(stream).map_err(AcceptError::of_peer)
@@ -220,15 +220,15 @@ impl Socket {
         })
     }
 
-    /// Who is at the other end.
+    /// The process at the other end.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// Reads what is there now, whether or not the reactor has noticed. No bytes: the end.
+    /// Reads available bytes, whether or not the reactor has noticed them. No bytes: end of stream.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there, or on a platform that can't tell.
+    /// `WouldBlock` if there are none, and always on Windows; others as recv(2).
     pub fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         #[cfg(unix)]
         return self.stream.try_read(buf).map(drop);
@@ -239,7 +239,8 @@ impl Socket {
         }
     }
 
-    /// The first byte that is there to be read, when there is one; `None`: the end. It stays there.
+    /// Waits for the next byte, and returns it without consuming it; `None` at the end of the
+    /// stream. Cancel safe.
     ///
     /// # Errors
     /// As recv(2).
@@ -248,22 +249,21 @@ impl Socket {
         self.stream.peek().await
     }
 
-    /// Takes it from the reactor.
+    /// Removes the socket from the reactor.
     #[cfg(unix)]
     pub fn into_direct(self) -> Direct {
         self.stream.into_direct()
     }
 
-    /// A descriptor that polls readable when the process at the other end has exited.
+    /// A pidfd of the process at the other end: it polls readable once the process has exited.
     ///
-    /// From Linux 6.5 on the kernel names the very process that connected. Before, it is found by
-    /// its number, and somebody else's is refused as far as can be told: a process that has
-    /// exited, that began after the connection was accepted, or whose socket nobody holds any more. What is
-    /// left: a number that was given anew between the connection and its acceptance, while a
-    /// child of the first process keeps the socket.
+    /// Since Linux 6.5 the kernel identifies the process that connected (SO_PEERPIDFD). Before, it
+    /// is found by its PID, and refused if it has exited, was started after the connection was
+    /// accepted, or the peer's socket is closed. One case remains: the PID was reused between
+    /// connect and accept, while a child of the first process keeps the socket.
     ///
     /// # Errors
-    /// If that process is gone already, or the kernel is older than 5.3.
+    /// If the process has exited, or the kernel is older than 5.3.
     #[cfg(target_os = "linux")]
     pub fn peer_pidfd(&self) -> io::Result<std::os::fd::OwnedFd> {
         unix::peer_pidfd(std::os::fd::AsFd::as_fd(self), self.peer.pid, self.accepted)

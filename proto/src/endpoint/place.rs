@@ -1,5 +1,5 @@
-//! The place of a user's own socket on Unix, which depends on the user id alone, and the check of
-//! whose hands a directory is in.
+//! The path of a user's own socket on Unix, which depends on the user id alone, and the check of
+//! who could have put a directory there.
 
 use std::{
     collections::VecDeque,
@@ -10,27 +10,27 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// More symbolic links than this on one path are a circle.
+/// The most symbolic links on one path.
 const MAX_LINKS: usize = 16;
 
-/// The user's socket when nobody names another: no variable of the environment has a say in it,
-/// since a login shell and cron have different ones and must meet.
+/// The user's default socket. No environment variable changes it, since a login shell and cron have
+/// different ones and must find the same daemon.
 pub(super) fn default_socket(uid: u32) -> PathBuf {
     shared_parent(uid).join(format!("syncd-{uid}")).join("syncd.sock")
 }
 
 /// The directory that all processes of a user see, and in which each user can make one.
 ///
-/// Not `/run/user/UID`: it comes with a user's first login and goes, with all that is in it, at
-/// the last logout, while that user's cron jobs go on. Root has `/run`, which no stranger can
-/// write to and no `PrivateTmp=` hides.
+/// Not `/run/user/UID`: it is made at a user's first login and removed with its contents at the last
+/// logout, while the user's cron jobs go on. Root has `/run`, which other users can't write to and
+/// `PrivateTmp=` doesn't hide.
 fn shared_parent(uid: u32) -> &'static Path {
     let run = Path::new("/run");
     if cfg!(target_os = "linux") && uid == 0 && is_roots_alone(run) {
         return run;
     }
     Path::new(if cfg!(target_os = "android") {
-        // There is no /tmp; Termux is one user in a directory of its own.
+        // Android has no /tmp; Termux is one user, with a directory of its own.
         "/data/data/com.termux/files/usr/tmp"
     } else if cfg!(target_vendor = "apple") {
         "/private/tmp"
@@ -44,8 +44,8 @@ fn is_roots_alone(dir: &Path) -> bool {
         .is_ok_and(|found| found.is_dir() && found.uid() == 0 && found.mode() & 0o022 == 0)
 }
 
-/// Whether this process has a `/tmp` of its own, as a systemd unit with `PrivateTmp=` has: what
-/// it puts there, the user's other processes never see.
+/// Whether this process has a private `/tmp`, as a systemd unit with `PrivateTmp=` has, whose files
+/// the user's other processes don't see.
 #[cfg(target_os = "linux")]
 pub(super) fn is_hidden(socket: &Path) -> bool {
     socket.starts_with("/tmp")
@@ -57,8 +57,8 @@ pub(super) fn is_hidden(_socket: &Path) -> bool {
     false
 }
 
-/// By what is mounted on `/tmp` last, in the words of `/proc/self/mountinfo`: fields 4 and 5 are
-/// the mounted directory and where it is mounted.
+/// Whether the last mount on `/tmp` is a private one. `mounts` is `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)): fields 4 and 5 are the mounted directory and the mount point.
 #[cfg(any(target_os = "linux", test))]
 fn is_tmp_private(mounts: &str) -> bool {
     let mut on_tmp = mounts.lines().filter_map(|line| {
@@ -69,10 +69,10 @@ fn is_tmp_private(mounts: &str) -> bool {
     on_tmp.next_back().is_some_and(|root| root.contains("/systemd-private-"))
 }
 
-/// Verifies that `dir` is the user's alone: a directory, not a link to one, owned by the user,
-/// closed to others, and where only root and the user could have put it.
+/// Verifies that `dir` is private: a directory, not a link to one, owned by the user, closed to
+/// others, and in a place where only root and the user could have put it.
 pub(super) fn verify_private(dir: &Path, user: u32) -> io::Result<()> {
-    // Without a slash at its end, by which the system would follow a link.
+    // Without a trailing slash, which would make the system follow a link.
     let dir: PathBuf = dir.components().collect();
     let found = fs::symlink_metadata(&dir)?;
     let fault = if found.is_symlink() {
@@ -87,7 +87,7 @@ pub(super) fn verify_private(dir: &Path, user: u32) -> io::Result<()> {
         return trace(&dir, &|uid| is_trusted(uid, user)).map(drop);
     };
     Err(denied(format!(
-        "{} {fault}: put it right, or set SYNCD_SOCKET to a socket elsewhere",
+        "{} {fault}: correct that, or set SYNCD_SOCKET to a socket elsewhere",
         dir.display()
     )))
 }
@@ -96,10 +96,10 @@ pub(super) fn verify_private(dir: &Path, user: u32) -> io::Result<()> {
 pub(super) fn owner(dir: &Path, user: u32) -> io::Result<u32> {
     let owner = fs::metadata(dir)?.uid();
     let found = trace(dir, &|uid| uid == owner || is_trusted(uid, user))?;
-    // Looked at again, since a link may have been turned meanwhile.
+    // Compared again, since a link may have been changed meanwhile.
     match found.uid() == owner {
         true => Ok(owner),
-        false => Err(denied(format!("{} has changed hands", dir.display()))),
+        false => Err(denied(format!("the owner of {} has changed", dir.display()))),
     }
 }
 
@@ -107,8 +107,8 @@ fn is_trusted(uid: u32, user: u32) -> bool {
     uid == 0 || uid == user || is_unmapped(uid)
 }
 
-/// In a user namespace, files of users that it doesn't know, root among them, seem to belong to
-/// an overflow user who can't exist there.
+/// Whether `uid` is the overflow user: in a user namespace, files of users that it doesn't map, root
+/// among them, appear to belong to it (user_namespaces(7)).
 #[cfg(target_os = "linux")]
 fn is_unmapped(uid: u32) -> bool {
     const OVERFLOW: u32 = 65534;
@@ -128,8 +128,8 @@ fn is_unmapped(_uid: u32) -> bool {
 }
 
 /// Follows `dir` from the root, component by component and link by link, and verifies that each
-/// was put there by somebody trusted: nobody else can write to the directory that it is in,
-/// unless that is sticky and the entry is a trusted user's.
+/// was put there by a trusted user: no other user can write to its parent directory, unless that is
+/// sticky and the entry belongs to a trusted user.
 fn trace(dir: &Path, is_trusted: &dyn Fn(u32) -> bool) -> io::Result<Metadata> {
     let names = |path: &Path| -> Vec<OsString> {
         let is_name =
@@ -142,7 +142,7 @@ fn trace(dir: &Path, is_trusted: &dyn Fn(u32) -> bool) -> io::Result<Metadata> {
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
         if name == ".." {
-            // No link is in `walked`, so its parent is the one meant.
+            // `walked` has no links, so its parent is the right one.
             walked.pop();
             found = fs::symlink_metadata(&walked)?;
             continue;
@@ -152,15 +152,15 @@ fn trace(dir: &Path, is_trusted: &dyn Fn(u32) -> bool) -> io::Result<Metadata> {
         let is_sticky = found.mode() & 0o1000 != 0;
         if !is_trusted(found.uid()) || is_open && !(is_sticky && is_trusted(entry.uid())) {
             return Err(denied(format!(
-                "another user could have put {} there: put that right, or set SYNCD_SOCKET to a \
-                 socket elsewhere",
+                "another user could have put {} there: correct its permissions, or set \
+                 SYNCD_SOCKET to a socket elsewhere",
                 walked.join(&name).display()
             )));
         }
         if entry.is_symlink() {
             links += 1;
             if links > MAX_LINKS {
-                return Err(denied(format!("{} leads in a circle", dir.display())));
+                return Err(denied(format!("{} has too many symbolic links", dir.display())));
             }
             let target = fs::read_link(walked.join(&name))?;
             if target.is_absolute() {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_user_has_a_place_of_their_own_which_is_the_same_each_time() {
+    fn every_user_has_a_default_socket_of_their_own() {
         assert_ne!(default_socket(7), default_socket(8));
         assert_eq!(default_socket(7), default_socket(7));
         #[cfg(target_os = "linux")]
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_could_exchange_is_refused() {
+    fn a_directory_that_others_could_replace_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let open = dir_in(base.path(), "open", 0o777);
         let dir = dir_in(&open, "d", 0o700);
@@ -265,7 +265,7 @@ mod tests {
         is_denied(trace(&dir.join("file"), &|_| true));
     }
 
-    /// Only root can give a file away: elsewhere there is nothing to be seen here.
+    /// Runs only as root, which alone can change a file's owner.
     #[test]
     fn another_users_directory_is_theirs_and_only_where_no_third_could_have_put_it() {
         const STRANGER: u32 = 54_321;
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tmp_of_ones_own_is_told_by_what_is_mounted_there() {
+    fn a_private_tmp_is_recognised_by_its_mount() {
         let usual = "24 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 24 0:27 / /tmp rw - tmpfs tmpfs rw\n";
         let private = "90 24 8:1 /tmp/systemd-private-5c1-job.service-Xa/tmp /tmp rw - ext4 x rw\n";
         assert!(!is_tmp_private(usual));

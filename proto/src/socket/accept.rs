@@ -1,16 +1,15 @@
-//! Whose fault it is that a connection was not accepted, by which an accepting loop decides what to
-//! do next.
+//! Why a connection was not accepted, classified by what an accepting loop must do next.
 
 use std::io;
 
 /// Why a connection was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// Its own fault: it has gone meanwhile, or the system doesn't tell who is at its other end.
-    /// It is closed; the next one can be accepted at once.
+    /// The connection's fault: it was closed meanwhile, or its peer can't be identified. It is
+    /// closed; accept the next one at once.
     #[error(transparent)]
     Peer(io::Error),
-    /// No descriptor or no memory is left for it. It waits until there is.
+    /// No descriptor or memory is left: the connection stays in the queue. Accept again later.
     #[error(transparent)]
     Exhausted(io::Error),
     /// The listener doesn't work.
@@ -19,7 +18,7 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// Whether an error says that there is no descriptor or no memory left.
+    /// Whether an error means that no descriptor or memory is left.
     pub fn is_exhausted(error: &io::Error) -> bool {
         #[cfg(unix)]
         return matches!(

@@ -1,4 +1,4 @@
-//! A Unix socket without a reactor: threads wait for it by themselves.
+//! A Unix socket without a reactor, for threads that poll it themselves.
 
 use std::{
     io::{self, IoSlice},
@@ -17,17 +17,16 @@ use super::{
 };
 use crate::Endpoint;
 
-/// A connected stream that never waits.
+/// A connected, non-blocking stream.
 #[derive(Debug)]
 pub struct Direct(pub(super) UnixStream);
 
 impl Direct {
-    /// Connects as [`connect`](super::connect) does, and checks the other end as it does, but
-    /// never waits.
+    /// As [`connect`](super::connect), but never waits.
     ///
     /// # Errors
-    /// `WouldBlock` while more clients connect than the daemon accepts: to be tried again soon.
-    /// Else those of [`connect`](super::connect).
+    /// `WouldBlock` if the daemon's queue of connections is full: try again soon. Else those of
+    /// [`connect`](super::connect).
     pub fn connect(endpoint: &Endpoint) -> io::Result<Self> {
         endpoint.verify_directory()?;
         let socket = socket()?;
@@ -37,18 +36,18 @@ impl Direct {
         Ok(Self(UnixStream::from(socket)))
     }
 
-    /// Reads what is there now. No bytes: the end.
+    /// Reads available bytes. No bytes: end of stream.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there.
+    /// `WouldBlock` if there are none; others as recv(2).
     pub fn try_read(&self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         read(self.as_fd(), buf).map(drop)
     }
 
-    /// Writes what there is room for, and tells how many bytes that is.
+    /// Writes as much as fits into the kernel's buffer, and returns the number of bytes.
     ///
     /// # Errors
-    /// `WouldBlock` if there is none.
+    /// `WouldBlock` if the buffer is full; others as sendmsg(2).
     pub fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(write(self.as_fd(), bufs)?)
     }
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_whose_queue_is_full_is_told_from_one_that_is_gone() {
+    fn a_full_queue_is_told_from_a_closed_listener() {
         let dir = tempfile::tempdir().unwrap();
         let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
         let connect = || Direct::connect(&endpoint).map_err(|error| error.kind());
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gives_and_takes_what_there_is_and_never_waits() {
+    fn reads_and_writes_never_wait() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();

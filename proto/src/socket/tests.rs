@@ -50,7 +50,7 @@ async fn a_writer_waits_for_a_slow_reader_and_goes_on() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_from_a_stale_socket() {
+async fn no_socket_is_told_from_a_stale_one() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint_in(&dir);
     assert_eq!(connect(&endpoint).await.unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -60,23 +60,23 @@ async fn nobody_there_is_told_from_a_stale_socket() {
 }
 
 #[tokio::test]
-async fn a_crowd_at_the_door_is_let_in_one_by_one() {
-    const CROWD: usize = 20;
+async fn more_clients_than_the_queue_holds_all_connect() {
+    const CLIENTS: usize = 20;
 
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint_in(&dir);
     let listener = UnixListener::bind(endpoint.as_path()).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
     let listener = Listener::from_fd(listener.into()).unwrap();
-    let clients: Vec<_> = (0..CROWD)
+    let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let endpoint = endpoint.clone();
             tokio::spawn(async move { connect(&endpoint).await })
         })
         .collect();
-    // All of them knock before anybody is let in.
+    // All of them try to connect before the first is accepted.
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    for _ in 0..CROWD {
+    for _ in 0..CLIENTS {
         listener.accept().await.unwrap();
     }
     for client in clients {
@@ -109,7 +109,7 @@ async fn the_socket_file_has_its_mode_and_outlives_the_listener() {
 }
 
 #[tokio::test]
-async fn nobody_can_connect_before_the_socket_file_is_as_it_is_to_be() {
+async fn connections_are_refused_until_the_socket_file_is_prepared() {
     use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
 
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! A Unix socket that waits for readability alone, and what Unix knows of the other end. Never
-//! here: anything a named pipe has too.
+//! The Unix parts of [`Socket`](super::Socket): a stream that is registered only for reading, and
+//! the identity of the peer.
 
 use std::{
     io,
@@ -25,9 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 use super::{Peer, direct::Direct};
 use crate::Endpoint;
 
-/// A socket registered for writability as well is woken each time that the peer reads: one
-/// needless context switch per message. So the writer is registered only while the kernel's
-/// buffer is full, as a duplicate, since one descriptor can be registered only once.
+/// A stream registered for reading. One registered also for writing would be woken each time that
+/// the peer reads: a needless context switch per message. So a duplicate (one descriptor can be
+/// registered only once) is registered for writing while the kernel's buffer is full.
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: AsyncFd<UnixStream>,
@@ -40,13 +40,13 @@ const SEND: SendFlags = SendFlags::NOSIGNAL;
 const SEND: SendFlags = SendFlags::empty();
 
 fn register(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
-    // SAFETY: a UnixStream has the same descriptor for as long as it lives.
+    // SAFETY: a UnixStream has the same descriptor as long as it lives.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
-/// Reads what is there, and tells how many bytes that is.
+/// Reads available bytes, and returns their number.
 pub(super) fn read(socket: BorrowedFd<'_>, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
-    // SAFETY: recv only ever writes initialised bytes into it, and has written `read`.
+    // SAFETY: recv has written, and so initialised, the first `read` bytes.
     let read = unsafe {
         let space = buf.unfilled_mut();
         let read = retry_on_intr(|| {
@@ -59,7 +59,7 @@ pub(super) fn read(socket: BorrowedFd<'_>, buf: &mut ReadBuf<'_>) -> io::Result<
     Ok(read)
 }
 
-/// Writes what there is room for, and tells how many bytes that is.
+/// Writes as much as fits into the kernel's buffer, and returns the number of bytes.
 pub(super) fn write(socket: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
     retry_on_intr(|| match bufs {
         [buf] => net::send(socket, buf, SEND),
@@ -132,7 +132,7 @@ impl AsyncRead for Stream {
             match self.try_read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Ok(read) => {
-                    // A short read has emptied the socket: the next one needn't try.
+                    // A short read has emptied the socket: the next read waits at once.
                     if 0 < read && read < wanted {
                         guard.clear_ready();
                     }
@@ -177,19 +177,21 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Unlike other sockets, one that finds the queue of its listener full isn't on its way there:
-/// it has to be connected anew, though it looks writable meanwhile.
+/// Whether a non-blocking connect has succeeded. If the listener's queue was full, a Unix socket
+/// isn't connecting in the background, unlike others: connect(2) must be called again, although the
+/// socket polls writable.
 pub(super) fn is_connected(stream: &local::Stream) -> bool {
     let local::Stream::UdSocket(stream) = stream;
     rustix::net::getpeername(stream).is_ok()
 }
 
-/// Who is at the other end. The number 0 means a process that has none in this namespace.
+/// The process at the other end, by SO_PEERCRED (unix(7)). The kernel's PID 0 means a process that
+/// has none in this process namespace.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
     let mut len = size_of_val(&found) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, of which any are a ucred.
+    // SAFETY: the kernel writes at most `len` bytes; any bytes are a valid ucred.
     let got = unsafe {
         let socket = std::os::fd::AsRawFd::as_raw_fd(&socket);
         let out = (&raw mut found).cast();
@@ -199,7 +201,7 @@ pub(super) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
         return Err(io::Error::last_os_error());
     }
     let pid = u32::try_from(found.pid).ok().filter(|&pid| pid != 0);
-    // Who isn't known has none of the three.
+    // The ids are -1 if the kernel doesn't know the peer.
     let is_known = |id: u32| (id != u32::MAX).then_some(id);
     Ok(Peer { pid, uid: is_known(found.uid), gid: is_known(found.gid) })
 }
@@ -214,9 +216,9 @@ pub(super) fn probe(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whoever owns the directory decides what listens in it, so naming a socket there is trusting
-/// its owner, if no third user could have put it there; a stranger's socket in a directory such
-/// as /tmp is refused.
+/// Checks that the daemon at the other end runs as a trusted user: this one, root, or the owner of
+/// the socket's directory, who decides what listens there, if no other user could have put the
+/// directory there. Another user's socket in a directory such as /tmp is refused.
 pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> {
     let ours = rustix::process::geteuid().as_raw();
     let trusted = match server.uid {
@@ -236,7 +238,7 @@ pub(super) fn check_server(endpoint: &Endpoint, server: Peer) -> io::Result<()> 
     ))
 }
 
-/// SO_PEERPIDFD (Linux 6.5) names the very process that connected.
+/// A pidfd of the process that connected: by SO_PEERPIDFD (Linux 6.5), else by its PID.
 #[cfg(target_os = "linux")]
 pub(super) fn peer_pidfd(
     socket: BorrowedFd<'_>,
@@ -254,7 +256,7 @@ pub(super) fn peer_pidfd(
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, out, &raw mut len)
     };
     if got == 0 {
-        // SAFETY: it is a new descriptor that nobody else has.
+        // SAFETY: it is a new descriptor, owned by this function.
         return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     let error = io::Error::last_os_error();
@@ -264,7 +266,7 @@ pub(super) fn peer_pidfd(
     pidfd_by_number(socket, pid.ok_or(io::ErrorKind::NotFound)?, accepted)
 }
 
-/// The process of that number, unless it can be told that another one connected.
+/// A pidfd of the process with this PID, unless it is certain that another one connected.
 #[cfg(target_os = "linux")]
 fn pidfd_by_number(socket: BorrowedFd<'_>, pid: u32, accepted: Duration) -> io::Result<OwnedFd> {
     use rustix::{
@@ -277,7 +279,7 @@ fn pidfd_by_number(socket: BorrowedFd<'_>, pid: u32, accepted: Duration) -> io::
     let pidfd = pidfd_open(number, PidfdFlags::empty())?;
     let started = started_since_boot(pid).ok_or_else(gone)?;
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&socket, PollFlags::RDHUP)];
-    // Its end last: as long as it lives, what was read above is of this process.
+    // Checked last: if the process still lives, the start time is its own.
     let has_ended = poll(&mut fds, Some(&Timespec::default()))? > 0;
     if has_ended || started > accepted { Err(gone()) } else { Ok(pidfd) }
 }
@@ -286,7 +288,7 @@ fn pidfd_by_number(socket: BorrowedFd<'_>, pid: u32, accepted: Duration) -> io::
 #[cfg(target_os = "linux")]
 fn started_since_boot(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold anything, parentheses too.
+    // The command's name may hold any bytes, even parentheses.
     let ticks: u64 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
     Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
@@ -302,14 +304,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_found_by_its_number_is_refused_where_it_can_be_told_from_who_connected() {
+    fn a_process_found_by_its_pid_is_refused_if_it_is_not_the_one_that_connected() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let us = std::process::id();
         pidfd_by_number(ours.as_fd(), us, since_boot()).unwrap();
         let early = started_since_boot(us).unwrap().checked_sub(Duration::from_millis(1));
         pidfd_by_number(ours.as_fd(), us, early.unwrap()).unwrap_err();
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        // Not waited for, it keeps its number.
+        // Not reaped, it keeps its PID.
         let pid = child.id();
         let exited = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
