@@ -1,5 +1,5 @@
-//! Tables whose entries go by typed indices, and lists whose links lie in the entries: O(1) to
-//! append, to take the first and to unlink from the middle, and 12 bytes when empty.
+//! Tables with typed indices, and intrusive lists through their entries: O(1) to append, to take the
+//! first and to unlink from the middle; an empty list takes 12 bytes.
 
 use std::{
     cmp, fmt, hash,
@@ -9,16 +9,16 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The place of a `T` in its table. It is used again once the entry is removed.
+/// The index of a `T` in its table. It is reused after the entry is removed.
 pub(crate) struct Idx<T> {
     number: u32,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T> Idx<T> {
-    /// No entry has a lower one.
+    /// The lowest index.
     pub const FIRST: Self = Self::new(0);
-    /// No entry has this or a higher one.
+    /// Above all indices of entries.
     pub const END: Self = Self::new(u32::MAX);
 
     pub const fn new(number: u32) -> Self {
@@ -30,7 +30,7 @@ impl<T> Idx<T> {
     }
 }
 
-// Derived, these would be demanded of `T` too.
+// Derived, these traits would require `T` to have them, too.
 impl<T> Clone for Idx<T> {
     fn clone(&self) -> Self {
         *self
@@ -83,12 +83,12 @@ impl<T> fmt::Debug for Idx<T> {
     }
 }
 
-/// A table. Which place is used next is part of its state, and is saved with it: a table that was
-/// restored goes on as the first one would have.
+/// A table. The order of free places is part of its state and is saved with it, so that a restored
+/// table assigns the same indices.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Arena<T> {
     places: Vec<Place<T>>,
-    /// The first of the places that are free; none if it is the end of the table.
+    /// The first free place; the length of `places` if none is free.
     free: u32,
     len: u32,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Arena<T> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Place<T> {
     Used(T),
-    /// And the next free one.
+    /// With the next free place.
     Free(u32),
 }
 
@@ -130,7 +130,10 @@ impl<T> Arena<T> {
         ix
     }
 
-    /// Panics if it isn't there.
+    /// Removes an entry.
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn remove(&mut self, ix: Idx<T>) -> T {
         count_visit();
         let place = &mut self.places[ix.number as usize];
@@ -152,7 +155,7 @@ impl<T> Arena<T> {
         }
     }
 
-    /// All of it: costs what there is.
+    /// All entries; visits all places.
     pub fn iter(&self) -> impl Iterator<Item = (Idx<T>, &T)> {
         self.places.iter().zip(0..).filter_map(|(place, number)| match place {
             Place::Used(entry) => {
@@ -208,13 +211,13 @@ impl<T> Default for Links<T> {
     }
 }
 
-/// What can be in a [`List`]: one list at a time.
+/// An entry that can be in one [`List`] at a time.
 pub(crate) trait Linked: Sized {
     fn links(&self) -> &Links<Self>;
     fn links_mut(&mut self) -> &mut Links<Self>;
 }
 
-/// First and last entry, and how many.
+/// A doubly linked list through a table's entries.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(crate) struct List<T> {
@@ -300,15 +303,15 @@ thread_local! {
     static VISITS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts a visit to an entry of a table, in test builds: what a call costs besides its
-/// logarithms. A loop over anything else says so itself.
+/// Counts a visit to a table's entry, in test builds: the cost of a call besides lookups in ordered
+/// maps. Loops over other things call it themselves.
 #[inline]
 pub(crate) fn count_visit() {
     #[cfg(test)]
     VISITS.with(|visits| visits.set(visits.get() + 1));
 }
 
-/// The visits of this thread since the last time.
+/// The number of visits in this thread since the last call.
 #[cfg(test)]
 pub(crate) fn take_visits() -> u64 {
     VISITS.with(|visits| visits.replace(0))

@@ -1,9 +1,10 @@
-//! Barrier: parties meet, one may run an action, and all go on; or it breaks for all.
+//! Barrier: parties wait for each other, the last may run an action, and all pass; or the barrier
+//! breaks for all.
 //!
-//! What becomes of those who wait is a *verdict* on all who came before a number. It stands at
-//! once, and they are told one by one, from the head of the queue, as far as each call goes.
-//! Behind them are the parties of the full barrier whose action runs, if one does, and behind
-//! those the ones that have come since.
+//! The fate of waiters is a *verdict* on all with a lower number. It takes effect at once, and the
+//! waiters are answered one by one from the head of the queue, within each call's budget. Behind
+//! them in the queue are the parties of the full barrier whose action runs, if one does, and behind
+//! those the parties that have arrived since.
 
 use std::collections::VecDeque;
 
@@ -24,21 +25,22 @@ pub(crate) struct Barrier {
     pub broken: bool,
     /// In the order of the queue.
     pub verdicts: VecDeque<Verdict>,
-    /// The last party of a full barrier runs its action; the others still wait.
+    /// Set while the last party of a full barrier runs its action and the others wait.
     pub action: Option<Action>,
-    /// How many of those others wait.
+    /// The number of those others.
     pub full: u32,
-    /// How many have come for the next one.
+    /// The number of parties that have arrived for the next full barrier.
     pub coming: u32,
-    /// The search for the last party of the next one, and how many wait before it.
+    /// How far the search for the last party of the next full barrier has got: a waiter, and how
+    /// many are before it.
     search: Option<(Idx<Waiter>, u32)>,
 }
 
-/// What those who began to wait before a number are told.
+/// The answer to waiters whose number is below `before`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     before: u64,
-    /// The number of the next to pass; `None`: the barrier broke.
+    /// The index of the next party to pass; `None`: the barrier broke.
     passes: Option<u32>,
 }
 
@@ -46,7 +48,7 @@ pub(crate) struct Verdict {
 pub(crate) struct Action {
     pub session: SessionId,
     pub owner: Owner,
-    /// Who began to wait before this belongs to the full barrier.
+    /// Waiters with a lower number belong to the full barrier.
     number: u64,
 }
 
@@ -63,12 +65,13 @@ impl Barrier {
         }
     }
 
-    /// There is a verdict on a waiter.
+    /// Whether there is a verdict on a waiter.
     pub fn is_decided(&self, waiter: &Waiter) -> bool {
         self.verdicts.back().is_some_and(|verdict| waiter.number < verdict.before)
     }
 
-    /// Takes a waiter off the counts; `cursor`: when the one searched up to began to wait.
+    /// Removes a waiter from the counts; `cursor` is the number of the waiter that the search has
+    /// reached.
     pub fn leave(&mut self, ix: Idx<Waiter>, waiter: &Waiter, cursor: Option<u64>) {
         if self.is_decided(waiter) {
             return;
@@ -127,7 +130,7 @@ impl Space {
             return Err(self.refuse(ix, ErrorKind::BrokenBarrier));
         }
         if barrier.action.is_none() && barrier.coming + 1 == parties {
-            // One was under way when more had come, some of whom have left.
+            // A search was in progress for parties of which some have left.
             barrier.search = None;
             if has_action {
                 let Claim { session, owner, .. } = claim;
@@ -177,15 +180,15 @@ impl Space {
         }
     }
 
-    /// Those who began to wait before a number pass.
+    /// Lets the waiters with a number below `before` pass.
     fn pass(&mut self, now: Time, ix: Idx<Object>, before: u64) {
         self.emit(now, RecordKind::BarrierPassed, Some(ix), None);
         let verdict = Verdict { before, passes: Some(0) };
         self.barrier_mut(ix).verdicts.push_back(verdict);
     }
 
-    /// Tells those on whom there is a verdict; then those who came while an action ran may be
-    /// enough for the next full barrier, and for the one after that.
+    /// Answers the waiters with a verdict. After that, parties that arrived during an action may
+    /// fill the barrier again, more than once.
     pub(crate) fn serve_barrier(&mut self, now: Time, ix: Idx<Object>) {
         loop {
             let Some(&verdict) = self.barrier_mut(ix).verdicts.front() else {
@@ -215,8 +218,8 @@ impl Space {
         }
     }
 
-    /// The last party of the next full barrier, if enough have come. The search goes on where
-    /// an earlier call has left it.
+    /// The last party of the next full barrier, if enough have arrived. Continues the search of an
+    /// earlier call.
     fn next_last(&mut self, ix: Idx<Object>) -> Option<Idx<Waiter>> {
         let barrier = self.barrier_mut(ix);
         if barrier.action.is_some() || barrier.coming < barrier.parties {
@@ -230,7 +233,7 @@ impl Space {
             if before == last {
                 return Some(at);
             }
-            at = after(&self.waiters[at]).expect("as many wait as have come");
+            at = after(&self.waiters[at]).expect("`coming` waiters are in the queue");
             before += 1;
         }
         self.barrier_mut(ix).search = Some((at, before));
@@ -238,7 +241,7 @@ impl Space {
         None
     }
 
-    /// A barrier is full, with a waiter as its last party.
+    /// The barrier is full, with `last` as its last party.
     fn fill(&mut self, now: Time, ix: Idx<Object>, last: Idx<Waiter>) {
         let waiter = self.unqueue(last);
         let barrier = self.barrier_mut(ix);
@@ -257,7 +260,7 @@ impl Space {
         }
     }
 
-    /// Breaks it for all who wait, until a reset.
+    /// Breaks the barrier for all waiters, until a reset.
     pub(crate) fn break_barrier(&mut self, now: Time, ix: Idx<Object>) {
         if !std::mem::replace(&mut self.barrier_mut(ix).broken, true) {
             self.emit(now, RecordKind::BarrierBroken, Some(ix), None);
@@ -265,7 +268,7 @@ impl Space {
         self.turn_away(now, ix);
     }
 
-    /// Refuses all who wait and don't pass.
+    /// Refuses all waiters that no verdict lets pass.
     fn turn_away(&mut self, now: Time, ix: Idx<Object>) {
         let before = self.next_number;
         let barrier = self.barrier_mut(ix);
@@ -302,8 +305,7 @@ impl Space {
         Ok(Some(Answer::Done { count: 0 }))
     }
 
-    /// If the session was asked to run a barrier's action and can't any longer, the
-    /// barrier breaks.
+    /// Breaks the barrier if this session was running its action.
     pub(crate) fn leave_barrier(&mut self, now: Time, session: SessionId, ix: Idx<Object>) {
         if let Kind::Barrier(barrier) = &self.objects[ix].kind
             && barrier.action.is_some_and(|action| action.session == session)

@@ -1,5 +1,5 @@
-//! Every call is bounded: each kind of it is made in a world with 1, 1,000 and 100,000 of
-//! everything, and the entries that it visits are counted, not the time that it takes.
+//! Tests that every call is bounded: makes each kind of call in a world with 1, 1,000 and 100,000
+//! of everything, and counts the entries that it visits (not the time).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
 };
 
 const STEP: u32 = 64;
-/// What one call may visit: what a step wakes, moves or ends takes some twenty visits each;
-/// a cycle is looked for twice, edge by edge.
+/// The most visits of one call: each piece of a step takes some twenty, and a search for a cycle
+/// follows its edges twice.
 const MOST: u64 = 32 * STEP as u64 + 8 * Cycle::LONGEST as u64;
-/// What looking on may visit: a page of names, a thousand holders and waiters.
+/// The most visits of a getter: a page of names, a thousand holders and waiters.
 const MOST_SEEN: u64 = 20_000;
 
 const OWNER: Owner = Owner(1);
@@ -32,10 +32,10 @@ struct World {
     ids: BTreeMap<&'static str, ObjectId>,
     /// The last grant of each object to a session.
     tokens: BTreeMap<(SessionId, Handle), FencingToken>,
-    /// A wait of the crowd's for a notify, and the first grant that it hasn't acknowledged.
+    /// A wait of the crowd for a notify, and the crowd's first unacknowledged grant.
     wait: u64,
     grant: u64,
-    /// Messages to the crowd.
+    /// The last message to the crowd.
     said: u64,
 }
 
@@ -109,7 +109,7 @@ impl World {
             ["lock", "inner", "condition", "many", "none", "event", "meeting", "alone"]
                 .map(|name| self.handles[name]);
         self.ask(other, acquire(lock, OWNER, None));
-        // Alone with an action to run: whoever comes meanwhile is a full barrier each.
+        // A barrier of one whose action runs: each later party is a full barrier.
         let meet = |handle, owner, has_action| Request::BarrierWait {
             handle,
             owner,
@@ -150,7 +150,7 @@ impl World {
                 self.grant = id;
             }
         }
-        // One of its own, beside all of those.
+        // A hold of another owner, among all of those.
         self.ask(crowd, acquire(many, Owner(2), None));
         self.ask(other, acquire(many, OWNER, None));
         self.ask(other, acquire(inner, OWNER, None));
@@ -169,7 +169,7 @@ impl World {
         self.requests[&session]
     }
 
-    /// Makes a request, and returns what came of it.
+    /// Makes a request, and returns its outputs.
     fn ask(&mut self, session: SessionId, request: Request) -> Vec<Output> {
         let handle = match &request {
             Request::Acquire(acquire) => Some(acquire.handle),
@@ -205,8 +205,8 @@ impl World {
         }
     }
 
-    /// Makes a call in a copy of this world, and all that it leaves to later ones; each may
-    /// visit so much.
+    /// Makes a call in a copy of this world, and the work that it leaves; asserts that each visits
+    /// at most [`MOST`] entries.
     fn costs(&self, what: &str, call: impl FnOnce(&mut World)) {
         let mut world = self.clone();
         let measure = |what: &str| {
@@ -303,8 +303,8 @@ fn requests(world: &World) {
     };
     ask("Release", other, release("lock", OWNER, Some(token(other, "lock"))));
     ask("Release of a semaphore", other, release("many", OWNER, Some(token(other, "many"))));
-    ask("a bare Release", crowd, release("many", Owner(2), None));
-    ask("a bare Release for another", other, release("many", Owner(9), None));
+    ask("a Release without a token", crowd, release("many", Owner(2), None));
+    ask("a Release without a token for another", other, release("many", Owner(9), None));
     let forget = Request::Forget {
         handle: handle("many"),
         owner: OWNER,
@@ -341,7 +341,7 @@ fn requests(world: &World) {
     views(world);
 }
 
-/// With the lock of the condition in hand, past all who wait for it.
+/// Calls that need the condition's lock, for which the crowd waits.
 fn conditions(world: &World) {
     let (handle, other) = (world.handles["condition"], world.other);
     let mut world = world.clone();

@@ -1,5 +1,4 @@
-//! The invariants: what holds between any two calls, so that every test that drives a `Space`
-//! can have it asserted. What is counted is counted anew, and costs what there is.
+//! The invariants that hold between calls, for tests that drive a `Space`. Visits everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +17,7 @@ impl Space {
     /// Asserts every invariant of the state. For tests.
     ///
     /// # Panics
-    /// If one doesn't hold.
+    /// If an invariant doesn't hold.
     pub fn check(&self) {
         let mut references: BTreeMap<Idx<Object>, u64> = BTreeMap::new();
         let mut served = BTreeSet::new();

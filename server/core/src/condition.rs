@@ -1,6 +1,6 @@
-//! Condition: wait, and notify. A waiter is in one queue at any time: the condition's,
-//! or, once notified or out of time, its lock's; so a notify wakes nobody who would
-//! only have to wait again.
+//! Condition: wait and notify. A waiter is in one queue at any time: the condition's or, once
+//! notified or timed out, the lock's. So a notify never wakes a client that would have to wait
+//! again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Condition {
-    /// A Lock or an RLock, to which this is a reference.
+    /// Its Lock or RLock; counts as a reference to that.
     pub lock: Idx<Object>,
 }
 
@@ -32,7 +32,7 @@ impl Space {
         }
     }
 
-    /// The condition behind a handle, and its owner's hold of the lock.
+    /// The condition behind a handle, and `owner`'s hold of its lock.
     fn resolve_condition(
         &self,
         now: Time,
@@ -68,7 +68,7 @@ impl Space {
         let claim = Claim { session, request, owner, timeout };
         let waiter = self.enqueue(now, ix, claim, Wait::Notify { depth });
         self.release_hold(now, hold, u32::MAX);
-        // No time at all is up at once, but those in the lock's queue come first.
+        // A zero time-out expires at once, but the lock's queue is served first.
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             self.expire(now, waiter);
         }
@@ -96,9 +96,8 @@ impl Space {
         Ok(None)
     }
 
-    /// A notified waiter went away before it could act: the notify is the next one's,
-    /// provided that it waited when the notify was made. The lock's queue is for the caller to
-    /// serve.
+    /// Passes the notify of a waiter that went away before it got the lock to the next waiter that
+    /// waited when the notify was made. The caller must serve the lock's queue.
     pub(crate) fn pass_on(&mut self, now: Time, condition: Idx<Object>, before: u64) {
         if let Some(object) = self.objects.get(condition)
             && matches!(object.kind, Kind::Condition(_))
@@ -109,8 +108,8 @@ impl Space {
         }
     }
 
-    /// Moves the oldest waiters to the queue of the lock. Who waited there before the notify
-    /// stays before them; who comes while it goes on takes a place between.
+    /// Moves the oldest waiters to the end of the lock's queue. An acquire that arrives between two
+    /// pieces of a long notify gets a place between them.
     pub(crate) fn go_on_notifying(&mut self, now: Time, notify: &mut Notify) -> Progress {
         let Notify { condition, before, .. } = *notify;
         let mut progress = Progress::Over;

@@ -6,36 +6,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ObjectId, RequestId, SessionId, Time};
 
-/// When [`Space::handle_timeout`](crate::Space::handle_timeout) wants to be called, and
-/// what for.
+/// When [`Space::handle_timeout`](crate::Space::handle_timeout) must be called, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Deadline {
-    /// Not before.
+    /// The time.
     pub at: Time,
-    /// What is due.
+    /// What is due then.
     pub reason: Reason,
 }
 
 /// What becomes due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
-    /// An earlier call has left something to do: due at once.
+    /// Work of an earlier call: due at once.
     Work,
     /// A request's time-out.
     Timeout {
-        /// Whose.
+        /// The session.
         session: SessionId,
-        /// Which.
+        /// The request.
         request: RequestId,
     },
-    /// A disconnected session's time to resume is up.
+    /// The end of a disconnected session's grace.
     Grace {
-        /// Which.
+        /// The session.
         session: SessionId,
     },
-    /// Nobody has attached to an object without references.
+    /// The end of an object that lingers without references.
     Linger {
-        /// Which.
+        /// The object.
         object: ObjectId,
     },
 }

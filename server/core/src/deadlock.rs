@@ -1,13 +1,13 @@
-//! Deadlocks: cycles among those who wait for a Lock or RLock and those who hold it.
+//! Deadlocks: cycles among owners that wait for a Lock or RLock and owners that hold it.
 //!
-//! Each of these objects has one holder, so from a waiter the way is a chain: object,
-//! its holder, what that holder waits for, and so on. A chain that comes back to its
-//! start is a certain deadlock. An owner that waits for several things at once may get
-//! on by any of them, so the chain ends there: no false alarm, at the price of silence.
+//! Each of these objects has one holder, so the wait-for graph from a waiter is a chain: object,
+//! its holder, what that holder waits for, and so on. A chain that returns to its start is a
+//! deadlock. An owner that waits for several things at once may continue by any of them, so the
+//! chain ends there: some deadlocks go unreported, but none is reported falsely.
 //!
-//! A cycle closes when somebody begins to wait for a lock, or is left with one wait; from there
-//! the chain is followed once, [`Cycle::LONGEST`] edges at most. All who are notified at once
-//! wait for one lock, so one look at that lock does for all of them.
+//! A cycle closes when an owner begins to wait for a lock, or is left with one wait; then the chain
+//! is followed once, for at most [`Cycle::LONGEST`] edges. All waiters of one notify wait for the
+//! same lock, so one search at that lock suffices.
 
 use std::collections::BTreeSet;
 
@@ -20,14 +20,14 @@ use crate::{
     waiter::{Wait, Waiter},
 };
 
-/// Who waits for an exclusive lock, by owner.
+/// The waiters for a Lock or RLock, by owner.
 pub(crate) type Blocked = BTreeSet<(SessionId, Owner, Idx<Waiter>)>;
 
-/// A way through the wait-for graph.
+/// A path through the wait-for graph.
 struct Chain {
-    /// In edges.
+    /// The number of edges.
     length: usize,
-    /// It comes back to where it began.
+    /// Whether it returns to its start.
     closes: bool,
 }
 
@@ -36,7 +36,7 @@ impl Space {
         self.objects[ix].semlock().is_some_and(|sem| sem.class.is_exclusive())
     }
 
-    /// Notes that a waiter waits for an exclusive lock, if it does.
+    /// Adds a waiter to `blocked`, if it waits for a Lock or RLock.
     pub(crate) fn block(&mut self, ix: Idx<Waiter>) {
         let waiter = &self.waiters[ix];
         if self.is_exclusive(waiter.object) {
@@ -51,7 +51,7 @@ impl Space {
         }
     }
 
-    /// What an owner waits for, if that is one thing.
+    /// An owner's wait, if it has exactly one.
     fn sole_wait(&self, session: SessionId, owner: Owner) -> Option<Idx<Waiter>> {
         let mut waits =
             self.blocked.range((session, owner, Idx::FIRST)..=(session, owner, Idx::END));
@@ -60,7 +60,7 @@ impl Space {
         is_sole.then_some(first)
     }
 
-    /// The cycle that closes if an owner that waits for nothing yet waits for `object`.
+    /// The cycle that would close if an owner without waits waited for `object`.
     pub(crate) fn cycle_of(
         &self,
         now: Time,
@@ -76,7 +76,7 @@ impl Space {
         chain.closes.then(|| self.cycle(now, session, owner, object, now, chain.length))
     }
 
-    /// The cycle that a waiter is part of, and how many edges it took to know.
+    /// The cycle that a waiter is part of, and how many edges were followed.
     fn cycle_through(&self, now: Time, waiter: Idx<Waiter>) -> (Option<Cycle>, usize) {
         let Waiter { session, owner, object, since, .. } = self.waiters[waiter];
         if self.sole_wait(session, owner) != Some(waiter) {
@@ -86,8 +86,8 @@ impl Space {
         (closes.then(|| self.cycle(now, session, owner, object, since, length)), length)
     }
 
-    /// Follows the chain from an owner who waits for an object. Most close no cycle, so nothing
-    /// is built before that is known.
+    /// Follows the chain from an owner that waits for an object. Most chains close no cycle, so
+    /// `cycle` collects the edges only afterwards.
     fn follow(&self, session: SessionId, owner: Owner, object: Idx<Object>) -> Chain {
         let mut at = object;
         for length in 1..=Cycle::LONGEST {
@@ -103,8 +103,8 @@ impl Space {
         Chain { length: Cycle::LONGEST, closes: false }
     }
 
-    /// The waiter for a lock who is part of the cycle through the lock, if there is one: no
-    /// more than one is, since the cycle passes through the lock's one holder.
+    /// The waiter for a lock that is part of a cycle through the lock. There is at most one, since
+    /// the cycle passes through the lock's only holder.
     fn closing_waiter(&self, lock: Idx<Object>) -> Option<Idx<Waiter>> {
         let mut at = lock;
         for _ in 0..Cycle::LONGEST {
@@ -118,7 +118,7 @@ impl Space {
         None
     }
 
-    /// The edges of a cycle of that length, from an owner who waits for an object.
+    /// The edges of a cycle of this length, from an owner that waits for an object.
     fn cycle(
         &self,
         now: Time,
@@ -134,7 +134,7 @@ impl Space {
         for _ in 0..shown {
             let hold = self.sole_hold(object).expect("the chain was followed");
             edges.push(Edge {
-                waiter: self.party(session, owner).expect("who waits or holds has a session"),
+                waiter: self.party(session, owner).expect("a waiter or holder has a session"),
                 object: self.label(object),
                 waited: now.since(since),
                 held: now.since(hold.since),
@@ -148,7 +148,7 @@ impl Space {
         Cycle { edges, omitted: (length - shown) as u32 }
     }
 
-    /// Tells the world if a waiter has just closed a cycle.
+    /// Emits a record if a waiter has just closed a cycle.
     pub(crate) fn report_deadlock(&mut self, now: Time, waiter: Idx<Waiter>) {
         let (cycle, followed) = self.cycle_through(now, waiter);
         self.budget = self.budget.saturating_sub(followed as u32);
@@ -158,14 +158,14 @@ impl Space {
         }
     }
 
-    /// The same if an owner has just lost or been granted one of its waits, and is left with one.
+    /// As `report_deadlock`, for an owner that one of its waits has left with a single other.
     pub(crate) fn report_sole_wait(&mut self, now: Time, session: SessionId, owner: Owner) {
         if let Some(waiter) = self.sole_wait(session, owner) {
             self.report_deadlock(now, waiter);
         }
     }
 
-    /// The same if those that a notify has just moved to a lock's queue have.
+    /// As `report_deadlock`, for the waiters that a notify has just moved to a lock's queue.
     pub(crate) fn report_notified_deadlock(&mut self, now: Time, lock: Idx<Object>, notify: u64) {
         if let Some(waiter) = self.closing_waiter(lock)
             && let Wait::Reacquire { notified: Some(number), .. } = self.waiters[waiter].wait
@@ -187,7 +187,7 @@ impl Space {
         self.emit(now, RecordKind::Deadlock { cycle }, Some(object), who);
     }
 
-    /// The cycle that the waiters of an object are part of.
+    /// The cycle through an object, if there is one.
     pub(crate) fn deadlock_at(&self, now: Time, ix: Idx<Object>) -> Option<Cycle> {
         if !self.is_exclusive(ix) {
             return None;

@@ -1,4 +1,4 @@
-//! Refusals: why, in a sentence, and the cycle of a deadlock. Values only.
+//! Refusals and deadlock cycles, as values, and their texts.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,17 +9,16 @@ use crate::{
     image::{Constant, constant},
 };
 
-/// Why a request was refused. `Display` says what happened, to which object, and
-/// what to do.
+/// Why a request was refused. Its text says what happened, to which object, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// The object concerned.
     pub object: Option<Label>,
-    /// What is wrong.
+    /// The reason.
     pub kind: ErrorKind,
 }
 
-/// What is wrong with a request.
+/// The reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum ErrorKind {
@@ -70,19 +69,19 @@ pub enum ErrorKind {
     SessionLost,
 }
 
-/// A cycle of owners each of which waits for a Lock or RLock that the next one holds.
+/// A cycle of owners, each of which waits for a Lock or RLock that the next one holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cycle {
-    /// From the one that closed it, at most [`Cycle::SHOWN`].
+    /// The edges, from the one that closed the cycle, at most [`Cycle::SHOWN`].
     pub edges: Vec<Edge>,
-    /// Edges between the last shown and the first.
+    /// The number of edges left out between the last one shown and the first.
     pub omitted: u32,
 }
 
 impl Cycle {
-    /// How many edges are named at most.
+    /// The most edges in a report.
     pub const SHOWN: usize = 16;
-    /// How many owners a cycle has at most to be found.
+    /// The longest cycle that is found, in owners.
     pub const LONGEST: usize = 256;
 }
 
@@ -90,13 +89,13 @@ impl Cycle {
 /// object is held by the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
-    /// Who waits.
+    /// The owner that waits.
     pub waiter: Party,
-    /// For what.
+    /// The object that it waits for.
     pub object: Label,
-    /// Since when.
+    /// How long it has waited.
     pub waited: Duration,
-    /// How long its holder has had it.
+    /// How long the next edge's owner has held the object.
     pub held: Duration,
 }
 

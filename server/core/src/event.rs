@@ -15,10 +15,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub set: bool,
-    /// Who began to wait before this number has been woken by a Set, though perhaps not been
-    /// told yet.
+    /// Waiters with a lower number were woken by a Set, though perhaps not answered yet.
     pub woken_before: u64,
-    /// How many wait behind those. None while it is set.
+    /// The number of other waiters; 0 while the event is set.
     pub waiting: u32,
 }
 
@@ -59,7 +58,7 @@ impl Space {
         Ok(Some(Answer::Done { count }))
     }
 
-    /// Answers those whom a Set has woken.
+    /// Answers the waiters that a Set has woken.
     pub(crate) fn tell_woken(&mut self, ix: Idx<Object>, before: u64) {
         while let Some(waiter) = self.objects[ix].waiters.first()
             && self.waiters[waiter].number < before

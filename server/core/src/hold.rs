@@ -1,5 +1,5 @@
-//! Holds: owned permits that are out, and every way in which one ends: by its owner, in its
-//! stead, by force, with its session, or because the grant never arrived.
+//! Holds: owned permits, and every way in which one ends: a release by its owner or another, a
+//! release by force, the session's end, or the undo of a grant that never arrived.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     work::{At, Progress, Task},
 };
 
-/// An owned permit that is out.
+/// An owned permit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hold {
     links: Links<Hold>,
@@ -25,7 +25,7 @@ pub(crate) struct Hold {
     pub owner: Owner,
     pub token: FencingToken,
     pub since: Time,
-    /// Above 1 for an RLock alone.
+    /// Above 1 only for an RLock.
     pub depth: u32,
 }
 
@@ -53,7 +53,7 @@ impl Linked for Hold {
 }
 
 impl Space {
-    /// Gives up `levels` of a hold, in order.
+    /// Releases `levels` of a hold.
     pub(crate) fn release_hold(&mut self, now: Time, ix: Idx<Hold>, levels: u32) {
         let hold = &mut self.holds[ix];
         hold.depth = hold.depth.saturating_sub(levels);
@@ -108,14 +108,14 @@ impl Space {
 
     pub(crate) fn tell_lost(&mut self, hold: Idx<Hold>, cause: Cause) {
         let Hold { object, session, owner, token, .. } = self.holds[hold];
-        // In the middle of a Detach it has no name for the object any more.
+        // During a Detach the session has no handle for the object any more.
         if let Some(handle) = self.sessions[&session].handle_of(object) {
             self.deliver(session, Body::HoldLost { handle, owner, token, cause }, None);
         }
     }
 
-    /// Takes an object from all who hold it; each is told, and the next owner learns
-    /// that it was abandoned. Returns who they are; `None` if there is no such object.
+    /// Releases an object by force from all its holders. Each is told, and its hold counts as
+    /// abandoned. Returns the holders; `None` if there is no such object.
     pub fn handle_force_release(&mut self, now: Time, object: ObjectId) -> Option<Holders> {
         self.call(now, Input::ForceRelease(object));
         let ix = *self.ids.get(&object)?;
@@ -189,7 +189,7 @@ impl Space {
         Ok(Some(Answer::Done { count: 0 }))
     }
 
-    /// Gives back a grant that its client never learnt of.
+    /// Undoes a grant that its client never learnt of.
     pub(crate) fn undo_grant(
         &mut self,
         now: Time,
@@ -205,7 +205,7 @@ impl Space {
         if let Some(untold) = untold {
             self.count_of(untold.by.process.uid, |share| share.untold += 1);
             let trouble = self.objects[ix].trouble_mut();
-            // Of another owner's abandonment, if this hold is gone.
+            // If the hold is gone, `inconsistent` belongs to a later owner.
             if hold != Some(None) {
                 trouble.inconsistent = None;
             }
@@ -219,12 +219,12 @@ impl Space {
             Some(Some(hold)) => {
                 self.release_hold(now, hold, if undo.whole { u32::MAX } else { 1 });
             }
-            // It was released by somebody else, or taken by force.
+            // The hold was released by another owner, or by force.
             Some(None) => self.wake(now, ix),
             None => {
                 let sem = self.semlock(ix);
-                // Somebody else's release freed this very permit. Of a Semaphore it would have
-                // made one more, had this one never been out; all others are complete.
+                // Another owner's release ended this permit. Without the grant, that release would
+                // have added a permit to a Semaphore; the other classes are complete.
                 let makes_one = sem.class == Class::Semaphore && sem.value < sem.max;
                 if sem.unowned > 0 || makes_one {
                     self.release_unowned(now, session, undo.owner, ix);

@@ -1,4 +1,4 @@
-//! The numbers that things go by, and time. No state.
+//! Identifiers and time.
 
 use std::{ops::Add, time::Duration};
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
-    /// Later than any moment that comes.
+    /// Later than any moment.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -23,35 +23,35 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Time;
 
-    /// Saturates: a time-out too far away to count is for ever.
+    /// Saturates at [`Time::NEVER`].
     fn add(self, duration: Duration) -> Time {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Time(self.0.saturating_add(nanos))
     }
 }
 
-/// A session: the number of the event that opened it, so never used twice.
+/// A session's id: the number of the record that opened it, so never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
-/// An object: the number of the event that created it, so never used twice.
+/// An object's id: the number of the record that created it, so never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectId(pub u64);
 
-/// What a client calls one of its threads, tasks or guards.
+/// A client's number for one of its threads, tasks or guards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner(pub u64);
 
-/// A request of one session: chosen by the client, strictly rising.
+/// A request's id within its session: chosen by the client, strictly rising.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
-/// What a session calls an object that it is attached to: small, as a file
-/// descriptor is, and without meaning to other sessions.
+/// A session's number for an object that it is attached to: small, like a file descriptor, and
+/// meaningless to other sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Handle(pub u32);
 
-/// A fencing token: the number of the event that granted, so it rises strictly
-/// with every grant of a namespace, across objects.
+/// A fencing token: the number of the grant's record, so it rises strictly with every grant in a
+/// namespace, across objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FencingToken(pub u64);

@@ -1,6 +1,5 @@
-//! A namespace's state as a value that outlives its daemon: what is in it, as the tables have it,
-//! so that whoever restores it goes on exactly as the first one would have. What can be had from
-//! the rest isn't kept twice.
+//! A namespace's state in serialized form. It contains the tables as they are, so that a restored
+//! `Space` continues exactly as the original would. What can be derived is skipped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,21 +52,21 @@ struct Image {
 }
 
 impl Space {
-    /// Writes the state, all steps taken. What the daemon was configured to isn't part of it.
+    /// Serializes the state, without the configuration. All steps must have been taken.
     ///
     /// # Errors
     /// Those of the serializer.
     pub fn save<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        debug_assert!(self.call.is_none(), "a step that was taken is part of it, and no other");
+        debug_assert!(self.call.is_none(), "the step hasn't been taken");
         Image::serialize(self, to)
     }
 
-    /// Reads what [`save`](Self::save) wrote. From here on the same calls at the same times have
-    /// the same outputs, if `config` is the same.
+    /// Deserializes the state that [`save`](Self::save) wrote. With the same `config`, the same
+    /// calls at the same times have the same outputs as those of the original.
     ///
     /// # Errors
-    /// Those of the deserializer. It isn't checked that the state makes sense: that it is as it
-    /// was written is for a checksum to tell.
+    /// Those of the deserializer. The state's consistency isn't checked: the caller must verify a
+    /// checksum.
     pub fn restore<'de, D: Deserializer<'de>>(config: Config, from: D) -> Result<Self, D::Error> {
         let mut space = Image::deserialize(from)?;
         space.config = config;
@@ -84,13 +83,13 @@ impl Space {
     }
 }
 
-/// A text that is a constant of the program. By its own name, as a deserializer would borrow a
-/// reference.
+/// A constant text. It has a name of its own since serde would derive a borrowing deserializer for
+/// a reference.
 pub type Constant = &'static str;
 
-/// Reads a text that was a constant of the program that wrote it.
+/// Deserializes a text that was a constant of the program that wrote it.
 pub(crate) fn constant<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
-    /// All that were ever read: there are no more than the programs have.
+    /// All texts read so far. They are leaked, but there are only as many as programs have constants.
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
     let text = String::deserialize(from)?;

@@ -1,4 +1,4 @@
-//! The getters: what there is, for people. They change nothing.
+//! The getters, for inspection.
 
 use std::ops::Bound;
 
@@ -15,33 +15,33 @@ use crate::{
 /// Which objects [`Space::list`] lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListQuery<'a> {
-    /// Only names that begin so.
+    /// Only names with this prefix.
     pub prefix: &'a str,
-    /// Only objects that somebody holds or waits for.
+    /// Only objects that are held or waited for.
     pub busy: bool,
-    /// Go on after the page that ended with this.
+    /// Continue after the page that returned this.
     pub after: Option<&'a str>,
-    /// At most so many.
+    /// The most objects per page.
     pub limit: usize,
 }
 
-/// How many holders and waiters a detail names at most.
+/// The most holders and waiters in an object's detail.
 const MOST: usize = 1000;
-/// How many objects a list looks at, at most, before it hands out what it has found.
+/// The most objects that are examined for one page of a list.
 const SCANNED: usize = 4096;
-/// How many abandonments a view names at most.
+/// The most abandonments in an object's view.
 const LEFT: usize = 16;
-/// How many objects a session's view names at most.
+/// The most objects in a session's view.
 const FEW: usize = 100;
 
-/// A page of a list in the making.
+/// A page of a list under construction.
 struct Page<'a> {
     space: &'a Space,
     now: Time,
     query: ListQuery<'a>,
     looked: usize,
     views: Vec<ObjectView>,
-    /// The last object that was looked at, and whether by its name.
+    /// The last object examined, and whether by its name.
     last: Option<(Idx<Object>, bool)>,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Page<'a> {
         self.views.len() >= self.query.limit.max(1) || self.looked >= SCANNED
     }
 
-    /// Looks at the next object by name, or at the next by id.
+    /// Examines the next object, by name or by id.
     fn look(&mut self, ix: Idx<Object>, by_name: bool) {
         count_visit();
         self.looked += 1;
@@ -92,7 +92,7 @@ impl Space {
         }
     }
 
-    /// Nothing that would be missed, or that is still to be cleared away: no session, no object.
+    /// Whether there is no session, no object, and nothing left to discard.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty() && self.objects.is_empty() && self.untold == 0
     }
@@ -109,9 +109,9 @@ impl Space {
         Some(self.objects[ix].id)
     }
 
-    /// Objects in the order of their names, the nameless last, in the order of their ids; and
-    /// where to go on, if there are more. A page may be shorter than its limit, or empty, and
-    /// there be more all the same: one call looks at so many objects.
+    /// Objects in the order of their names, then anonymous ones in the order of their ids; and where
+    /// to continue, if there may be more. A page may be shorter than its limit, even empty, although
+    /// there are more: one call examines a limited number of objects.
     pub fn list(&self, now: Time, query: ListQuery<'_>) -> (Vec<ObjectView>, Option<String>) {
         let ListQuery { prefix, after, .. } = query;
         let mut page = Page::new(self, now, query);
@@ -201,7 +201,7 @@ impl Space {
         })
     }
 
-    /// Sessions, oldest first: those after `after`, at most so many.
+    /// Sessions after `after`, oldest first, at most `limit`.
     pub fn sessions(&self, now: Time, after: Option<SessionId>, limit: usize) -> Vec<SessionView> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let sessions = self.sessions.range((from, Bound::Unbounded)).take(limit);

@@ -1,10 +1,10 @@
 //! The broker as a pure state machine.
 //!
 //! One rule: **mutate once, then drain**. Call one `handle_*` method of [`Space`] with
-//! the time, then [`Space::take_step`] for the call and all that came of it, and
-//! [`Space::poll_timeout`] to learn when to call [`Space::handle_timeout`]. Getters take
-//! `&self` and change nothing. The same calls with the same times give the same
-//! outputs: there is no I/O here, no clock, no chance, no thread, and no wire format.
+//! the time, then [`Space::take_step`] for the call and its outputs, and
+//! [`Space::poll_timeout`] for the time of the next [`Space::handle_timeout`]. Getters take
+//! `&self` and change nothing. The same calls with the same times have the same
+//! outputs: there is no I/O here, no clock, no randomness, no thread, and no wire format.
 //!
 //! A `Space` is one namespace: its sessions, its objects, and one stream of records.
 

@@ -1,4 +1,4 @@
-//! What sessions are told: answers, refusals and pushes. Values only.
+//! The messages to sessions, as values: answers, refusals and pushes.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,156 +11,156 @@ use crate::{
 /// One message to a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Numbers the messages of a session from 1 upwards, across resumes.
+    /// The message's number within its session, from 1, across resumes.
     pub seq: u64,
-    /// What it says.
+    /// The content.
     pub body: Body,
 }
 
 /// A reply or a push.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
-    /// The one answer to a request.
+    /// The only answer to a request.
     Reply(RequestId, Reply),
-    /// A hold of this session is gone, and not by its doing.
+    /// A hold of this session was ended by another client.
     HoldLost {
-        /// Of the object; the session may have detached since.
+        /// The object's handle; the session may have detached since.
         handle: Handle,
-        /// Whose it was.
+        /// The hold's owner.
         owner: Owner,
-        /// The hold.
+        /// The hold's token.
         token: FencingToken,
-        /// Why.
+        /// Why it ended.
         cause: Cause,
     },
-    /// The session is over: the last message.
+    /// The session has ended: the last message.
     SessionEnd(Cause),
 }
 
-/// An answer, or why there is none. A refused request has changed nothing.
+/// An answer, or a refusal. A refused request has changed nothing.
 pub type Reply = Result<Answer, Box<Error>>;
 
-/// What a request yields.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Done; the number moved or woken, where there is one to tell.
+    /// The request was done.
     Done {
-        /// Waiters moved or woken.
+        /// The number of waiters moved or woken; else 0.
         count: u32,
     },
-    /// A permit.
+    /// A permit was granted.
     Granted(Grant),
-    /// A Condition's wait is over, and the lock is held again.
+    /// A Condition's wait has ended, and the lock is held again.
     Woken {
-        /// False: time-out or cancel.
+        /// False: by a time-out or Cancel.
         notified: bool,
-        /// Of the lock.
+        /// The grant of the lock.
         grant: Grant,
     },
-    /// A reference.
+    /// The session is attached.
     Attached(Box<Attachment>),
-    /// All parties have come.
+    /// All parties have arrived.
     BarrierPassed {
-        /// In order of arrival, from 0.
+        /// The party's index in order of arrival, from 0.
         index: u32,
-        /// This party is to run the action first.
+        /// This party has to run its action before the others pass.
         run_action: bool,
     },
-    /// An object's numbers.
+    /// An object's state.
     State(State),
 }
 
-/// A permit taken.
+/// A granted permit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The fencing token.
     pub token: FencingToken,
-    /// How often the owner holds it now.
+    /// How many times the owner holds the object now.
     pub depth: u32,
-    /// An owner before left it without a release. Told once.
+    /// A former hold that ended without a release. Each abandonment is told once.
     pub abandoned: Option<Arc<Abandonment>>,
 }
 
-/// A reference gained by Create or Attach.
+/// The answer to Create or Attach.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// What this session calls it.
+    /// The object's handle in this session.
     pub handle: Handle,
-    /// What others attach by.
+    /// The key by which other sessions attach.
     pub key: ObjectKey,
-    /// Made just now.
+    /// Whether this request created the object.
     pub created: bool,
     /// `None`: anonymous, or unlinked.
     pub name: Option<Arc<str>>,
-    /// A condition's lock is named by its handle in this session.
+    /// The specification; a condition's lock is named by its handle in this session.
     pub spec: Spec,
 }
 
-/// An object's numbers at one moment.
+/// An object's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Free permits; 1 for an event that is set; parties that have come.
+    /// Free permits; 1 for an event that is set; parties that have arrived.
     pub value: u32,
-    /// Requests in its queue.
+    /// The number of waiters.
     pub waiters: u32,
-    /// A broken barrier, a poisoned lock.
+    /// Whether a barrier is broken, or a lock poisoned.
     pub broken: bool,
-    /// Oldest first, at most [`State::HOLDERS`].
+    /// The holders, oldest first, at most [`State::HOLDERS`].
     pub holders: Vec<Holder>,
 }
 
 impl State {
-    /// How many holders are named at most.
+    /// The most holders in an answer.
     pub const HOLDERS: usize = 16;
 }
 
 /// A client process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// As the daemon sees it.
+    /// The process id, as the daemon sees it.
     pub pid: u32,
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// For people.
+    /// The command or label, for display.
     pub command: Arc<str>,
 }
 
-/// A session and its process, kept in what is told of it after its end.
+/// An owner, its session and process. Valid after the session's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
     /// The session.
     pub session: SessionId,
     /// Its process.
     pub process: Arc<Process>,
-    /// Which of its owners.
+    /// The owner.
     pub owner: Owner,
 }
 
-/// Somebody who holds something.
+/// A holder of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Who.
+    /// The owner.
     pub party: Party,
     /// The fencing token.
     pub token: FencingToken,
-    /// For how long.
+    /// How long it has held the object.
     pub held: Duration,
-    /// How often.
+    /// How many times it holds the object.
     pub depth: u32,
 }
 
 /// A hold that ended without a release by its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandonment {
-    /// Who left it.
+    /// The former owner.
     pub by: Party,
-    /// The hold.
+    /// The hold's token.
     pub token: FencingToken,
-    /// How long it was held.
+    /// How long the object was held.
     pub held: Duration,
-    /// When it ended.
+    /// When the hold ended.
     pub at: crate::Time,
-    /// Why.
+    /// Why it ended.
     pub cause: Cause,
 }
 
@@ -174,21 +174,21 @@ pub enum Cause {
     Kicked,
     Forced,
     Misbehaved,
-    /// Released by somebody else, as a Lock or Semaphore may be: no abandonment.
+    /// Released by another owner, as a Lock or Semaphore may be: not an abandonment.
     Released,
 }
 
-/// An object as people call it: its name, or its id.
+/// An object for display: its name, or else its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
-    /// Never used twice.
+    /// The id.
     pub id: ObjectId,
     /// `None`: anonymous.
     pub name: Option<Arc<str>>,
 }
 
 impl Body {
-    /// What a session would do by it, as a number: which kind of answer, and whose turn it is.
+    /// A number that identifies the kind of answer and its main value, for digests.
     pub(crate) fn gist(&self) -> u64 {
         match self {
             Body::Reply(id, reply) => {
@@ -211,14 +211,14 @@ impl Body {
 }
 
 impl Message {
-    /// Bytes that it takes up while it is kept, about: its own and what it alone points at.
+    /// The approximate bytes that a kept message takes: its own and what only it points to.
     pub fn weight(&self) -> usize {
         let beside = match &self.body {
             Body::HoldLost { .. } | Body::SessionEnd(_) => 0,
             Body::Reply(_, Ok(answer)) => match answer {
                 Answer::Attached(_) => size_of::<Attachment>(),
                 Answer::State(state) => size_of_val(&*state.holders),
-                // An abandonment is shared with nobody once it is told.
+                // Once told, an abandonment is no longer shared with the object.
                 Answer::Granted(grant) | Answer::Woken { grant, .. } => {
                     grant.abandoned.as_ref().map_or(0, |_| size_of::<Abandonment>())
                 }

@@ -1,5 +1,5 @@
-//! Objects: what they are, and how they are made and found. What a kind does lies in
-//! `semlock`, `condition`, `event` and `barrier`.
+//! Objects: their common state, creation and lookup. The kinds are in `semlock`, `condition`,
+//! `event` and `barrier`.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,37 +20,38 @@ use crate::{
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 255;
 
-/// One object. A million idle ones are normal: what only busy ones need is boxed.
+/// One object. Kept small, since a million idle ones are normal: rare parts are boxed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Object {
     pub id: ObjectId,
     pub name: Option<Arc<str>>,
     secret: u64,
-    /// The user who made it.
+    /// The user id of its creator.
     pub creator: u32,
-    /// By sessions, counted as often as they attached, and by conditions.
+    /// The number of references: attaches by sessions, and conditions on this lock.
     pub references: u32,
     /// Set while the object lingers without references.
     pub lingers_until: Option<Time>,
     pub keep: bool,
     pub poison: bool,
-    /// It was made without a name.
+    /// Created without a name.
     pub anonymous: bool,
-    /// Its queue is on the agenda.
+    /// Whether serving its queue is on the agenda.
     pub served_later: bool,
     pub waiters: List<Waiter>,
     pub trouble: Option<Box<Trouble>>,
     pub kind: Kind,
 }
 
-/// What owners left behind.
+/// Abandonments and poison.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Trouble {
-    /// Holds that were abandoned, and of which no owner was told yet.
+    /// Abandonments that no owner was told of yet.
     pub untold: VecDeque<Arc<Abandonment>>,
-    /// A poison object's present owner was told of this, and has not marked it.
+    /// The abandonment that the current owner of an object with `poison` was told of, until it
+    /// marks the object consistent.
     pub inconsistent: Option<Arc<Abandonment>>,
-    /// That owner let go: refused to all.
+    /// The abandonment by which the object is poisoned: acquires are refused.
     pub poisoned: Option<Arc<Abandonment>>,
 }
 
@@ -79,7 +80,7 @@ impl Object {
         self.trouble.as_ref()?.poisoned.as_ref()
     }
 
-    /// Forgets trouble that is over, so that a healed object is as small as a fresh one.
+    /// Frees empty trouble, so that a healed object is as small as a new one.
     pub fn tidy_trouble(&mut self) {
         if let Some(trouble) = &self.trouble
             && trouble.untold.is_empty()
@@ -207,7 +208,7 @@ impl Space {
         }
     }
 
-    /// A present object must be what its next creator wants.
+    /// Refuses unless an existing object has the kind and numbers of a Create.
     fn check_same(&self, ix: Idx<Object>, wanted: &Kind, poison: bool) -> Result<(), Box<Error>> {
         let same = match (&self.objects[ix].kind, wanted) {
             (Kind::SemLock(a), Kind::SemLock(b)) => {

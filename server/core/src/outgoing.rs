@@ -1,5 +1,5 @@
-//! What a session was told: kept until the client has acknowledged it, as far as its quota of
-//! bytes goes. It is what a resume sends again, and what a cancel can still undo.
+//! Messages sent to a session, kept until the client acknowledges them, within a quota of bytes. A
+//! resume sends them again, and a Cancel can undo grants among them.
 
 use std::collections::VecDeque;
 
@@ -10,18 +10,17 @@ use crate::{
     object::Object, session::Session, undoable::Undoable,
 };
 
-/// Messages by number, from 1 upwards, without a gap.
+/// The messages of a session, numbered from 1 without gaps.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     last_seq: u64,
-    /// The last that the client is known to have.
+    /// The last message that the client is known to have.
     acknowledged: u64,
-    /// The latest. Among them may be some that are acknowledged, and that no call has thrown
-    /// away yet.
+    /// The kept messages. The oldest may be acknowledged, and not removed yet.
     sent: VecDeque<Sent>,
-    /// Bytes of those.
+    /// The bytes of `sent`.
     weight: usize,
-    /// The replies among them that can be undone, by their requests.
+    /// The replies in `sent` that can be undone, by request.
     undoable: Undoable,
 }
 
@@ -33,7 +32,7 @@ pub(crate) struct Sent {
     weight: usize,
 }
 
-/// What it takes to undo a grant that its client never learnt of.
+/// How to undo a grant that its client never learnt of.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Undo {
     pub object: Idx<Object>,
@@ -41,9 +40,9 @@ pub(crate) struct Undo {
     pub owner: Owner,
     /// `None`: an unowned permit.
     pub token: Option<FencingToken>,
-    /// Of a wait that ended: the condition, and the number of the notify.
+    /// For a condition wait: the condition, and the number of the notify.
     pub notified: Option<(Idx<Object>, u64)>,
-    /// All levels of a recursive lock, as a wait takes them.
+    /// Release all levels of an RLock, as a condition wait acquires them.
     pub whole: bool,
 }
 
@@ -60,15 +59,15 @@ impl Outgoing {
         self.weight
     }
 
-    /// A client that has all up to a message can be sent the rest: nothing of that is gone, and
-    /// it doesn't claim what it can't have, or take back what it said before.
+    /// Whether all messages after `received` are kept, and `received` is plausible: not above the
+    /// last message, nor below what was acknowledged.
     pub fn has_all_after(&self, received: u64) -> bool {
         let oldest = self.sent.front().map_or(self.next_seq(), |sent| sent.message.seq);
         let received_to = oldest.max(self.acknowledged + 1) - 1;
         (received_to..=self.last_seq).contains(&received)
     }
 
-    /// Keeps a message. Returns it with its number, and its bytes.
+    /// Numbers and keeps a message. Returns it, and its bytes.
     pub fn keep(&mut self, body: Body, undo: Option<Undo>) -> (Message, usize) {
         self.last_seq += 1;
         let message = Message { seq: self.last_seq, body };
@@ -83,8 +82,8 @@ impl Outgoing {
         (message, weight)
     }
 
-    /// The client has all up to a message. Throws away as many of them as one call may, and
-    /// returns their bytes.
+    /// The client has all messages up to `seq`. Removes at most `most` of them, and returns their
+    /// bytes.
     pub fn acknowledge(&mut self, seq: u64, most: u32) -> usize {
         self.acknowledged = self.acknowledged.max(seq.min(self.last_seq));
         (0..most).map_while(|_| self.forget_acknowledged()).sum()
@@ -122,8 +121,8 @@ impl Outgoing {
         self.sent.get(at).map(|sent| &sent.message)
     }
 
-    /// What it takes to undo a request's grant of which the client isn't known to have heard,
-    /// and the reply, to be put right.
+    /// How to undo a request's grant, if it isn't acknowledged; and the kept reply, for the caller
+    /// to replace.
     pub fn take_undo(&mut self, request: RequestId) -> Option<(&mut Body, Undo)> {
         let seq = self.undoable.get(request).filter(|&seq| seq > self.acknowledged)?;
         self.undoable.remove(request);
@@ -132,7 +131,7 @@ impl Outgoing {
         Some((&mut sent.message.body, sent.undo.take()?))
     }
 
-    /// Asserts that all is in order, and returns the bytes.
+    /// Asserts the invariants, and returns the bytes.
     pub fn check(&self, ended: bool) -> usize {
         if let Some(last) = self.sent.back().map(|sent| sent.message.seq) {
             let seqs = self.sent.iter().rev().map(|sent| sent.message.seq);
@@ -148,11 +147,11 @@ impl Outgoing {
 }
 
 impl Space {
-    /// There is no room for the state: of what connected sessions were sent and haven't acknowledged,
-    /// the latest `most` bytes of each stay, as if that were their quota.
+    /// There is no room for the state: drops the unacknowledged messages of each connected session
+    /// except the latest `most` bytes, as if that were its quota.
     pub fn handle_shortage(&mut self, now: Time, most: usize) {
         self.call(now, Input::Shortage { most });
-        // Others have yet to be told, or to give back what they will never be told of.
+        // Other sessions' messages must still be sent, or their undelivered grants undone.
         let connected =
             |s: &&mut Session| !s.ended && s.grace_until.is_none() && s.resend.is_none();
         for session in self.sessions.values_mut().filter(connected) {

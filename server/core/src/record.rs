@@ -1,4 +1,4 @@
-//! Records: all that happens, in one ordered, numbered stream. Values only.
+//! Log records: everything that happens in a namespace, in one ordered stream.
 
 use crate::{Cause, Cycle, FencingToken, Label, Party, Time};
 
@@ -7,13 +7,13 @@ use crate::{Cause, Cycle, FencingToken, Label, Party, Time};
 pub struct Record {
     /// Unique in the namespace.
     pub number: u64,
-    /// When, on the monotonic clock of the calls.
+    /// The time of the call.
     pub at: Time,
-    /// What.
+    /// What happened.
     pub kind: RecordKind,
-    /// To which object.
+    /// The object concerned.
     pub object: Option<Label>,
-    /// By whom or to whom.
+    /// The owner that caused it, or that it concerns.
     pub party: Option<Party>,
 }
 
@@ -22,13 +22,13 @@ pub struct Record {
 #[allow(missing_docs)]
 pub enum RecordKind {
     Created,
-    /// The last reference went.
+    /// The object was removed.
     Removed,
     Unlinked,
-    /// Waits for a permit.
+    /// A request waits for a permit.
     Queued,
-    /// `number` is the token, but for a recursive grant (`depth` > 1), which keeps
-    /// the first one's.
+    /// `number` is the token, except for a recursive grant (`depth` > 1), which has the token of
+    /// the first.
     Granted {
         token: FencingToken,
         depth: u32,
@@ -43,7 +43,7 @@ pub enum RecordKind {
     Forgotten {
         token: FencingToken,
     },
-    /// Waits for a notify, an event or a barrier.
+    /// A request waits for a notify, an event or a barrier.
     Waiting,
     Notified,
     TimedOut,
@@ -65,7 +65,7 @@ pub enum RecordKind {
     SessionOpened,
     SessionDisconnected,
     SessionResumed,
-    /// Ended by anything but Goodbye.
+    /// Ended without a Goodbye.
     SessionLost {
         cause: Cause,
     },
@@ -73,7 +73,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    /// As `syncctl watch` and `WatchEvent.kind` write it.
+    /// The name in `WatchEvent.kind` and `syncctl watch`.
     pub fn as_str(&self) -> &'static str {
         match self {
             RecordKind::Created => "created",

@@ -1,5 +1,5 @@
-//! References: attaching to an object, detaching from it, and what becomes of one that nobody
-//! is attached to any more.
+//! References: attaching to an object, detaching from it, and the end of an object without
+//! references.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -58,7 +58,7 @@ impl Space {
         }))))
     }
 
-    /// Refuses if the session may not be attached to so many objects more.
+    /// Refuses if the session may not attach to `more` objects.
     pub(crate) fn check_references(
         &self,
         session: SessionId,
@@ -109,8 +109,7 @@ impl Space {
         Ok(None)
     }
 
-    /// A session's last reference to an object goes: it neither waits there nor holds it
-    /// any longer.
+    /// Continues a session's last Detach: ends its waits at the object and its holds of it.
     pub(crate) fn go_on_letting_go(
         &mut self,
         now: Time,
@@ -137,7 +136,7 @@ impl Space {
         Progress::More
     }
 
-    /// Takes references from an object, which may be its end.
+    /// Removes references to an object, and settles it after the last.
     pub(crate) fn dereference(&mut self, now: Time, ix: Idx<Object>, count: u32) {
         let object = &mut self.objects[ix];
         object.references -= count;
@@ -146,7 +145,7 @@ impl Space {
         }
     }
 
-    /// Decides what becomes of an object without references.
+    /// Keeps, removes or lets linger an object without references.
     fn settle(&mut self, now: Time, ix: Idx<Object>) {
         let object = &mut self.objects[ix];
         if object.keep {

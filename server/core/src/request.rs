@@ -1,4 +1,4 @@
-//! What sessions ask for. Values only: nothing here decides.
+//! The requests of sessions, as values.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +13,7 @@ use crate::{
 pub const SEM_VALUE_MAX: u32 = i32::MAX as u32;
 
 /// One request of a session, for [`Space::handle_request`](crate::Space::handle_request).
-/// What each one does, answers and refuses is said beside the message of the same
-/// name in `session.proto`, and as rules in `docs/SEMANTICS.md`.
+/// `session.proto` documents the message of the same name; `docs/SEMANTICS.md` has the rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Request {
@@ -29,7 +28,7 @@ pub enum Request {
         name: Arc<str>,
     },
     Acquire(Acquire),
-    /// `token`: the hold to end; `None` is a bare release.
+    /// `token`: the hold to end; `None`: see R25 of `docs/SEMANTICS.md`.
     Release {
         handle: Handle,
         owner: Owner,
@@ -93,16 +92,16 @@ pub enum Request {
         give_back: bool,
     },
     Goodbye,
-    /// Nothing but the acknowledgement that comes with every request.
+    /// Only the acknowledgement that every request has.
     Ack,
-    /// What the caller could not read: refused in its turn, and numbered as any other.
+    /// A request that the caller couldn't decode: refused in its turn.
     Invalid {
         #[serde(deserialize_with = "constant")]
         field: Constant,
         #[serde(deserialize_with = "constant")]
         why: Constant,
     },
-    /// What the caller may not make the namespace keep, by a quota of its own: refused likewise.
+    /// A request beyond a quota of the caller's: refused in its turn.
     OverQuota {
         #[serde(deserialize_with = "constant")]
         field: Constant,
@@ -111,7 +110,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// It wants no answer but a refusal.
+    /// Whether only a refusal is answered.
     pub(crate) fn is_quiet(&self) -> bool {
         match self {
             Request::Detach { quiet, .. }
@@ -125,15 +124,15 @@ impl Request {
 /// Takes a permit of a SemLock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acquire {
-    /// Of a SemLock.
+    /// The SemLock's handle.
     pub handle: Handle,
-    /// Who will hold it.
+    /// The owner of the hold.
     pub owner: Owner,
-    /// A semaphore's permit that is nobody's. Ignored for Lock and RLock.
+    /// Take an unowned permit. Ignored for Lock and RLock.
     pub unowned: bool,
-    /// `None` waits for ever, zero tries.
+    /// `None` waits without limit, zero doesn't wait.
     pub timeout: Option<Duration>,
-    /// Refuse, rather than wait, when waiting would close a cycle.
+    /// Refuse instead of waiting if the wait would close a cycle.
     pub fail_on_deadlock: bool,
 }
 
@@ -142,47 +141,47 @@ pub struct Acquire {
 pub struct Create {
     /// `None`: anonymous.
     pub name: Option<Arc<str>>,
-    /// What to make, and what a present object must be.
+    /// What to create, and what an existing object must be.
     pub spec: Spec,
-    /// Stays when the last reference goes.
+    /// Keep the object without references.
     pub keep: bool,
-    /// Locks only: refused to all after an owner died, until marked consistent.
+    /// Locks only: if an owner dies and the next doesn't mark the lock consistent, refuse acquires
+    /// until somebody does.
     pub poison: bool,
-    /// Fail if the name exists.
+    /// Refuse if the name exists.
     pub exclusive: bool,
-    /// Makes the new object's key unguessable: random, chosen by the caller, since
-    /// the core has no source of chance.
+    /// A random number that makes a new object's key unguessable. The caller chooses it, since the
+    /// core has no randomness.
     pub secret: u64,
 }
 
-/// An object's kind and numbers.
+/// An object's kind and parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spec {
     /// Lock, RLock, Semaphore, BoundedSemaphore.
     SemLock {
         /// Which of the four.
         class: Class,
-        /// Permits at creation.
+        /// The initial number of permits.
         value: u32,
-        /// The most that a release may reach.
+        /// The value that a release must not exceed.
         max: u32,
     },
     /// A condition over a Lock or RLock of the same session.
     Condition {
-        /// Its lock.
+        /// The lock's handle.
         lock: Handle,
     },
-    /// A flag to wait for.
+    /// An event.
     Event,
-    /// A meeting of `parties`.
+    /// A barrier.
     Barrier {
-        /// At least 1.
+        /// The number of parties, at least 1.
         parties: u32,
     },
 }
 
-/// The four faces of a SemLock. RLock is POSIX's recursive mutex, the others are
-/// semaphores.
+/// The classes of a SemLock. An RLock is like POSIX's recursive mutex, the others are semaphores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Class {
@@ -198,7 +197,7 @@ impl Class {
         matches!(self, Class::Lock | Class::RLock)
     }
 
-    /// As people write it.
+    /// The class's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Class::Lock => "Lock",
@@ -209,8 +208,8 @@ impl Class {
     }
 }
 
-/// What another process attaches by. Printable (`Display`, `FromStr`), and not to be
-/// guessed, since it holds the object's secret.
+/// The key by which another process attaches to an object. It is printable (`Display`, `FromStr`)
+/// and can't be guessed, since it contains the object's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
     pub(crate) index: u32,
@@ -224,7 +223,7 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
-/// The text isn't an object's key.
+/// The text is not an object's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyError;
 

@@ -1,6 +1,5 @@
-//! Bugs that are made on purpose, one at a time, so that it can be shown that the tests would see
-//! them. Without the feature `sabotage`, which nothing but a test's own build turns on, there are
-//! none, and asking for one costs nothing.
+//! Deliberate bugs, one at a time, to show that the tests detect them. They exist only with the
+//! feature `sabotage`, for test builds; without it `sabotaged` is a constant false.
 
 macro_rules! bugs {
     ($($(#[doc = $what:literal])* $bug:ident = $name:literal,)*) => {
@@ -12,7 +11,7 @@ macro_rules! bugs {
             /// All of them.
             pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
 
-            /// What `SYNCD_SABOTAGE` calls it.
+            /// Its name in `SYNCD_SABOTAGE`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Bug::$bug => $name,)* }
@@ -32,46 +31,46 @@ bugs! {
     NotifyLostOnDeath = "notify-lost-on-death",
     /// After a restart the first token is the last one before it.
     TokenReused = "token-reused",
-    /// A release is made twice as the journal is replayed.
+    /// A release is replayed twice from the journal.
     ReleaseReplayedTwice = "release-replayed-twice",
-    /// A record of the journal is believed whatever its checksum is.
+    /// A record of the journal is accepted whatever its checksum is.
     TornRecordAccepted = "torn-record-accepted",
-    /// What was decided is told at once, and in the journal when the next record comes.
+    /// A decision is told before its record is in the journal.
     ToldBeforeRecord = "told-before-record",
-    /// A permit that is nobody's is lost with the waiter that dies before it hears of its grant.
+    /// An unowned permit is lost with a session that ends before its grant was sent.
     PermitLost = "permit-lost",
-    /// Of those who wait, the last to come is served first.
+    /// The last waiter is served first.
     LastComeFirst = "last-come-first",
-    /// A time-out that is due as its waiter is granted is told, too.
+    /// A waiter that is granted when its time-out is due is told of both.
     TimeOutAfterGrant = "time-out-after-grant",
-    /// What a process held that died stays held.
+    /// The holds of a process that died stay held.
     DeathKeepsTheLock = "death-keeps-the-lock",
-    /// The next owner isn't told that the one before died.
+    /// The next owner isn't told of an abandonment.
     AbandonmentUntold = "abandonment-untold",
-    /// After a restart an RLock is held once less than it was taken.
+    /// After a restart an RLock's depth is one too low.
     DepthOffByOne = "depth-off-by-one",
     /// A barrier lets its parties pass when one is missing.
     BarrierOneShort = "barrier-one-short",
-    /// A session that resumes goes to the end of each queue.
+    /// A resumed session's waiters go to the end of each queue.
     PlacesLost = "places-lost",
-    /// A session that resumes is told that its last request hasn't come, and is served it again.
+    /// A resumed session is told that its last request didn't arrive, which is then handled twice.
     RequestDoneTwice = "request-done-twice",
-    /// An owner who waits for several things at once is taken to wait for one: deadlocks are found
-    /// where there are none.
+    /// An owner with several waits counts as one with a single wait: deadlocks are reported where
+    /// there are none.
     DeadlockWhereNone = "deadlock-where-none",
-    /// Who is woken with all others is put into the lock's queue twice.
+    /// A notify of all puts each waiter into the lock's queue twice.
     RequeuedTwice = "requeued-twice",
-    /// After a restart a living process has no more than the grace for what it holds.
+    /// After a restart a living process keeps its holds only for the grace.
     LivingHolderLoses = "living-holder-loses",
-    /// A session is resumed by whoever knows its number.
+    /// A session can be resumed without its secret.
     AnySecretWillDo = "any-secret-will-do",
-    /// A Cancel that gives a grant back is taken for one that doesn't.
+    /// A Cancel with `give_back` is handled as one without.
     CancelKeepsTheGrant = "cancel-keeps-the-grant",
-    /// A session that resumes isn't told the first thing that it missed.
+    /// A resumed session isn't sent the first message that it missed.
     ResumeSkipsAMessage = "resume-skips-a-message",
 }
 
-/// Whether this bug is made: the one that was [chosen](choose) last, or else the one that
+/// Whether this bug is active: the one [chosen](choose) last, or else the one that
 /// `SYNCD_SABOTAGE` names.
 #[cfg(feature = "sabotage")]
 #[must_use]
@@ -79,7 +78,7 @@ pub fn sabotaged(bug: Bug) -> bool {
     chosen() == Some(bug)
 }
 
-/// Never.
+/// False: this build has no deliberate bugs.
 #[cfg(not(feature = "sabotage"))]
 #[inline(always)]
 #[must_use]
@@ -87,16 +86,16 @@ pub const fn sabotaged(_: Bug) -> bool {
     false
 }
 
-/// In all of this process this bug is made from here on, or none.
+/// Activates a bug, or none, in this process.
 #[cfg(feature = "sabotage")]
 pub fn choose(bug: Option<Bug>) {
     CHOSEN.store(bug.map_or(NONE, |bug| bug as u8), std::sync::atomic::Ordering::Relaxed);
 }
 
-/// The bug that is made.
+/// The active bug.
 ///
 /// # Panics
-/// If `SYNCD_SABOTAGE` names none.
+/// If `SYNCD_SABOTAGE` names no bug.
 #[cfg(feature = "sabotage")]
 #[must_use]
 pub fn chosen() -> Option<Bug> {

@@ -1,5 +1,4 @@
-//! SemLock: Lock, RLock, Semaphore, BoundedSemaphore. Permits, who gets them, and in which
-//! order.
+//! SemLock: Lock, RLock, Semaphore, BoundedSemaphore: acquire, grant, release.
 
 use std::sync::Arc;
 
@@ -17,19 +16,19 @@ use crate::{
     waiter::{Claim, Wait},
 };
 
-/// Permits: free, owned and unowned ones add up to the capacity, which nothing changes but a
-/// release of a Semaphore while no permit is out.
+/// The permits. Free, owned and unowned ones add up to the capacity, which only grows, by a release
+/// of a Semaphore while no permit is out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SemLock {
     pub class: Class,
     pub initial: u32,
     pub max: u32,
     pub capacity: u32,
-    /// Free permits. Above 0 only while nobody waits, or the queue is on the agenda.
+    /// Free permits. Above 0 only while nobody waits, or serving the queue is on the agenda.
     pub value: u32,
-    /// Permits that are out and nobody's.
+    /// Unowned permits.
     pub unowned: u32,
-    /// Permits that are out and owned, oldest first.
+    /// Owned permits, oldest first.
     pub holds: List<Hold>,
 }
 
@@ -74,7 +73,7 @@ impl Space {
         }
     }
 
-    /// The one hold of a Lock or RLock.
+    /// The hold of a Lock or RLock.
     pub(crate) fn sole_hold(&self, ix: Idx<Object>) -> Option<&Hold> {
         self.semlock(ix).holds.first().map(|hold| &self.holds[hold])
     }
@@ -121,7 +120,7 @@ impl Space {
         Ok(None)
     }
 
-    /// Refuses if the namespace or the session owns as many permits as it may.
+    /// Refuses if the namespace or the session has as many holds as it may have.
     fn check_holds(&self, session: SessionId, ix: Idx<Object>) -> Result<(), Box<Error>> {
         let limits = &self.config.limits;
         let quota = |field, limit: usize| {
@@ -142,7 +141,7 @@ impl Space {
         (hold.session, hold.owner) == (session, owner)
     }
 
-    /// An RLock's owner takes it once more.
+    /// Acquires an RLock again for its owner.
     fn acquire_deeper(
         &mut self,
         now: Time,
@@ -208,7 +207,7 @@ impl Space {
         Grant { token, depth, abandoned: self.tell(ix) }
     }
 
-    /// The oldest abandonment that nobody was told of.
+    /// Takes the oldest untold abandonment, for the next owner.
     fn tell(&mut self, ix: Idx<Object>) -> Option<Arc<Abandonment>> {
         let object = &mut self.objects[ix];
         let trouble = object.trouble.as_mut()?;
@@ -224,8 +223,7 @@ impl Space {
         told
     }
 
-    /// Grants free permits to the head of the queue, as far as they go. On a poisoned object,
-    /// all who wait are refused.
+    /// Grants free permits to the head of the queue. On a poisoned object, refuses all waiters.
     pub(crate) fn wake(&mut self, now: Time, ix: Idx<Object>) {
         while let Some(first) = self.objects[ix].waiters.first() {
             let last = self.objects[ix].waiters.last().filter(|_| sabotaged(Bug::LastComeFirst));
@@ -272,10 +270,10 @@ impl Space {
                     self.deliver(session, Body::Reply(request, Ok(answer)), Some(undo));
                 }
                 Wait::Notify { .. } | Wait::Event | Wait::Barrier { .. } => {
-                    unreachable!("only permits are waited for at a SemLock")
+                    unreachable!("a SemLock's waiters wait for permits")
                 }
             }
-            // With this wait out of the way, its other one may be all that the owner does.
+            // The owner may have one wait left, which may now close a cycle.
             self.report_sole_wait(now, session, owner);
         }
     }
@@ -331,7 +329,7 @@ impl Space {
         Some(s.holds[&(ix, token)])
     }
 
-    /// An unowned permit comes back; without any out, there is one more.
+    /// Releases an unowned permit; if none is out, adds one.
     pub(crate) fn release_unowned(
         &mut self,
         now: Time,

@@ -1,5 +1,4 @@
-//! Sessions: opening, what was sent and not yet acknowledged, disconnect and resume,
-//! and the end. A session's end costs what it held, not what exists.
+//! Sessions: open, disconnect, resume, end. Ending one takes time in proportion to what it held.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,27 +25,27 @@ use crate::{
 pub(crate) struct Session {
     pub process: Arc<Process>,
     pub opened: Time,
-    /// Set while disconnected: the end of its grace, if that has one.
+    /// Set while disconnected: the end of its grace; [`Time::NEVER`] after a restart.
     pub grace_until: Option<Time>,
     pub last_request: RequestId,
     /// By handle.
     pub references: Arena<Reference>,
     handles: BTreeMap<Idx<Object>, Handle>,
-    /// By object, oldest first within one.
+    /// By object, oldest first within one object.
     pub holds: BTreeMap<(Idx<Object>, FencingToken), Idx<Hold>>,
-    /// Those of semaphores, by owner.
+    /// The holds of semaphores, by owner.
     pub permits: BTreeSet<(Idx<Object>, Owner, FencingToken)>,
     pub waiters: BTreeMap<RequestId, Idx<Waiter>>,
-    /// The same by the objects that they concern.
+    /// The waiters by the objects that they concern.
     pub waits_at: BTreeSet<(Idx<Object>, RequestId)>,
     pub outgoing: Outgoing,
-    /// All messages up to this one have been put out at least once, or were acknowledged.
+    /// All messages up to this one were output at least once, or acknowledged.
     put_out: u64,
-    /// Set while a resume is under way: the next message to send again.
+    /// Set during a resume: the next message to send again.
     pub resend: Option<u64>,
     /// Its last request is on the agenda.
     pub working: bool,
-    /// It has had its last message.
+    /// It was sent its last message.
     pub ended: bool,
 }
 
@@ -83,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Counts one more reference to an object.
+    /// Adds a reference to an object, and returns its handle.
     pub fn reference(&mut self, object: Idx<Object>) -> Handle {
         if let Some(&handle) = self.handles.get(&object) {
             self.references[Idx::new(handle.0)].count += 1;
@@ -94,7 +93,7 @@ impl Session {
         handle
     }
 
-    /// Counts one less; true if it was the last.
+    /// Removes a reference; true if it was the last.
     pub fn dereference(&mut self, handle: Handle) -> bool {
         let reference = &mut self.references[Idx::new(handle.0)];
         reference.count -= 1;
@@ -123,7 +122,7 @@ impl Session {
         self.holds.range(range).next().map(|(_, &hold)| hold)
     }
 
-    /// Asserts that each handle has its object, and each object one handle.
+    /// Asserts that handles and references correspond one to one.
     pub fn check_handles(&self) {
         assert_eq!(self.handles.len(), self.references.len());
         for (handle, reference) in self.references.iter() {
@@ -134,7 +133,10 @@ impl Session {
 }
 
 impl Space {
-    /// Opens a session for a process. Errors: its quota is used up.
+    /// Opens a session for a process.
+    ///
+    /// # Errors
+    /// If the quota of sessions is used up.
     pub fn handle_open(&mut self, now: Time, process: Process) -> Result<SessionId, Box<Error>> {
         self.call(now, Input::Open(process.clone()));
         let all = (self.config.limits.sessions, self.sessions.len());
@@ -152,14 +154,14 @@ impl Space {
         self.sessions.get_mut(&session).filter(|s| !s.ended)
     }
 
-    /// A session has had its last message, though it may take a while until all is gone that
-    /// it had.
+    /// Whether a session was sent its last message, or is gone. What it had may still be on the
+    /// agenda.
     pub(crate) fn is_ended(&self, session: SessionId) -> bool {
         self.sessions.get(&session).is_none_or(|s| s.ended)
     }
 
-    /// Its connection is gone while its process, as far as known, is not: what it holds
-    /// stays its own for the grace.
+    /// The session's connection ended, but as far as known its process lives: it keeps what it
+    /// holds for the grace.
     pub fn handle_disconnect(&mut self, now: Time, session: SessionId) {
         self.call(now, Input::Disconnect(session));
         let until = now + self.config.grace;
@@ -172,11 +174,10 @@ impl Space {
         }
     }
 
-    /// The daemon that had its connection is gone, and this one goes on in its place: what the
-    /// session holds stays its own, and its places in queues too, until it resumes or ends. To be
-    /// called for each session of a namespace that was restored and whose process lives; whoever
-    /// can't know that calls [`handle_disconnect`](Self::handle_disconnect), and a session whose
-    /// process is dead is [lost](Self::handle_lost).
+    /// A new daemon has restored the namespace: the session keeps its holds and its places in queues
+    /// until it resumes or ends, without a time limit. Call it for each restored session whose
+    /// process lives. If that can't be known, call [`handle_disconnect`](Self::handle_disconnect);
+    /// if the process is dead, [`handle_lost`](Self::handle_lost).
     pub fn handle_restored(&mut self, now: Time, session: SessionId) {
         self.call(now, Input::Restored(session));
         let Some(s) = self.open_session(session) else { return };
@@ -187,13 +188,14 @@ impl Space {
         }
     }
 
-    /// Connects a session anew, also while the old connection seems to live. `received`
-    /// is the last message that the client has: the later ones come out again. Returns
-    /// the last request handled.
+    /// Resumes a session on a new connection, even if the old one seems alive. `received` is the
+    /// last message that the client has: later ones are sent again. Returns the last request
+    /// handled.
     ///
-    /// Errors: no such session; a later connection has acknowledged more, so this one is
-    /// an older attempt; or (and then it is lost) messages are gone that the client did not
-    /// get.
+    /// # Errors
+    /// NotFound if there is no such session; Invalid if a later connection has acknowledged more, so
+    /// that this is an older attempt; SessionLost, and the session ends, if messages that the client
+    /// lacks are no longer kept.
     pub fn handle_resume(
         &mut self,
         now: Time,
@@ -240,7 +242,7 @@ impl Space {
         while self.spend() {
             let Some(s) = self.open_session(session) else { return Progress::Over };
             let Some(from) = s.resend else { return Progress::Over };
-            // What it had all the same, it has acknowledged meanwhile.
+            // Messages that the client got after all are acknowledged meanwhile.
             let seq = from.max(s.outgoing.acknowledged() + 1);
             s.put_out = s.put_out.max(seq - 1);
             if seq == s.outgoing.next_seq() {
@@ -248,7 +250,7 @@ impl Space {
                 return Progress::Over;
             }
             let Some(message) = s.outgoing.get(seq).cloned() else {
-                // Too much has come meanwhile to be kept for it.
+                // Newer messages have pushed it out of the quota.
                 self.lose(now, session, Cause::Misbehaved);
                 return Progress::Over;
             };
@@ -259,7 +261,7 @@ impl Space {
         Progress::More
     }
 
-    /// Ends a session that did not say Goodbye. False: there is no such session.
+    /// Ends a session without a Goodbye. False if there is no such session.
     pub fn handle_lost(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
         self.call(now, Input::Lost { session, cause });
         if cause == Cause::Died && sabotaged(Bug::DeathKeepsTheLock) {
@@ -270,7 +272,7 @@ impl Space {
 
     pub(crate) fn lose(&mut self, now: Time, session: SessionId, cause: Cause) -> bool {
         let Some(s) = self.open_session(session) else { return false };
-        // The last message doesn't wait for those that were to be sent again.
+        // The last message is sent at once, instead of the rest of a resume.
         s.resend = None;
         self.deliver(session, Body::SessionEnd(cause), None);
         self.emit_session(now, RecordKind::SessionLost { cause }, session);
@@ -293,8 +295,8 @@ impl Space {
         self.begin(now, Task::End { session, cause });
     }
 
-    /// Ends what a session has, one by one: its waits first, so that nothing it gives up comes
-    /// back to it.
+    /// Ends what a session has, one by one: its waits first, so that it isn't granted what it
+    /// releases.
     pub(crate) fn go_on_ending(&mut self, now: Time, session: SessionId, cause: Cause) -> Progress {
         while self.spend() {
             let s = self.sessions.get_mut(&session).expect("it ends once");
@@ -323,8 +325,8 @@ impl Space {
         Progress::More
     }
 
-    /// An unowned permit that was granted to a session while it was disconnected, and was never put
-    /// out, is nobody's loss but everybody's: it returns.
+    /// Releases an unowned permit whose grant was never output, since the session was disconnected:
+    /// otherwise it would be lost.
     fn give_back_unsent(&mut self, now: Time, session: SessionId, sent: Sent) {
         let Some(s) = self.sessions.get(&session) else { return };
         let heard_of = s.put_out.max(s.outgoing.acknowledged());
@@ -341,7 +343,7 @@ impl Space {
         }
     }
 
-    /// A session's owner, for events and holders.
+    /// A session's owner, for records and holders.
     pub(crate) fn party(&self, session: SessionId, owner: Owner) -> Option<Party> {
         let process = self.sessions.get(&session)?.process.clone();
         Some(Party { session, process, owner })
@@ -363,11 +365,11 @@ impl Space {
             self.outputs.push(Output::Send { session, message });
         }
         self.unacknowledged += weight;
-        // Two for one, so that what is known to have arrived goes in the end.
+        // Forgets two for each new message, so that acknowledged ones go in the end.
         for _ in 0..2 {
             self.unacknowledged -= s.outgoing.forget_acknowledged().unwrap_or(0);
         }
-        // What others have, of several users, is no reason to forget what little one has.
+        // In a shared namespace, other users' messages must not push out a session's few.
         let floor = match self.shares {
             Some(_) => limits.unacknowledged / limits.sessions.max(1),
             None => 0,
@@ -380,8 +382,8 @@ impl Space {
         }
     }
 
-    /// Withdraws a request. If it waits, it is answered; if its grant is on its way to a
-    /// client that has given up (`give_back`), the grant is undone.
+    /// Cancels a request. If it waits, it is answered; if its grant is on its way to a client that
+    /// has given up (`give_back`), the grant is undone.
     pub(crate) fn cancel(
         &mut self,
         now: Time,
@@ -397,7 +399,7 @@ impl Space {
             return;
         }
         let Some((reply, undo)) = s.outgoing.take_undo(request) else { return };
-        // Should the session resume, the client must not take the grant for good.
+        // If the session resumes, the client must get the refusal, not the grant.
         let object = self.objects.get(undo.object).map(Object::label);
         let refusal = Err(refuse(object, ErrorKind::Cancelled));
         let reply = std::mem::replace(reply, Body::Reply(request, refusal));

@@ -1,5 +1,5 @@
-//! Shares: what each user has of a namespace that several have, so that nobody can use it up for
-//! the others. A user may have half of what the others leave: whoever comes finds a part.
+//! Shares: what each user has of a shared namespace, so that no user can use it up. A user may have
+//! half of what the others leave, so that a newcomer always finds a part.
 
 use std::collections::BTreeMap;
 
@@ -8,33 +8,33 @@ use crate::{ErrorKind, SessionId, space::Space, work::Task};
 /// What one user has of a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Open, connected or not.
+    /// Open sessions, connected or not.
     pub sessions: usize,
-    /// Objects that the user has made.
+    /// Objects that the user created.
     pub objects: usize,
     /// Owned permits.
     pub holds: usize,
-    /// Requests that wait.
+    /// Waiting requests.
     pub waiters: usize,
     /// Abandonments by the user's sessions that no owner was told of yet.
     pub untold: usize,
 }
 
-/// By user. Nothing is counted in a namespace of one user.
+/// By user id. `None` in a private namespace, where nothing is counted.
 pub(crate) type Shares = Option<BTreeMap<u32, Share>>;
 
-/// How much of a limit somebody may have who has `own` of `all`.
+/// How much of a limit a user may have that has `own` of `all`.
 pub fn fair_limit(limit: usize, all: usize, own: usize) -> usize {
     limit.saturating_sub(all - own).div_ceil(2)
 }
 
 impl Space {
-    /// What a user has here; nothing in a namespace of one user.
+    /// What a user has; all zero in a private namespace.
     pub fn share(&self, user: u32) -> Share {
         self.shares.as_ref().and_then(|shares| shares.get(&user)).copied().unwrap_or_default()
     }
 
-    /// The same, counted anew from all that there is.
+    /// The shares of all users, counted from the tables.
     pub(crate) fn counted_shares(&self) -> BTreeMap<u32, Share> {
         let mut counted: BTreeMap<u32, Share> = BTreeMap::new();
         for session in self.sessions.values() {
@@ -66,14 +66,15 @@ impl Space {
         }
     }
 
-    /// The same, of the user of a session.
+    /// As `count_of`, for the user of a session.
     pub(crate) fn count(&mut self, session: SessionId, change: impl FnOnce(&mut Share)) {
         if self.shares.is_some() {
             self.count_of(self.sessions[&session].process.uid, change);
         }
     }
 
-    /// Refuses a user one more of `field`, of which there are `all`, and the user has `own`.
+    /// Refuses one more of `field` if the user's limit is reached. There are `all`, of which the
+    /// user has `own`.
     pub(crate) fn check_share(
         &self,
         user: u32,

@@ -1,5 +1,5 @@
-//! `Space`: the state of one namespace, the calls that change it, and what they put out.
-//! Which request goes where; what it does there lies in the module of its object.
+//! `Space`: the state of one namespace, the calls that change it, and their outputs. It dispatches
+//! requests; each object's module handles its own.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     work::Agenda,
 };
 
-/// `Ok(None)`: the answer has been given already, or comes later.
+/// The answer to a request. `Ok(None)`: it was sent already, or comes later.
 pub(crate) type Outcome = Result<Option<Answer>, Box<Error>>;
 
 pub(crate) fn refuse(object: Option<Label>, kind: ErrorKind) -> Box<Error> {
@@ -31,9 +31,9 @@ pub struct Space {
     pub(crate) config: Config,
     /// The number of the next record.
     pub(crate) next_number: u64,
-    /// The call whose step wasn't taken yet.
+    /// The call whose step hasn't been taken yet.
     pub(crate) call: Option<(Time, Input)>,
-    /// What that call may still do.
+    /// How many pieces of work the call may still do.
     pub(crate) budget: u32,
     pub(crate) outputs: Vec<Output>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -45,17 +45,17 @@ pub struct Space {
     pub(crate) deadlines: Deadlines,
     pub(crate) blocked: Blocked,
     pub(crate) agenda: Agenda,
-    /// Bytes of messages that wait for their acknowledgement, of all sessions.
+    /// Bytes of unacknowledged messages, of all sessions.
     pub(crate) unacknowledged: usize,
-    /// Abandonments that nobody was told of yet, of all objects.
+    /// The number of abandonments that no owner was told of yet, of all objects.
     pub(crate) untold: usize,
     pub(crate) shares: Shares,
 }
 
 impl Space {
-    /// An empty namespace whose records, and so whose fencing tokens, begin at
-    /// `first_number` (at least 1). To keep tokens rising across restarts, begin above
-    /// every number that was ever used, say at the wall clock in microseconds.
+    /// An empty namespace whose record numbers, and so fencing tokens, begin at `first_number` (at
+    /// least 1). For tokens to rise across restarts, it must be above every number ever used, for
+    /// example the wall clock in microseconds.
     pub fn new(config: Config, first_number: u64) -> Space {
         Space {
             shares: config.limits.shared.then(BTreeMap::new),
@@ -78,15 +78,15 @@ impl Space {
         }
     }
 
-    /// Changes how it behaves from the next call on.
+    /// Changes the configuration from the next call on.
     pub fn configure(&mut self, config: Config) {
         self.config = config;
     }
 
-    /// Handles one request. `id` must be higher than that of any request before; `ack` is
-    /// the highest [`Message::seq`](crate::Message::seq) that the client has. A session that doesn't exist is
-    /// ignored: it was told of its end. One whose last request is still under way
-    /// ([`Space::is_working`]) is refused another.
+    /// Handles one request. `id` must be higher than that of any request before; `ack` is the
+    /// highest [`Message::seq`](crate::Message::seq) that the client has. A request of a session
+    /// that doesn't exist is ignored: the session was told of its end. A request is refused while
+    /// the session's last one is unfinished ([`Space::is_working`]).
     pub fn handle_request(
         &mut self,
         now: Time,
@@ -100,7 +100,7 @@ impl Space {
         self.call = Some((now, Input::Request { session, id, ack, request }));
     }
 
-    /// Does what a request says, and answers.
+    /// Handles a request, and answers it.
     fn answer(
         &mut self,
         now: Time,
@@ -121,7 +121,7 @@ impl Space {
         }
         s.last_request = id;
         if s.working {
-            let error = refuse(None, ErrorKind::Quota { field: "requests under way", limit: 1 });
+            let error = refuse(None, ErrorKind::Quota { field: "requests in progress", limit: 1 });
             return self.reply(session, id, Err(error));
         }
         let quiet = request.is_quiet();
@@ -189,12 +189,11 @@ impl Space {
         }
     }
 
-    /// Does what is due, and goes on with what earlier calls have left, both as far as one call
-    /// goes. To be called at the time of [`Space::poll_timeout`] or later, which is due again at
-    /// once if there is more.
+    /// Handles due deadlines, and continues work of earlier calls, both up to the limit of one call.
+    /// Call it at the time of [`Space::poll_timeout`] or later; if work remains, that is due at once.
     pub fn handle_timeout(&mut self, now: Time) {
         self.call(now, Input::Timeout);
-        // Neither keeps the other from its turn.
+        // Half for deadlines, so that neither they nor the work can starve the other.
         let share = self.budget.div_ceil(2);
         while self.budget >= share
             && let Some(reason) = self.deadlines.pop_due(now)
@@ -214,13 +213,13 @@ impl Space {
                     self.objects[ix].lingers_until = None;
                     self.remove(now, ix);
                 }
-                Reason::Work => unreachable!("work has no place among the deadlines"),
+                Reason::Work => unreachable!("work is never stored as a deadline"),
             }
         }
         self.work(now);
     }
 
-    /// When to call [`Space::handle_timeout`] next, and what for.
+    /// When to call [`Space::handle_timeout`] next, and why.
     pub fn poll_timeout(&self) -> Option<Deadline> {
         if !self.agenda.is_empty() {
             return Some(Deadline { at: Time::default(), reason: Reason::Work });
@@ -228,8 +227,8 @@ impl Space {
         self.deadlines.first()
     }
 
-    /// From here on numbers, and so tokens, are `first` at least: lower ones may have been told by
-    /// somebody who had this namespace in between.
+    /// Raises the next number, and so the next token, to at least `first`: another daemon that had
+    /// this namespace in between may have used lower ones.
     pub fn handle_numbers(&mut self, now: Time, first: u64) {
         self.call(now, Input::Numbers(first));
         self.next_number = self.next_number.max(first);

@@ -1,5 +1,5 @@
-//! A step: one call of a [`Space`], and all that came of it, as values that can be kept, stored
-//! and handed out later.
+//! A step: one call of a [`Space`] and its outputs, as values that can be stored, and delivered
+//! later.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use crate::{
     sabotage::{Bug, sabotaged},
 };
 
-/// One call and what came of it. Steps of a namespace are handed out in the order of the calls.
+/// One call and its outputs. Steps of a namespace must be delivered in the order of the calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The time of the call.
     pub at: Time,
     /// The call.
     pub input: Input,
-    /// What came of it, in order.
+    /// Its outputs, in order.
     pub outputs: Vec<Output>,
 }
 
-/// One call of a [`Space`]: the method of the same name, and its arguments but the time.
+/// One call of a [`Space`]: the method of the same name, and its arguments except the time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Input {
@@ -36,32 +36,32 @@ pub enum Input {
     Shortage { most: usize },
 }
 
-/// What comes out of a [`Space`].
+/// An output of a [`Space`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Tell a session. If it is disconnected, drop it: a resume brings it again.
+    /// Send a message to a session. If that is disconnected, drop it: a resume sends it again.
     Send {
-        /// Whom.
+        /// The receiver.
         session: SessionId,
-        /// What.
+        /// The message.
         message: Message,
     },
-    /// Something happened.
+    /// A log record.
     Record(Record),
-    /// The session's request that took several steps is over: the next one may be handled. See
+    /// The session's request that took several steps is finished: the next one may be handled. See
     /// [`Space::is_working`].
     Ready {
-        /// Whose.
+        /// The session.
         session: SessionId,
     },
 }
 
-/// Room for more outputs than this isn't kept for the next step.
+/// The largest capacity for outputs that is kept for the next step.
 const REUSED: usize = 64;
 
 impl Step {
-    /// A number that tells two steps of different outcome apart: whoever makes the same calls
-    /// again learns by it whether what was decided then is what is decided now.
+    /// A digest of the outputs: a replay of the same call compares it to see whether the outcome is
+    /// the same.
     pub fn digest(&self) -> u32 {
         let mut digest = 0_u64;
         let mut mix = |number: u64| {
@@ -83,8 +83,7 @@ impl Step {
 }
 
 impl Space {
-    /// Makes a call again that was made before, on this `Space` or another: the same calls at
-    /// the same times have the same outputs.
+    /// Repeats a recorded call. The same calls at the same times have the same outputs.
     pub fn replay(&mut self, at: Time, input: Input) {
         match input {
             Input::Open(process) => drop(self.handle_open(at, process)),
@@ -109,14 +108,14 @@ impl Space {
         }
     }
 
-    /// The call that was made, and what came of it; `None` if none was made since the last time.
-    /// To be taken after each call.
+    /// Takes the step of the last call; `None` if there was no call since the last time. Must be
+    /// called after each call.
     pub fn take_step(&mut self) -> Option<Step> {
         let (at, input) = self.call.take()?;
         Some(Step { at, input, outputs: std::mem::take(&mut self.outputs) })
     }
 
-    /// Takes a step's outputs back, once they are read, to write the next step's in their place.
+    /// Reuses the memory of a step's outputs for the next step.
     pub fn reuse(&mut self, step: Step) {
         if self.outputs.is_empty() && step.outputs.capacity() <= REUSED {
             self.outputs = step.outputs;
@@ -124,13 +123,13 @@ impl Space {
         }
     }
 
-    /// Notes a call, and how much it may do.
+    /// Begins a call and records it.
     pub(crate) fn call(&mut self, at: Time, input: Input) {
         self.begin_call();
         self.call = Some((at, input));
     }
 
-    /// Begins a call that is noted when it is over.
+    /// Begins a call that the caller records at its end.
     pub(crate) fn begin_call(&mut self) {
         debug_assert!(self.call.is_none(), "the step before hasn't been taken");
         self.budget = self.config.limits.step.max(1);

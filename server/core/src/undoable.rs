@@ -1,4 +1,4 @@
-//! Which messages of a session tell of a grant that a cancel can still undo, by their requests.
+//! The replies of a session whose grants a Cancel can still undo, by request.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,16 +6,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::RequestId;
 
-/// Numbers of messages by requests. Most requests are granted in the order in which they were made,
-/// and stand in a row; those that had to wait come later, and need a tree.
+/// A map from requests to message numbers. Most requests are granted in the order in which they were
+/// made, and are appended to a deque; the others need a tree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Undoable {
-    /// Rising in both. A place that is [`TAKEN`] stays until it is at an end.
+    /// Ascending in request and message. A removed entry is marked [`TAKEN`] until it is first or
+    /// last.
     in_order: VecDeque<(RequestId, u64)>,
     others: BTreeMap<RequestId, u64>,
 }
 
-/// No message has this number.
+/// Marks a removed entry; no message has this number.
 const TAKEN: u64 = 0;
 
 impl Undoable {
@@ -81,9 +82,8 @@ impl<'de> Deserialize<'de> for Undoable {
 mod tests {
     use super::*;
 
-    /// Against a map, which it is to be to all who ask.
     #[test]
-    fn it_is_a_map_whatever_the_order() {
+    fn it_behaves_as_a_map_whatever_the_order() {
         let mut random = 7_u64;
         let mut draw = |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -119,7 +119,7 @@ mod tests {
             }
             assert_eq!(ours.len(), map.len());
             assert!(map.iter().all(|(&request, &seq)| ours.get(request) == Some(seq)));
-            assert!(ours.in_order.len() < 200, "what is taken goes in the end");
+            assert!(ours.in_order.len() < 200, "removed entries are dropped");
         }
         assert!(!ours.others.is_empty());
         let bytes = postcard::to_allocvec(&ours).unwrap();

@@ -1,23 +1,23 @@
-//! What inspection sees: copies, made by the getters of `Space`. Values only.
+//! The results of the getters of `Space`.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{Abandonment, Cycle, Holder, Label, ObjectKey, Party, Process, SessionId};
 
-/// How much there is of everything.
+/// The totals of a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Open, connected or not.
+    /// Open sessions, connected or not.
     pub sessions: usize,
-    /// Named and anonymous.
+    /// Objects, named and anonymous.
     pub objects: usize,
     /// Owned permits.
     pub holds: usize,
-    /// Requests that wait.
+    /// Waiting requests.
     pub waiters: usize,
     /// The number of the last record.
     pub last_number: u64,
-    /// Bytes of messages that wait for their acknowledgement.
+    /// Bytes of unacknowledged messages.
     pub unacknowledged: usize,
     /// Abandonments that no owner was told of yet.
     pub untold: usize,
@@ -30,29 +30,29 @@ pub struct ObjectView {
     pub label: Label,
     /// "Lock", "Condition", ...
     pub kind: &'static str,
-    /// Free permits; 1 for an event that is set; parties that have come.
+    /// Free permits; 1 for an event that is set; parties that have arrived.
     pub value: u32,
     /// The most that `value` can be; a barrier's parties.
     pub max: u32,
-    /// Owned permits out.
+    /// Owned permits.
     pub holders: u32,
-    /// Unowned permits out.
+    /// Unowned permits.
     pub unowned: u32,
-    /// Requests in its queue.
+    /// The number of waiters.
     pub waiters: u32,
-    /// By sessions, and by conditions on their lock.
+    /// References by sessions, and by conditions to their lock.
     pub references: u32,
-    /// Stays without references.
+    /// Whether it stays without references.
     pub keep: bool,
-    /// Refuses after an owner's death until marked consistent.
+    /// Whether an owner's death can poison it.
     pub poison: bool,
-    /// Owners that left it while holding, of whom the next is yet to be told: the first of them.
+    /// The oldest abandonments that no owner was told of, or that poisoned it.
     pub abandonments: Vec<Arc<Abandonment>>,
-    /// A poisoned lock, a broken barrier.
+    /// Whether a lock is poisoned, or a barrier broken.
     pub broken: bool,
-    /// The oldest hold.
+    /// The oldest holder.
     pub holder: Option<Holder>,
-    /// What a program attaches by.
+    /// The key by which a session attaches.
     pub key: ObjectKey,
 }
 
@@ -61,9 +61,9 @@ pub struct ObjectView {
 pub struct ObjectDetail {
     /// As in a list.
     pub object: ObjectView,
-    /// Oldest first.
+    /// The holders, oldest first.
     pub holders: Vec<Holder>,
-    /// In the order of the queue.
+    /// The waiters, in the order of the queue.
     pub waiters: Vec<WaiterView>,
     /// A condition's lock.
     pub lock: Option<Label>,
@@ -71,23 +71,23 @@ pub struct ObjectDetail {
     pub deadlock: Option<Cycle>,
 }
 
-/// Who holds an object.
+/// The holders of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holders {
-    /// How many permits are owned.
+    /// The number of owned permits.
     pub count: u32,
-    /// The oldest, at most 1,000.
+    /// The oldest holders, at most 1,000.
     pub first: Vec<Holder>,
 }
 
-/// A request that waits.
+/// A waiting request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaiterView {
-    /// Whose.
+    /// Its owner.
     pub party: Party,
-    /// For how long so far.
+    /// How long it has waited.
     pub waited: Duration,
-    /// How long until it times out; `None`: never.
+    /// The time until it times out; `None`: never.
     pub timeout_in: Option<Duration>,
     /// "acquire", "wait", "reacquire", "event" or "barrier".
     pub what: &'static str,
@@ -100,18 +100,18 @@ pub struct SessionView {
     pub id: SessionId,
     /// Its process.
     pub process: Arc<Process>,
-    /// Since it was opened.
+    /// The time since it was opened.
     pub age: Duration,
     /// False: disconnected, in its grace.
     pub connected: bool,
-    /// How many holds.
+    /// The number of holds.
     pub holds: usize,
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub waits: usize,
-    /// How many objects it is attached to.
+    /// The number of objects that it is attached to.
     pub references: usize,
-    /// The first of what it holds.
+    /// The first objects that it holds.
     pub holding: Vec<Label>,
-    /// The first of what it waits for.
+    /// The first objects that it waits for.
     pub waiting: Vec<Label>,
 }

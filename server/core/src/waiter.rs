@@ -1,5 +1,5 @@
-//! Requests that wait: queueing, and every way out of a queue but the grant. Each early
-//! exit re-runs the wake-up of the queue that it left.
+//! Waiters: queueing, and every way out of a queue except the grant. Each early exit wakes the queue
+//! that it left.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ pub(crate) struct Waiter {
     pub session: SessionId,
     pub request: RequestId,
     pub owner: Owner,
-    /// In whose queue it is.
+    /// The object in whose queue it is.
     pub object: Idx<Object>,
-    /// The number of the event by which it began to wait.
+    /// The number of the record by which it began to wait.
     pub number: u64,
     pub since: Time,
     pub deadline: Option<Time>,
@@ -35,13 +35,13 @@ pub(crate) struct Waiter {
 pub(crate) enum Wait {
     /// A permit.
     Acquire { unowned: bool },
-    /// A notify; then its lock, `depth` times.
+    /// A notify; after it the condition's lock at `depth`.
     Notify { depth: u32 },
-    /// The lock again, after a notify of that number, or none: time-out or cancel.
+    /// The condition's lock, after the notify of this number, a time-out or a cancel (None).
     Reacquire { condition: Idx<Object>, depth: u32, notified: Option<u64> },
     /// An event to be set.
     Event,
-    /// The other parties. `action`: it has one to run, should it come last.
+    /// The other parties. `action`: this party runs an action if it is the last.
     Barrier { action: bool },
 }
 
@@ -68,13 +68,13 @@ impl Linked for Waiter {
 }
 
 impl Waiter {
-    /// Waits for a permit, and not for a notify, an event or a barrier.
+    /// Whether it waits for a permit.
     fn wants_permit(&self) -> bool {
         matches!(self.wait, Wait::Acquire { .. } | Wait::Reacquire { .. })
     }
 }
 
-/// Who waits, and how long at most.
+/// A request that wants to acquire or wait, and its time-out.
 #[derive(Clone, Copy)]
 pub(crate) struct Claim {
     pub session: SessionId,
@@ -84,8 +84,8 @@ pub(crate) struct Claim {
 }
 
 impl Space {
-    /// The objects whose last Detach ends a wait: the one in whose queue it began; for a
-    /// condition, its lock, too.
+    /// The objects whose last Detach ends a wait: the one that it began at and, for a condition,
+    /// also the lock.
     pub(crate) fn concerned(&self, waiter: &Waiter) -> [Option<Idx<Object>>; 2] {
         match waiter.wait {
             Wait::Notify { .. } => [Some(waiter.object), Some(self.lock_of(waiter.object))],
@@ -94,7 +94,7 @@ impl Space {
         }
     }
 
-    /// It no longer waits: what it gets is decided, though it hasn't been told yet.
+    /// Whether its answer is decided, though not sent yet.
     fn is_decided(&self, ix: Idx<Waiter>) -> bool {
         let waiter = &self.waiters[ix];
         match &self.objects[waiter.object].kind {
@@ -172,7 +172,7 @@ impl Space {
         waiter
     }
 
-    /// Takes a waiter out of everything, and returns what it was.
+    /// Removes a waiter from all tables, and returns it.
     pub(crate) fn unqueue(&mut self, ix: Idx<Waiter>) -> Waiter {
         self.unblock(ix);
         let concerned = self.concerned(&self.waiters[ix]);
@@ -205,7 +205,7 @@ impl Space {
     /// Moves a condition's waiter to the queue of its lock.
     pub(crate) fn requeue(&mut self, ix: Idx<Waiter>, lock: Idx<Object>, notified: Option<u64>) {
         let waiter = &mut self.waiters[ix];
-        let Wait::Notify { depth } = waiter.wait else { unreachable!("only a condition's queue") };
+        let Wait::Notify { depth } = waiter.wait else { unreachable!("a condition's waiter") };
         let condition = std::mem::replace(&mut waiter.object, lock);
         waiter.wait = Wait::Reacquire { condition, depth, notified };
         if let Some(at) = waiter.deadline.take() {
@@ -217,7 +217,7 @@ impl Space {
         self.block(ix);
     }
 
-    /// The waiter's time is up.
+    /// Handles a waiter's time-out.
     pub(crate) fn expire(&mut self, now: Time, ix: Idx<Waiter>) {
         if self.is_decided(ix) {
             return;
@@ -238,7 +238,8 @@ impl Space {
         }
     }
 
-    /// The client wants its answer now: a wait for a notify ends as by time-out.
+    /// Handles a Cancel without `give_back`: ends the wait. A wait for a notify ends as by a
+    /// time-out.
     pub(crate) fn recall(&mut self, now: Time, ix: Idx<Waiter>) {
         match self.waiters[ix].wait {
             Wait::Reacquire { .. } => {}
@@ -250,20 +251,20 @@ impl Space {
         }
     }
 
-    /// The client wants nothing any more, unless it has it already.
+    /// Handles a Cancel with `give_back`: ends the wait, unless its answer is decided.
     pub(crate) fn withdraw(&mut self, now: Time, ix: Idx<Waiter>) {
         if !self.is_decided(ix) {
             self.give_up(now, ix);
         }
     }
 
-    /// Leaves the queue, whatever has been decided.
+    /// Ends the wait, even if its answer is decided.
     pub(crate) fn give_up(&mut self, now: Time, ix: Idx<Waiter>) {
         self.announce(now, RecordKind::Cancelled, ix);
         self.exit(now, ix, ErrorKind::Cancelled);
     }
 
-    /// The client is gone.
+    /// Removes a waiter whose session has ended.
     pub(crate) fn vanish(&mut self, now: Time, ix: Idx<Waiter>) {
         let breaks = matches!(self.waiters[ix].wait, Wait::Barrier { .. }) && !self.is_decided(ix);
         let waiter = self.leave_queue(now, ix);
@@ -275,7 +276,7 @@ impl Space {
         }
     }
 
-    /// A wait for a notify ends without one: on to the lock.
+    /// Ends a wait for a notify without one: the waiter moves to the lock's queue.
     fn end_wait(&mut self, now: Time, ix: Idx<Waiter>) {
         let lock = self.lock_of(self.waiters[ix].object);
         self.requeue(ix, lock, None);
@@ -283,7 +284,7 @@ impl Space {
         self.wake(now, lock);
     }
 
-    /// Leaves the queue with an answer.
+    /// Ends a wait with a refusal.
     fn exit(&mut self, now: Time, ix: Idx<Waiter>, why: ErrorKind) {
         let waiter = self.leave_queue(now, ix);
         let error = self.refuse(waiter.object, why);
@@ -294,8 +295,7 @@ impl Space {
         }
     }
 
-    /// Leaves the queue before its turn; a notify that it had is the next one's. The caller
-    /// serves the queue.
+    /// Removes a waiter before its turn, and passes its notify on. The caller must serve the queue.
     pub(crate) fn leave_queue(&mut self, now: Time, ix: Idx<Waiter>) -> Waiter {
         let waiter = self.unqueue(ix);
         if let Wait::Reacquire { condition, notified: Some(number), .. } = waiter.wait

@@ -1,13 +1,12 @@
-//! Work that one call must not finish alone: what is left of it when the call has done its
-//! share, and how later calls go on with it.
+//! Work that is too much for one call, and how later calls continue it.
 //!
-//! Each call may do so much ([`Limits::step`](crate::Limits::step)); what wakes, moves or ends
-//! many spends it one by one and puts the rest on the agenda. While something is there,
-//! [`Space::poll_timeout`] is due at once; each piece goes to the end of the line, so that
-//! none keeps the others waiting.
+//! Each call may do a limited number of pieces ([`Limits::step`](crate::Limits::step)). A task that
+//! wakes, moves or ends many things spends them one by one, and puts the rest on the agenda. While
+//! the agenda isn't empty, [`Space::poll_timeout`] is due at once; a task that continues goes to
+//! its end, so that no task starves another.
 //!
-//! What the rest is about was decided by the first call: who waits behind the number of a
-//! decision is no part of it. So nobody can make it longer, and nobody meanwhile overtakes.
+//! The first call decides the extent of a task: waiters with a later number than the decision's
+//! aren't part of it. So later requests can neither lengthen a task nor overtake it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -20,34 +19,34 @@ use crate::{
     space::Space,
 };
 
-/// What is left to do.
+/// Unfinished work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// An object's queue: permits that are free, refusals or answers that were decided.
+    /// Serves an object's queue: grants free permits, sends decided answers and refusals.
     Serve(At),
-    /// A notify: move `left` more of those who waited before the record `before`.
+    /// Continues a notify.
     Notify(Notify),
-    /// A session's last Detach from an object.
+    /// Continues a session's last Detach from an object.
     LetGo { session: SessionId, request: RequestId, quiet: bool, object: Idx<Object> },
-    /// The end of a session.
+    /// Continues the end of a session.
     End { session: SessionId, cause: Cause },
-    /// Holds of an object that are taken by force, up to a token.
+    /// Continues a release by force of an object's holds, up to a token.
     Force { at: At, last: FencingToken },
-    /// A resumed session is sent what it has missed.
+    /// Continues to send a resumed session what it has missed.
     Resend { session: SessionId },
-    /// Abandonments at an object that is gone: nobody will be told of them.
+    /// Discards the untold abandonments of a removed object.
     Discard { untold: VecDeque<Arc<Abandonment>> },
 }
 
-/// An object that may be gone by the time.
+/// An object that may have been removed meanwhile.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct At {
     pub ix: Idx<Object>,
     pub id: ObjectId,
 }
 
-/// A notify under way. `answer`: to which request its count goes; a notify that is passed on
-/// has none.
+/// A notify in progress: moves `left` more waiters whose numbers are below `before`. `answer` is the
+/// request that gets the count; a notify that is passed on has none.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Notify {
     pub condition: At,
@@ -57,16 +56,16 @@ pub(crate) struct Notify {
     pub answer: Option<(SessionId, RequestId)>,
 }
 
-/// Whether a task is over.
+/// Whether a task is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Over,
-    /// Its share of this call is used up.
+    /// This call's budget is used up.
     More,
 }
 
 impl Task {
-    /// The session whose request this is, and whose next request waits for it.
+    /// The session whose request this task is, and whose next request has to wait.
     fn asked_by(&self) -> Option<SessionId> {
         match self {
             Task::Notify(notify) => notify.answer.map(|(session, _)| session),
@@ -98,7 +97,7 @@ impl Agenda {
 }
 
 impl Space {
-    /// Takes one piece of work from what this call may do. False: it has done its share.
+    /// Spends one piece of this call's budget. False if it is used up.
     pub(crate) fn spend(&mut self) -> bool {
         let may = self.budget > 0;
         self.budget = self.budget.saturating_sub(1);
@@ -109,12 +108,12 @@ impl Space {
         At { ix, id: self.objects[ix].id }
     }
 
-    /// The object is the one that was meant, and not another in its place.
+    /// Whether the object still exists. Its index may have been reused, so the id must match.
     pub(crate) fn is_there(&self, at: At) -> bool {
         self.objects.get(at.ix).is_some_and(|object| object.id == at.id)
     }
 
-    /// Begins a task, and leaves to later calls what is too much for this one.
+    /// Begins a task, and puts what is left of it on the agenda.
     pub(crate) fn begin(&mut self, now: Time, mut task: Task) -> Progress {
         let progress = self.go_on(now, &mut task);
         if progress == Progress::More {
@@ -126,13 +125,13 @@ impl Space {
         progress
     }
 
-    /// A request of the session takes several steps, and isn't over: the next one must wait
-    /// for [`Output::Ready`].
+    /// Whether a request of the session takes several steps and is unfinished: the next one must
+    /// wait for [`Output::Ready`].
     pub fn is_working(&self, session: SessionId) -> bool {
         self.sessions.get(&session).is_some_and(|s| s.working)
     }
 
-    /// Serves an object's queue in later calls.
+    /// Puts the serving of an object's queue on the agenda, once.
     pub(crate) fn serve_later(&mut self, ix: Idx<Object>) {
         if !std::mem::replace(&mut self.objects[ix].served_later, true) {
             let at = self.at(ix);
@@ -140,8 +139,8 @@ impl Space {
         }
     }
 
-    /// Goes on with what earlier calls have left, until this call has done its share.
-    /// [`Space::handle_timeout`] does it, too.
+    /// Continues work of earlier calls, up to the limit of one call. [`Space::handle_timeout`] does
+    /// so, too.
     pub fn handle_work(&mut self, now: Time) {
         self.call(now, Input::Work);
         self.work(now);
@@ -169,7 +168,7 @@ impl Space {
         }
     }
 
-    /// Gives those at an object's queue what is theirs.
+    /// Serves an object's queue.
     fn serve(&mut self, now: Time, ix: Idx<Object>) {
         match self.objects[ix].kind {
             Kind::SemLock(_) => self.wake(now, ix),

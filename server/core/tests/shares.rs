@@ -1,4 +1,4 @@
-//! A namespace that several users have: what one may have of it, and what is left to the others.
+//! The shares of users in a shared namespace.
 
 mod world;
 
@@ -19,7 +19,7 @@ fn shared() -> World {
 
 // Rule R63
 #[test]
-fn whoever_comes_late_finds_a_part_of_everything() {
+fn a_late_user_finds_a_part_of_everything() {
     let mut world = shared();
     let greedy: Vec<_> = (0..4).map(|_| world.open_as(7).unwrap()).collect();
     assert_eq!(world.open_as(7).unwrap_err().kind, quota("sessions", 4));
@@ -46,7 +46,7 @@ fn whoever_comes_late_finds_a_part_of_everything() {
         world.answer(modest, acquire(there, owner)).unwrap();
     }
     assert_eq!(world.answer(modest, acquire(there, 0)).unwrap_err().kind, quota("holds", 10));
-    // And the third one of what those two leave.
+    // A third user gets half of what those two leave.
     let third = world.open_as(9).unwrap();
     let there = world.object(third, "permits", PERMITS);
     for owner in 0..5 {
@@ -55,7 +55,7 @@ fn whoever_comes_late_finds_a_part_of_everything() {
 }
 
 #[test]
-fn who_waits_leaves_room_for_others_to_wait() {
+fn a_users_waiters_leave_room_for_others() {
     let mut world = shared();
     let (greedy, modest) = (world.open_as(7).unwrap(), world.open_as(8).unwrap());
     let event = world.object(greedy, "event", Spec::Event);
@@ -74,7 +74,7 @@ fn who_waits_leaves_room_for_others_to_wait() {
 }
 
 #[test]
-fn what_nobody_was_told_of_counts_as_its_owners() {
+fn an_untold_abandonment_counts_for_its_owner() {
     let mut world = shared();
     let (leaver, other) = (world.open_as(7).unwrap(), world.open_as(8).unwrap());
     let permits = world.object(leaver, "permits", PERMITS);
@@ -90,13 +90,13 @@ fn what_nobody_was_told_of_counts_as_its_owners() {
     world.ask(other, Request::Unlink { name: "permits".into() });
     world.ask(other, Request::Detach { handle: there, quiet: false });
     world.finish();
-    // Who made the object is another matter.
+    // The object itself counted for its creator.
     assert_eq!(world.space.share(7), Default::default());
 }
 
-// What others do is no reason why a session couldn't resume.
+// Another user must not be able to keep a session from resuming.
 #[test]
-fn messages_of_one_users_that_are_not_acknowledged_push_no_others_out() {
+fn a_users_unacknowledged_messages_push_out_no_other_users() {
     let mut world = World::with(Limits {
         sessions: 16,
         unacknowledged: 64 << 10,
@@ -138,7 +138,7 @@ fn a_fair_limit_always_leaves_some() {
 
 // Rule R66
 #[test]
-fn what_nobody_was_told_of_goes_in_pieces_with_its_object() {
+fn untold_abandonments_of_a_removed_object_go_in_pieces() {
     const STEP: u32 = 16;
     let mut world = World::new(STEP);
     let (holder, keeper) = (world.open(), world.open());

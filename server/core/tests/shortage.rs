@@ -1,11 +1,11 @@
-//! Where there is no room for the state.
+//! A shortage: there is no room for the state.
 
 mod world;
 
 use syncd_core::{Request, SessionId, Spec};
 use world::World;
 
-/// A session that was told so many things and has acknowledged none.
+/// A session that was sent `messages` messages and has acknowledged none.
 fn told(world: &mut World, messages: u64) -> SessionId {
     let session = world.open();
     let event = world.object(session, "event", Spec::Event);
@@ -15,7 +15,7 @@ fn told(world: &mut World, messages: u64) -> SessionId {
     session
 }
 
-// Rule R5: what nobody can have missed is forgotten, and no more.
+// Rule R5: only messages that a connected session has received are dropped.
 #[test]
 fn what_connected_sessions_were_told_is_forgotten_and_what_others_missed_is_kept() {
     let mut world = World::new(512);

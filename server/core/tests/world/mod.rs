@@ -1,4 +1,4 @@
-//! A `Space` by hand: sessions ask, and hear what comes of it.
+//! A `Space` with sessions that make requests and collect the outputs.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -50,7 +50,7 @@ impl World {
         session
     }
 
-    /// Takes the step, and keeps what was said.
+    /// Takes the step, and collects its outputs.
     pub fn hear(&mut self) {
         let step = self.space.take_step().unwrap();
         self.space.check();
@@ -82,13 +82,13 @@ impl World {
         id
     }
 
-    /// Asks: whether it was granted, if it is answered at once.
+    /// Makes a request; returns whether it succeeded, if it was answered at once.
     pub fn outcome(&mut self, session: SessionId, request: Request) -> Option<bool> {
         let id = self.ask(session, request);
         self.reply(session, id).map(|reply| reply.is_ok())
     }
 
-    /// Asks, and returns the answer, which comes in the same step.
+    /// Makes a request that is answered in the same step, and returns the answer.
     pub fn answer(&mut self, session: SessionId, request: Request) -> Reply {
         let id = self.ask(session, request);
         self.reply(session, id).expect("an answer")
@@ -111,7 +111,7 @@ impl World {
         self.space.poll_timeout().is_some_and(|due| due.reason == Reason::Work)
     }
 
-    /// One piece of what is left; false: nothing is.
+    /// Continues the work once; false if there was none.
     pub fn piece(&mut self) -> bool {
         let more = self.is_at_work();
         if more {
