@@ -1,4 +1,4 @@
-//! Accepting connections: what becomes of an error depends on whose it is.
+//! Accepting connections, and handling of accept(2)'s errors by kind.
 
 use std::{
     sync::Mutex,
@@ -14,37 +14,37 @@ use crate::{
     peer::{Peer, Unidentified},
 };
 
-/// How long to wait for a descriptor, unless a connection ends before.
+/// How long to wait for a free descriptor, unless a connection ends before.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// At most one line about each kind of trouble in so long.
-const QUIET: Duration = Duration::from_secs(1);
+/// The least time between two log lines of a rate limit.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Says something that clients can bring about as often as they like, at most once a second.
+/// Limits log lines that clients can cause at will to one per second.
 #[derive(Default)]
-pub(crate) struct Seldom(Mutex<(Option<Instant>, u64)>);
+pub(crate) struct RateLimit(Mutex<(Option<Instant>, u64)>);
 
-impl Seldom {
-    /// `Some` if it may be said now: how often it was not since the last time.
+impl RateLimit {
+    /// `Some` if a line may be logged now: the number of lines suppressed since the last one.
     pub fn due(&self) -> Option<u64> {
         let mut state = panic::lock(&self.0);
-        let (said, unsaid) = &mut *state;
-        if said.is_some_and(|said| said.elapsed() < QUIET) {
-            *unsaid += 1;
+        let (logged, suppressed) = &mut *state;
+        if logged.is_some_and(|logged| logged.elapsed() < INTERVAL) {
+            *suppressed += 1;
             return None;
         }
-        *said = Some(Instant::now());
-        Some(std::mem::take(unsaid))
+        *logged = Some(Instant::now());
+        Some(std::mem::take(suppressed))
     }
 }
 
 pub(crate) struct Acceptor {
     listener: Listener,
-    /// Accepted, and waits for a descriptor to watch its process with.
+    /// A connection that was accepted, and waits for a descriptor for its process's pidfd.
     accepted: Option<Socket>,
-    /// Nothing is accepted before.
+    /// Don't accept before this time.
     wait_until: Option<time::Instant>,
-    strangers: Seldom,
-    exhausted: Seldom,
+    unidentified: RateLimit,
+    exhausted: RateLimit,
 }
 
 impl Acceptor {
@@ -53,17 +53,17 @@ impl Acceptor {
             listener,
             accepted: None,
             wait_until: None,
-            strangers: Seldom::default(),
-            exhausted: Seldom::default(),
+            unidentified: RateLimit::default(),
+            exhausted: RateLimit::default(),
         }
     }
 
-    /// The next connection, and who it is. One that has gone, or doesn't say who it is, costs the
-    /// others nothing; where no descriptor is left for it, or to watch its process with, it waits
-    /// until there may be, and the others behind it.
+    /// The next connection and its peer. Skips connections that are gone or can't be identified.
+    /// Without a free descriptor, for the connection or its peer's pidfd, waits until there may be
+    /// one.
     ///
     /// # Cancel safety
-    /// Nothing is lost by dropping the future.
+    /// Safe: no connection is lost.
     pub async fn accept(&mut self) -> (Socket, Result<Peer, Unidentified>) {
         loop {
             if let Some(until) = self.wait_until {
@@ -84,14 +84,14 @@ impl Acceptor {
             match identified {
                 Ok(identified) => return identified,
                 Err(AcceptError::Peer(error)) => {
-                    if let Some(unsaid) = self.strangers.due() {
-                        warn!(%error, unsaid, "a connection was refused: its process is unknown");
+                    if let Some(suppressed) = self.unidentified.due() {
+                        warn!(%error, suppressed, "connection refused: its process is unknown");
                     }
                     yield_now().await;
                 }
                 Err(AcceptError::Exhausted(error) | AcceptError::Listener(error)) => {
-                    if let Some(unsaid) = self.exhausted.due() {
-                        warn!(%error, unsaid, "connections wait: none can be accepted now");
+                    if let Some(suppressed) = self.exhausted.due() {
+                        warn!(%error, suppressed, "no connection can be accepted now: they wait");
                     }
                     self.wait_until = Some(time::Instant::now() + BACK_OFF);
                 }
@@ -103,7 +103,7 @@ impl Acceptor {
         &self.listener
     }
 
-    /// A connection has ended: there may be room again.
+    /// A connection has ended, so that there may be a free descriptor.
     pub fn retry(&mut self) {
         self.wait_until = None;
     }

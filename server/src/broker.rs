@@ -1,5 +1,4 @@
-//! The broker: all that the daemon's tasks share, and the ways into it. Never here: what a lock means
-//! (the core), how it is written (convert), or the data (registry).
+//! The broker: the state that the daemon's tasks share, and the ways into namespaces.
 
 mod clock;
 mod enter;
@@ -30,7 +29,7 @@ pub(crate) use gate::Holdings;
 pub(crate) use making::NoNamespace;
 
 use crate::{
-    accept::Seldom,
+    accept::RateLimit,
     handover::{News, Successors},
     journal::Directory,
     limits::Limits,
@@ -40,8 +39,8 @@ use crate::{
     restart::Doubts,
 };
 
-/// A process that closes its socket as it dies is seen to have died a moment later: the grace of
-/// its session is at least so long, lest it end as that of one that lives.
+/// The shortest grace. A dying process closes its socket a moment before its exit is seen; with a
+/// shorter grace its session would end as disconnected.
 const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Broker {
@@ -52,32 +51,32 @@ pub(crate) struct Broker {
     pub numbers: Arc<Numbers>,
     last_number: AtomicU64,
     closing: AtomicBool,
-    /// The daemon is about to leave: for who waits for that.
+    /// Notified when the daemon is about to exit.
     pub closed: Arc<Notify>,
     gate: Gate,
-    /// For the daemon whose place this one took.
+    /// To the daemon that this one has replaced.
     pub news: OnceLock<Sender<News>>,
-    /// Other daemons that want to take this one's place.
+    /// Other daemons that want to replace this one.
     pub successors: Successors,
-    /// Of refused connections the log tells seldom.
-    pub refusals: Seldom,
+    /// Limits log lines about refused connections.
+    pub refusals: RateLimit,
     tasks: Mutex<JoinSet<()>>,
-    /// Who may make a snapshot beside the work.
+    /// The permit for making a snapshot in the background.
     pub compactions: Arc<Semaphore>,
 }
 
-/// What the daemon was told at its start.
+/// The daemon's settings.
 pub(crate) struct Settings {
     pub endpoint: String,
     pub shared: Vec<String>,
     pub grace: Duration,
     pub linger: Duration,
     pub limits: Limits,
-    /// Where namespaces are kept; `None`: nowhere, and they end with the daemon.
+    /// The journals' directory; `None`: namespaces end with the daemon.
     pub journal: Option<Arc<Directory>>,
-    /// Where another daemon at this place may have kept them.
+    /// The default directory of journals at this place, which another daemon may have used.
     pub beside: PathBuf,
-    /// The socket is a service manager's.
+    /// Whether a service manager has bound the socket.
     pub is_activated: bool,
 }
 
@@ -95,7 +94,7 @@ impl Broker {
             gate: Gate::default(),
             news: OnceLock::new(),
             successors: Successors::default(),
-            refusals: Seldom::default(),
+            refusals: RateLimit::default(),
             tasks: Mutex::new(JoinSet::new()),
             compactions: Arc::new(Semaphore::new(1)),
         })
@@ -113,14 +112,14 @@ impl Broker {
         (now.as_micros() as u64).saturating_sub(ago.as_micros() as u64)
     }
 
-    /// A task that ends with the daemon at the latest.
+    /// Spawns a task that ends with the daemon at the latest.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = panic::lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
     }
 
-    /// A task that begins again, as `make` makes it, should it panic.
+    /// Spawns a task that is made and started again if it panics.
     pub fn supervise<F: Future<Output = ()> + Send + 'static>(
         &self,
         what: &'static str,
@@ -133,12 +132,13 @@ impl Broker {
         });
     }
 
-    /// True once the daemon is about to leave.
+    /// Whether the daemon is about to exit.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
     }
 
-    /// Refuses what is new, ends all watches. Sessions are told as soon as they say anything.
+    /// Refuses new sessions and calls, and ends all watches. A session is told when its client next
+    /// sends something.
     pub fn turn_away(&self) {
         self.closing.store(true, Relaxed);
         self.closed.notify_waiters();
@@ -147,7 +147,7 @@ impl Broker {
         }
     }
 
-    /// Refuses what is new, tells all sessions, ends all watches and connections.
+    /// As [`turn_away`](Self::turn_away), and tells all sessions and ends all connections.
     pub fn close(&self) {
         self.turn_away();
         for session in &self.registry.sessions {
@@ -158,12 +158,12 @@ impl Broker {
         }
     }
 
-    /// Ends what is left.
+    /// Aborts all tasks.
     pub fn abort(&self) {
         panic::lock(&self.tasks).abort_all();
     }
 
-    /// Returns when there has been no client and no namespace for so long.
+    /// Returns when there has been no client and no namespace for `after`.
     pub async fn idle(&self, after: Duration) {
         let registry = &self.registry;
         loop {

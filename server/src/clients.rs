@@ -1,4 +1,4 @@
-//! What each client process has at this daemon, and that its death takes it all.
+//! The sessions and connections of each client process, which end when it dies.
 
 use std::{
     collections::BTreeMap,
@@ -21,13 +21,13 @@ use crate::{
     registry::User,
 };
 
-/// A process, as long as it has a connection or a session. One entry per process and user, so
-/// two of the same entry are of the same process, whatever becomes of its number.
+/// A process with a connection or a session. There is one entry per process and user, so that two
+/// uses of an entry belong to the same process even if pids are reused.
 pub(crate) struct Client {
     pub peer: Peer,
     /// The first words of its command line.
     pub command: Arc<str>,
-    /// A connection or a session of its has ended.
+    /// Notified when a connection or session of the process has ended.
     released: Notify,
     state: Mutex<State>,
 }
@@ -38,12 +38,12 @@ struct State {
     uses: usize,
     sessions: BTreeMap<(u64, SessionId), Arc<Namespace>>,
     connections: Vec<Weak<Connection>>,
-    /// With so many connections those that are gone are dropped from the list: that costs each new
-    /// one the same, however many there are.
+    /// At this number of connections, closed ones are removed from the list, so that each new one
+    /// costs the same (amortized), however many there are.
     crowded: usize,
 }
 
-/// Keeps a process's entry: of a connection, or of a session.
+/// Keeps a process's entry, for a connection or a session.
 pub(crate) struct ClientUse(Arc<Client>);
 
 impl Clone for ClientUse {
@@ -69,12 +69,12 @@ impl Deref for ClientUse {
 }
 
 impl ClientUse {
-    /// Of a process that has just been identified.
+    /// The entry of a process that has just been identified.
     pub async fn of(broker: &Arc<Broker>, peer: Peer, user: &User) -> Result<Self, Unidentified> {
         let key = (peer.pid, peer.user);
         let clients = &broker.registry.clients;
         let known = clients.get(&key).map(|client| client.clone());
-        // Both alive and of one number: they are one process.
+        // Both are alive and have the same pid, so they are the same process.
         if let Some(client) = known.and_then(|known| Self::take(&known)) {
             return if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(client) };
         }
@@ -82,19 +82,19 @@ impl ClientUse {
         Self::enlist(broker, peer, command).ok_or(Unidentified::Exited)
     }
 
-    /// A process that was found again already: there's no need to look for it once per session.
+    /// The entry of a restored process that has been found already, for another of its sessions.
     pub fn found(broker: &Broker, pid: u32, user: u32, started: Option<u64>) -> Option<Self> {
         let client = broker.registry.clients.get(&(pid, user))?.clone();
         let is_proved = started.is_some() && client.peer.started == started;
         is_proved.then(|| Self::take(&client)).flatten()
     }
 
-    /// A process that the daemon before knew. `None`: it has exited.
+    /// The entry of a process that the former daemon knew. `None`: it has exited.
     pub fn restored(broker: &Arc<Broker>, peer: Peer, command: Arc<str>) -> Option<Self> {
         Self::enlist(broker, peer, command)
     }
 
-    /// Makes the process's entry, unless it has one, and watches over it. `None`: it has exited.
+    /// Makes the process's entry, if there is none, and watches the process. `None`: it has exited.
     fn enlist(broker: &Arc<Broker>, peer: Peer, command: Arc<str>) -> Option<Self> {
         let key = (peer.pid, peer.user);
         let client =
@@ -102,7 +102,7 @@ impl ClientUse {
         let client_use = Self::take(&client)?;
         match broker.registry.clients.entry(key) {
             Entry::Occupied(mut found) => {
-                // Another connection of the same process may have been quicker.
+                // Another connection of the same process may have made it meanwhile.
                 if let Some(first) = Self::take(found.get()) {
                     return Some(first);
                 }
@@ -117,7 +117,7 @@ impl ClientUse {
         Some(client_use)
     }
 
-    /// `None` once the process has exited, or its entry is about to go.
+    /// A use of the entry. `None` if the process has exited, or the entry is being removed.
     fn take(client: &Arc<Client>) -> Option<Self> {
         let mut state = client.lock();
         if state.gone || client.peer.has_exited() {
@@ -137,7 +137,7 @@ impl Client {
         panic::lock(&self.state)
     }
 
-    /// Lists a session, to be ended with the process. False: the process has exited.
+    /// Registers a session to be ended with the process. False: the process has exited.
     pub fn join(&self, namespace: &Arc<Namespace>, session: SessionId) -> bool {
         let mut state = self.lock();
         if !state.gone {
@@ -150,7 +150,7 @@ impl Client {
         self.lock().sessions.remove(&(namespace, session));
     }
 
-    /// Lists a connection, to be ended with the process. False: the process has exited.
+    /// Registers a connection to be ended with the process. False: the process has exited.
     pub fn connect(&self, connection: &Arc<Connection>) -> bool {
         let mut state = self.lock();
         if state.connections.len() >= state.crowded {
@@ -163,7 +163,7 @@ impl Client {
         !state.gone
     }
 
-    /// Ends its connections in order.
+    /// Drains the process's connections.
     pub fn drain(&self) {
         let connections: Vec<Arc<Connection>> =
             self.lock().connections.iter().filter_map(Weak::upgrade).collect();
@@ -178,9 +178,9 @@ impl Client {
         state.gone
     }
 
-    /// Loses all that it had, whoever still has its sockets open. But what it said before it
-    /// exited, it said (a release, most likely): a connection that is cut is read first, and its
-    /// streams handle what came before they end.
+    /// Ends the process's sessions, even if another process still has its sockets open. Requests
+    /// that it sent before its exit count (R64): its connections are cut first, which reads them to
+    /// the end, and their streams handle what was read.
     async fn die(&self, broker: &Broker) {
         let connections = {
             let mut state = self.lock();
@@ -199,13 +199,13 @@ impl Client {
             let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
                 state.space.handle_lost(now, session, Cause::Died)
             });
-            // Others have their turn between two losses.
+            // Lets other tasks run between two sessions.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Waits for the end of the process, or of the last that it has here.
+/// Waits until the process exits, or has no connection or session left.
 async fn keep_watch(broker: Arc<Broker>, client: Arc<Client>) {
     let forget = |unused: bool| {
         let is_it = |_: &_, other: &Arc<Client>| {

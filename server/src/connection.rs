@@ -1,4 +1,4 @@
-//! One connection: who it is, how many a user may have, and HTTP/2 with its limits.
+//! One connection: its peer, its place in the user's quota, and HTTP/2 with its limits.
 
 use std::{
     convert::Infallible,
@@ -41,8 +41,8 @@ use crate::{
     registry::{QuotaError, User},
 };
 
-/// A connection's first request must have come by then: so one that never finishes its
-/// handshake, or never asks for anything, goes.
+/// The time for a connection's first request. It ends connections that never finish the handshake or
+/// never make a request.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 pub(crate) struct Connection {
@@ -58,7 +58,7 @@ pub(crate) struct Connection {
 /// How long a connection that is drained waits for the other end to close it.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What the connection's task is told.
+/// The orders to a connection's task.
 const SERVE: u8 = 0;
 const DRAIN: u8 = 1;
 const CUT: u8 = 2;
@@ -81,18 +81,18 @@ impl Connection {
         }
     }
 
-    /// The connection that a request came by.
+    /// The connection of a request.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Arc<Self>, Status> {
-        let unknown = || Status::unauthenticated("the system doesn't tell who you are");
+        let unknown = || Status::unauthenticated("the process of this connection is unknown");
         request.extensions().get::<Arc<Self>>().cloned().ok_or_else(unknown)
     }
 
-    /// Ends when its calls have ended.
+    /// Ends the connection when its calls have ended.
     pub fn drain(&self) {
         self.tell(DRAIN);
     }
 
-    /// Ends at once, when what has been written to it so far is read.
+    /// Ends the connection as soon as everything that the client has written is read.
     pub fn cut(&self) {
         self.tell(CUT);
     }
@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// The order, and a wake-up when there is another.
+    /// The current order; registers the task to be woken by the next.
     fn poll_order(&self, cx: &Context<'_>, obeyed: Option<u8>) -> u8 {
         let order = self.order.load(Ordering::Relaxed);
         if obeyed == Some(SERVE) && order == SERVE {
@@ -119,21 +119,21 @@ impl Connection {
         self.order.load(Ordering::Relaxed)
     }
 
-    /// No call is under way. Whoever ends the last one wakes the task that asked this after it had
-    /// called `poll_order`.
+    /// Whether no call is in progress. The end of the last one wakes a task that calls this after
+    /// `poll_order`.
     fn is_at_rest(&self) -> bool {
         self.calls.load(Ordering::Acquire) == 0
     }
 }
 
-/// A connection's place among those of its user, served or not.
+/// A connection's place in its user's quota.
 struct Place {
     broker: Arc<Broker>,
     user: Arc<User>,
 }
 
 impl Place {
-    /// `None`: the user is unknown, or has used up their connections, of which the log tells.
+    /// `None`: the user is unknown, or has used up the quota of connections.
     fn take(broker: &Arc<Broker>, socket: &Socket) -> Option<Self> {
         let number = if cfg!(windows) { Some(0) } else { socket.peer().uid };
         let user = broker.registry.user(number?, &broker.settings.limits);
@@ -150,7 +150,7 @@ impl Drop for Place {
     }
 }
 
-/// A request under way, until the last of its replies has been written or given up.
+/// A call in progress, until the last of its replies was written or dropped.
 struct Call(Arc<Connection>);
 
 impl Call {
@@ -171,7 +171,7 @@ impl Drop for Call {
     }
 }
 
-/// Puts the connection beside each request that comes by it.
+/// The service of one connection: adds the [`Connection`] to each request's extensions.
 struct Entrance {
     routes: Routes,
     connection: Arc<Connection>,
@@ -263,11 +263,12 @@ pub(crate) async fn serve(
         Ok(connection) => connection,
         Err((refusal, place)) => {
             let peer = socket.peer();
-            if let Some(unsaid) = broker.refusals.due() {
-                warn!(pid = peer.pid, user = peer.uid, unsaid, "connection refused: {refusal}");
+            if let Some(suppressed) = broker.refusals.due() {
+                let (pid, user) = (peer.pid, peer.uid);
+                warn!(pid, user, suppressed, "connection refused: {refusal}");
             }
             if !matches!(refusal, Unidentified::Exited) {
-                // A connection all the same, as long as it is told why.
+                // It counts against the quota while it is told why.
                 answer(limits(), socket, Status::unauthenticated(refusal.to_string())).await;
             }
             drop(place);
@@ -287,16 +288,16 @@ pub(crate) async fn serve(
             http.as_mut().graceful_shutdown();
         }
         obeyed = Some(order);
-        // Before what is written is polled: what a call said last must be written yet.
+        // Before polling HTTP/2, which must still write what a call said last.
         let at_rest = connection.is_at_rest();
         let polled = http.as_mut().poll(cx);
-        // Drained is what has no call, all of it said and written. HTTP/2 would have the client
-        // confirm that, which it can't while it is stopped or has nothing to read for.
+        // The connection is drained when it has no calls and everything is written. HTTP/2's
+        // graceful shutdown would also wait for the client, which may be stopped or not reading.
         let drained = order == DRAIN && at_rest && connection.is_at_rest();
         let over = polled.is_pending()
             && drained
-            // Who does read has something to write, too, and might fail at that before it has
-            // read the rest.
+            // A client that reads may be writing, too; closing at once could make its write fail
+            // before it has read everything.
             && lingering
                 .get_or_insert_with(|| Box::pin(sleep(LINGER)))
                 .as_mut()
@@ -315,9 +316,9 @@ pub(crate) async fn serve(
         Ok(None) => serving.await,
         Ok(Some(result)) => result,
         Err(_) => {
-            if let Some(unsaid) = broker.refusals.due() {
+            if let Some(suppressed) = broker.refusals.due() {
                 let pid = connection.client.peer.pid;
-                warn!(pid, unsaid, "connection closed: no request within {FIRST_REQUEST:?}");
+                warn!(pid, suppressed, "connection closed: no request within {FIRST_REQUEST:?}");
             }
             return;
         }
@@ -327,9 +328,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// No keep-alive PINGs: a stopped process, or one that blocks elsewhere and reads nothing for an
-/// hour, answers none and is alive all the same; and of a local socket's end the kernel tells at
-/// once.
+/// HTTP/2's limits. Without keep-alive PINGs: a stopped or busy process answers none but is alive,
+/// and the kernel reports the end of a local socket at once.
 fn limits() -> http2::Builder<TokioExecutor> {
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(256)
@@ -343,5 +343,5 @@ fn limits() -> http2::Builder<TokioExecutor> {
     http
 }
 
-/// What a stream buffers of its replies before they are written, in bytes.
+/// The largest buffer of a stream's unwritten replies, in bytes.
 pub(crate) const MAX_SEND_BUFFER: usize = 64 << 10;

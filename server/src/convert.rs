@@ -1,5 +1,4 @@
-//! Where the wire and the core meet: each message of one has its twin in the other. Nothing
-//! here decides anything about a lock, and nowhere else do the two meet.
+//! Conversion between the protocol's messages and the core's values. Only this module uses both.
 
 mod message;
 mod request;
@@ -12,7 +11,7 @@ pub(crate) use view::{describe, object, process, session, watch_event};
 
 use std::time::Duration;
 
-/// A duration on the wire, in microseconds; one too long to count is the longest.
+/// A duration in microseconds, as in the protocol; saturates.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,8 @@
-//! What the bytes of a journal mean: one call of a namespace's core per record, and its state with
-//! who is in it as the snapshot before them.
+//! The meaning of a journal's bytes: the snapshot is a namespace's state and its sessions' members,
+//! a record is one call of the core.
 //!
-//! A record has the call and not its outcome: the core is deterministic, so whoever makes the
-//! calls again gets what was told, and a digest shows that it is. `docs/ARCHITECTURE.md` weighs
-//! that against keeping outcomes.
+//! A record has the call, not its outcome. The core is deterministic, so replaying the calls yields
+//! the same outcomes; a digest verifies that. See "Restart" in `docs/ARCHITECTURE.md`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,23 +16,23 @@ use crate::{
     panic::{self, Panicked},
 };
 
-/// What a daemon knows of a session besides the core: how its process is known, and what that
-/// shows to resume it.
+/// What the daemon knows of a session besides the core's state: how to identify its process, and the
+/// secret of its resume key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Member {
     pub secret: [u8; 16],
-    /// When the process began, in the system's own unit; `None`: the system doesn't tell.
+    /// The process's start time, in the system's unit; `None` if the system doesn't report it.
     pub started: Option<u64>,
     /// The first words of its command line.
     pub command: Arc<str>,
 }
 
-/// The sessions of a namespace that aren't over.
+/// The open sessions of a namespace.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Members(BTreeMap<SessionId, Member>);
 
 impl Members {
-    /// Follows a step: who came by it (`opening`), and who went.
+    /// Updates the members after a step, which may open a session (`opening`) or end some.
     pub fn follow(&mut self, step: &Step, mut opening: Option<Member>) {
         for output in &step.outputs {
             let Output::Record(record) = output else { continue };
@@ -59,7 +58,7 @@ impl Members {
     }
 }
 
-/// A record.
+/// A record, to be written.
 #[derive(Serialize)]
 struct Written<'a> {
     at: Time,
@@ -76,16 +75,16 @@ struct Read {
     opening: Option<Member>,
 }
 
-/// Where records are written, one after the other.
+/// A reused buffer for records.
 #[derive(Debug, Default)]
 pub(crate) struct Page(Vec<u8>);
 
 impl Page {
-    /// What nearly all records fit.
+    /// The initial size, which nearly all records fit.
     const SIZE: usize = 1 << 10;
 
-    /// A step's record, written over the one before. A slice of fixed length takes it in half the
-    /// time that a vector takes which grows by it.
+    /// Serializes a step's record over the former one. Writing to a slice takes half the time of
+    /// appending to a vector.
     pub fn write(&mut self, step: &Step, opening: Option<&Member>) -> &[u8] {
         let record = Written { at: step.at, input: &step.input, digest: step.digest(), opening };
         let length = loop {
@@ -95,14 +94,14 @@ impl Page {
                     let larger = (2 * self.0.len()).max(Self::SIZE);
                     self.0.resize(larger, 0);
                 }
-                Err(error) => unreachable!("each value has a form: {error}"),
+                Err(error) => unreachable!("all values can be serialized: {error}"),
             }
         };
         &self.0[..length]
     }
 }
 
-/// Whether the state may be larger after a call.
+/// Whether a call may make the state larger.
 pub(crate) fn need(input: &Input) -> Need {
     match input {
         Input::Open(_) => Need::Growth,
@@ -111,7 +110,7 @@ pub(crate) fn need(input: &Input) -> Need {
     }
 }
 
-/// Whether more may be kept after a request than before.
+/// Whether a request may make the state larger.
 pub(crate) fn is_growth(request: &Request) -> bool {
     matches!(
         request,
@@ -124,11 +123,11 @@ pub(crate) fn is_growth(request: &Request) -> bool {
     )
 }
 
-/// A namespace as a daemon left it.
+/// A namespace as read from a journal.
 pub(crate) struct Kept {
     pub space: Space,
     pub members: Members,
-    /// What the core was configured to.
+    /// The core's configuration.
     pub config: Config,
     /// The time of the last call.
     pub latest: Time,
@@ -157,21 +156,21 @@ impl Serialize for SpaceRef<'_> {
     }
 }
 
-/// Why a record or a snapshot can't be gone on from.
+/// Why a record or a snapshot can't be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
-    #[error("it doesn't read as what it should be: {0}")]
+    #[error("it can't be decoded: {0}")]
     Form(#[from] postcard::Error),
-    #[error("this daemon comes to another conclusion than the one that wrote it told its clients")]
+    #[error("replaying it has another outcome than the one that clients were told")]
     Diverged,
-    #[error("this daemon fails at what it says")]
+    #[error("replaying it fails")]
     Panicked,
 }
 
-/// The state after the last record.
+/// Serializes the state after the last record.
 pub(crate) fn snapshot(space: &Space, members: &Members, config: &Config, latest: Time) -> Vec<u8> {
     let snapshot = SnapshotRef { config, latest, members, space: SpaceRef(space) };
-    postcard::to_extend(&snapshot, Vec::new()).expect("memory takes it, and each value has a form")
+    postcard::to_extend(&snapshot, Vec::new()).expect("all values can be serialized")
 }
 
 impl Kept {
@@ -182,7 +181,7 @@ impl Kept {
         Ok(Self { space, members, config, latest })
     }
 
-    /// Makes the call of a record again.
+    /// Repeats the call of a record, and verifies its digest.
     pub fn replay(&mut self, record: &[u8]) -> Result<(), Unusable> {
         let Read { at, input, digest, opening } = postcard::from_bytes(record)?;
         let replayed = panic::caught("a replayed call", || {
@@ -202,13 +201,13 @@ impl Kept {
         Ok(())
     }
 
-    /// From here on the core is configured so. A snapshot must come before the next record.
+    /// Changes the core's configuration. A snapshot must be written before the next record.
     pub fn configure(&mut self, config: Config) {
         self.space.configure(config.clone());
         self.config = config;
     }
 
-    /// Ends a session, whoever has waited for that included.
+    /// Ends a session, and finishes all the work that this causes.
     pub fn lose(&mut self, now: Time, session: SessionId, cause: Cause) {
         let now = now.max(self.latest);
         self.latest = now;
@@ -226,8 +225,8 @@ impl Kept {
     }
 }
 
-/// Who a record says opened a session, by its process: for who looks what a damaged journal may
-/// have known.
+/// The process (pid, user id, start time) that opened a session, if the record is of that. For
+/// reading what is left of a damaged journal.
 pub(crate) fn opened(record: &[u8]) -> Option<(u32, u32, Option<u64>)> {
     let Read { input, opening, .. } = postcard::from_bytes(record).ok()?;
     match input {
@@ -243,11 +242,11 @@ mod tests {
     use super::*;
     use crate::journal::{Entry, parse};
 
-    /// What this version recorded (`server/tests/restart/record.rs` says how). A change of what is
-    /// serialized raises the format's number and adds a way to read the one before, and a
-    /// recording: this one stays.
+    /// A journal of format version 1, recorded by `server/tests/restart/record.rs`. A change of what
+    /// is serialized must raise the format's number, keep reading the one before, and add a
+    /// recording; this one stays.
     #[test]
-    fn what_version_1_has_left_is_restored() {
+    fn a_journal_of_version_1_is_restored() {
         let file = include_bytes!("../tests/journals/1");
         let generation = parse(file).unwrap();
         let mut kept = Kept::read(generation.snapshot().unwrap()).unwrap();
@@ -262,13 +261,13 @@ mod tests {
         assert_eq!((totals.sessions, totals.objects, totals.holds, totals.waiters), (2, 7, 2, 4));
         assert_eq!(kept.members.len(), 2);
         assert!(records > 100, "{records} records");
-        // What is restored can be kept again.
+        // The restored state can be saved again.
         let again = Kept::read(&kept.snapshot()).unwrap();
         assert_eq!(again.snapshot(), kept.snapshot());
     }
 
     #[test]
-    fn a_call_that_comes_out_otherwise_is_noticed() {
+    fn a_replay_with_another_outcome_is_detected() {
         let config = Config::default();
         let mut space = Space::new(config.clone(), 1);
         let mut kept =

@@ -1,4 +1,4 @@
-//! Why a daemon can't start or go on.
+//! The errors of a daemon.
 
 use std::{io, path::PathBuf};
 
@@ -8,40 +8,40 @@ use syncd_proto::Endpoint;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Another daemon has this socket.
+    /// Another daemon has this place.
     #[error(
         "syncd is already running at {endpoint}{}",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
     )]
     AlreadyRunning {
-        /// Its socket.
+        /// The socket.
         endpoint: Endpoint,
-        /// Its process, if its lock file tells.
+        /// Its process, if the lock file names it.
         pid: Option<u32>,
     },
-    /// The directory of the socket can't be made or trusted.
+    /// The socket's directory can't be made or trusted.
     #[error("directory {}: {error}", path.display())]
     Directory {
-        /// Which.
+        /// The directory.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
-    /// The directory of the journal can't be made or trusted.
+    /// The journal's directory can't be made or trusted.
     #[error(
-        "journal in {}: {error}; put it elsewhere with --journal, or do without with --no-journal",
+        "journal in {}: {error}; use another directory (--journal), or no journal (--no-journal)",
         path.display()
     )]
     Journal {
-        /// Which.
+        /// The directory.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
-    /// The lock file can't be written.
+    /// The lock file can't be opened or locked.
     #[error("lock file {}: {error}", path.display())]
     Lock {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why.
         error: io::Error,
@@ -49,37 +49,37 @@ pub enum ServeError {
     /// The socket can't be bound.
     #[error("can't listen at {endpoint}: {error}")]
     Bind {
-        /// Where.
+        /// The socket.
         endpoint: Endpoint,
         /// Why.
         error: io::Error,
     },
-    /// Its place is another's, or gone.
-    #[error("syncd left {endpoint}, which isn't its own any more: {why}")]
+    /// The daemon's place is no longer its own.
+    #[error("syncd exited: {endpoint} is no longer its own: {why}")]
     PlaceLost {
-        /// Where it was.
+        /// The socket.
         endpoint: Endpoint,
-        /// What has become of it.
+        /// What has changed.
         why: &'static str,
     },
-    /// The daemon whose place was wanted goes on, or another has it.
+    /// The running daemon refused to be replaced, or couldn't be.
     #[error("the daemon at {endpoint} was not replaced, and goes on: {why}")]
     NotReplaced {
-        /// Where it is.
+        /// The socket.
         endpoint: Endpoint,
-        /// What it said, or what is missing.
+        /// The daemon's reason, or what failed.
         why: String,
     },
-    /// The daemon that was given the place has ended, and didn't serve yet.
+    /// The daemon that this one gave its place to ended before it served.
     #[error(
         "process {pid}, which was given this daemon's place, ended before it served: start a \
-         daemon again, and it goes on from the journal (clients that may start one do so)"
+         daemon again, which restores the journal (clients that may start one do so)"
     )]
     HeirLost {
-        /// Its process.
+        /// The new daemon's process id.
         pid: u32,
     },
-    /// The runtime can't start.
+    /// The tokio runtime can't start.
     #[error("runtime: {0}")]
     Runtime(io::Error),
     /// The socket that systemd passed can't be used.

@@ -1,26 +1,27 @@
-//! A daemon takes the place of one that lives: `syncd --replace`. The listening socket is never
-//! closed, so nobody is refused; what the old one knew is in its journals.
+//! Replacing a running daemon: `syncd --replace`. The listening socket is passed on without being
+//! closed, so that no connection is refused; the state goes by the journals.
 //!
-//! They talk by the very socket that clients use: whoever begins with [`GREETING`] wants the place.
+//! The daemons talk over the clients' socket: a connection that begins with [`GREETING`] is a new
+//! daemon.
 //!
 //! ```text
 //! new                          old
-//! greeting, its journal  ->          refuses, or waits until no snapshot is in the making
+//! greeting, its journal  ->          refuses, or waits until no snapshot is being made
 //!                        <-   AHEAD  goes on
-//! loads all, changes nothing
+//! loads the journals, changes nothing
 //! LOADED                 ->
-//!                        <-   LOOK   pauses: nobody is told anything any more
-//! loads what has come since
-//! READY, what it found   ->          if that is all, it never decides again
+//!                        <-   LOOK   pauses: clients are told nothing more
+//! loads what has been added since
+//! READY, what it found   ->          if that is everything, seals itself
 //!                        <-   YOURS  with the descriptors: socket, directory, lock file
 //! restores, serves
-//! SERVING                ->          has its clients go over
-//! HERE                   ->          one has come: the next
-//! NEWS session           ->          that one first
+//! SERVING                ->          hands its clients over
+//! HERE                   ->          a client has arrived: hands over the next
+//! NEWS session           ->          hands that session over first
 //! ```
-//! Until YOURS the new one has nothing: should it be killed, refuse or be late, the old one goes
-//! on where it was. After it the old one is sealed: should the new one be killed, both are gone,
-//! as after any kill, and the next daemon restores. At no time do two decide.
+//! Before YOURS the new daemon has nothing: if it is killed, refuses or is late, the old one goes
+//! on. After YOURS the old one is sealed: if the new one is killed, both are gone, as after any
+//! kill, and the next daemon restores. At no time can both decide.
 
 #[cfg_attr(unix, path = "handover/coming.rs")]
 #[cfg_attr(not(unix), path = "handover/none.rs")]
@@ -46,24 +47,24 @@ use tokio::sync::Notify;
 
 use crate::{instance::Instance, namespace::Address, panic};
 
-/// What the daemon that had the place before is told of its clients.
+/// What the new daemon tells the old one about its clients.
 pub(crate) enum News {
-    /// There is something for a session of that namespace.
+    /// There is a message for this session of this namespace.
     For(u64, Address),
-    /// One has come.
+    /// A session has resumed.
     Here,
 }
 
-/// A daemon's place, and who had it.
+/// A daemon's place, and the daemon that had it.
 pub(crate) struct Coming {
     pub listener: Listener,
-    /// None of a socket that a service manager has bound.
+    /// `None` if a service manager has bound the socket.
     pub instance: Option<Instance>,
-    /// None where nobody was.
+    /// `None` if there was no daemon.
     pub predecessor: Option<Predecessor>,
 }
 
-/// Those who want the place of this daemon.
+/// The queue of daemons that want to replace this one.
 #[derive(Default)]
 pub(crate) struct Successors {
     queue: Mutex<VecDeque<Successor>>,
@@ -71,10 +72,10 @@ pub(crate) struct Successors {
 }
 
 impl Successors {
-    /// The next one.
+    /// The next daemon.
     ///
     /// # Cancel safety
-    /// Nobody is lost by dropping the future.
+    /// Safe: none is lost.
     pub async fn next(&self) -> Successor {
         loop {
             if let Some(next) = panic::lock(&self.queue).pop_front() {

@@ -1,5 +1,4 @@
-//! The `Inspect` service: looks into namespaces, and overrules them where the caller may. Never
-//! here: what a view looks like on the wire (convert), or what a release means (the core).
+//! The `Inspect` service: reads namespaces, and forces releases where the caller may.
 
 mod watching;
 
@@ -25,17 +24,18 @@ use crate::{
 };
 use watching::{Watch, Watching};
 
-/// How many objects one List tells at most, and how many sessions one Sessions, and unless it asks
-/// for fewer.
+/// The most objects in the reply to List, and sessions in the reply to Sessions; also the default.
 const PAGE: u32 = 1000;
-/// How many namespaces are looked into for one page, and how many one Status tells of.
+/// The most namespaces that are searched for one page.
 const NAMESPACES: usize = 100;
+/// The most namespaces in the reply to Status.
 const MOST_NAMESPACES: usize = 1000;
-/// How many sessions are looked at under one lock, and how many names of objects one page has, to
-/// one session's more: all of the longest, they stay below `MAX_REPLY`.
+/// The most sessions that are read under one lock.
 const SESSIONS_AT_ONCE: usize = 32;
+/// The page of Sessions ends once it has this many names of objects: the longest stay below
+/// `MAX_REPLY`, with those of one more session.
 const NAMES: usize = 4096;
-/// How many of the ended holds the reply to a ForceRelease names.
+/// The most ended holds in the reply to a ForceRelease.
 const NAMED: usize = 1000;
 
 pub(crate) struct InspectService(pub Arc<Broker>);
@@ -51,7 +51,7 @@ impl InspectService {
         })
     }
 
-    /// One namespace by name; the caller's own may not have been used yet.
+    /// One namespace by name; `None` if it is the caller's default one and isn't in use.
     fn namespace(&self, user: u32, text: &str) -> Result<Option<Arc<Namespace>>, Status> {
         let address = self.address(user, text)?;
         match self.0.registry.namespaces.get(&address) {
@@ -61,7 +61,7 @@ impl InspectService {
         }
     }
 
-    /// All that `user` may see, in the order of their names.
+    /// The namespaces that `user` may see, sorted by address.
     fn visible(&self, user: u32) -> Vec<Arc<Namespace>> {
         let namespaces = self.0.registry.namespaces.iter();
         let mut visible: Vec<Arc<Namespace>> =
@@ -70,7 +70,7 @@ impl InspectService {
         visible
     }
 
-    /// What a call that lists is about: the namespace it names, or all for root.
+    /// The namespaces that a listing call covers: the one that it names, or all for root.
     fn listed(&self, user: u32, text: &str) -> Result<Vec<Arc<Namespace>>, Status> {
         if user == 0 && text.is_empty() {
             return Ok(self.visible(user));
@@ -78,8 +78,8 @@ impl InspectService {
         Ok(self.namespace(user, text)?.into_iter().collect())
     }
 
-    /// Where a page begins that `page` names: the namespace in `namespaces`, and how far it has
-    /// been told.
+    /// Where the page with the token `page` begins: the index in `namespaces`, and the last entry
+    /// of the page before, if that ended within this namespace.
     fn begin<'a>(
         &self,
         user: u32,
@@ -94,11 +94,11 @@ impl InspectService {
                 Ok((begin, (is_there && !after.is_empty()).then_some(after)))
             }
             None if page.is_empty() => Ok((0, None)),
-            None => Err(Status::invalid_argument("page: not one that this call gave")),
+            None => Err(Status::invalid_argument("page: give the `next` of an earlier reply")),
         }
     }
 
-    /// Changes the object that `text` names, if it is there.
+    /// Calls `see` with the object that `text` names, under the namespace's lock.
     fn object<T>(
         &self,
         user: u32,
@@ -115,7 +115,8 @@ impl InspectService {
         entered.unwrap_or_else(|Over| Err(none()))
     }
 
-    /// The forceful calls are for whom it concerns, for root, and for whoever runs the daemon.
+    /// Checks that `user` may make a forceful call: the namespace's owner, root, the daemon's user,
+    /// or the user of all processes `concerned` (`None`: unknown).
     fn may_force(
         &self,
         user: u32,
@@ -128,7 +129,7 @@ impl InspectService {
             || concerned.all(|owner| owner == Some(user));
         may.then_some(()).ok_or_else(|| {
             Status::permission_denied(
-                "another user's: only they, root and the daemon's own user may do this",
+                "this belongs to another user: only they, root and the daemon's user may do this",
             )
         })
     }
@@ -263,7 +264,9 @@ impl inspect_server::Inspect for InspectService {
         let (begin, after) = self.begin(user, &namespaces, &asked.page)?;
         let mut after = match after.map(str::parse) {
             Some(Ok(after)) => Some(SessionId(after)),
-            Some(Err(_)) => return Err(Status::invalid_argument("page: not one of Sessions")),
+            Some(Err(_)) => {
+                return Err(Status::invalid_argument("page: give the `next` of an earlier reply"));
+            }
             None => None,
         };
         let mut reply = SessionsReply::default();
@@ -306,7 +309,7 @@ impl inspect_server::Inspect for InspectService {
                 return Err(Status::unavailable("the daemon is shutting down"));
             }
             let namespace = self.0.namespace(&address).map_err(no_namespace)?;
-            // Within the lock, so that it isn't retired meanwhile.
+            // Under the lock, so that the namespace isn't retired meanwhile.
             let begun = self
                 .0
                 .enter(&namespace, self.0.now(), None, |_, _| namespace.watches.watch(&prefix));
@@ -323,7 +326,7 @@ impl inspect_server::Inspect for InspectService {
         let asked = request.into_inner();
         self.object(user, &asked.namespace, &asked.object, |namespace, space, object, now| {
             let detail = space.describe(now, object).expect("found under the same lock");
-            // Those who aren't named may be anybody's.
+            // Holders beyond those listed may be of any user.
             let unnamed = (detail.object.holders as usize > detail.holders.len()).then_some(None);
             let named = detail.holders.iter().map(|holder| Some(holder.party.process.uid));
             self.may_force(user, namespace, named.chain(unnamed))?;
@@ -352,7 +355,7 @@ impl inspect_server::Inspect for InspectService {
     }
 }
 
-/// In bytes; 0 where unknown.
+/// This process's resident memory, in bytes; 0 where unknown.
 fn resident_memory() -> u64 {
     #[cfg(target_os = "linux")]
     {

@@ -1,11 +1,12 @@
-//! One place, one daemon: the socket, its directory, the lock file beside it, and a socket that
-//! systemd hands over.
+//! One daemon per place: the socket, its directory, the lock file beside it, and a socket passed by
+//! systemd.
 //!
-//! A place is a path on a filesystem. Whoever serves there holds the lock on `<socket>.pid`, in
-//! the directory that the path leads to, has bound the socket in that very directory, and finds all
-//! three unchanged each second; else it changes nothing any more, and leaves. If the directory was
-//! made anew meanwhile, the lock in it says nothing about a daemon that still has the old one: so
-//! a new daemon waits, before it serves, until no other socket of that path and filesystem listens.
+//! A place is a path on a filesystem. Its daemon holds the lock on `<socket>.pid`, in the directory
+//! that the path leads to, and has bound the socket in that directory. It checks each second that
+//! directory, lock file and socket are unchanged; if not, it stops changing anything and exits. If
+//! the directory was replaced, the lock in the new one says nothing about a daemon in the old one:
+//! so a new daemon, before it serves, waits until no other socket that was bound at this path of the
+//! same filesystem listens.
 
 #[cfg_attr(unix, path = "instance/unix.rs")]
 #[cfg_attr(windows, path = "instance/windows.rs")]

@@ -1,20 +1,19 @@
-//! The daemon of syncd as a library: `syncd` is a thin shell around it, and so is `syncctl
-//! daemon`.
+//! The daemon of syncd as a library, of which `syncd` and `syncctl daemon` are thin wrappers.
 //!
 //! # Layout
-//! - `instance`: one daemon per place. `accept`, `connection`: one client's HTTP/2, with its
-//!   limits. `peer`: a process, and the proof of its death. `clients`: what each process has.
-//! - `registry`: who and what is here, as data; `limits`: how much of it there may be.
-//! - `broker`: the one way into a `namespace`, which wraps a core `Space`. `numbers`: where its
-//!   fencing tokens begin.
-//! - `journal`: bytes that outlive the daemon, `entry`: what they mean, `restart`: what the next
-//!   daemon makes of them.
-//! - `session`, `outbox`: the traffic of one client. `inspect`, `watch`: looking in from outside.
-//! - `convert`: the only place where the wire and the core meet.
-//! - `handover`: from a living daemon to the next one. `routes`: what is answered, by name.
-//! - `options`, `signals`, `log`: flags, environment, exit codes, the log. `panic`: what a panic ends.
+//! - `instance`: one daemon per place. `accept`, `connection`: connections and their limits.
+//!   `peer`: a process, and the proof of its exit. `clients`: what each process has.
+//! - `registry`: users, clients, sessions and namespaces; `limits`: their quotas.
+//! - `broker`: the one way into a `namespace`, which wraps a core `Space`. `numbers`: where record
+//!   numbers, and so fencing tokens, begin.
+//! - `journal`: bytes that outlive the daemon, `entry`: their meaning, `restart`: restoring from
+//!   them.
+//! - `session`, `outbox`: a session's stream. `inspect`, `watch`: inspection.
+//! - `convert`: between the wire and the core.
+//! - `handover`: replacing a running daemon. `routes`: the gRPC services.
+//! - `options`, `signals`, `log`: flags, environment, exit codes, the log. `panic`: containing panics.
 //!
-//! No decision about a lock is made in this crate: that is `syncd-core`'s.
+//! This crate decides nothing about locks: `syncd-core` does.
 //!
 //! # Examples
 //! ```
@@ -30,7 +29,7 @@ mod accept;
 mod broker;
 mod clients;
 mod connection;
-/// The wire's messages as the core's, for tests that have neither sockets nor tasks. Unstable.
+/// Conversion between the wire and the core, for tests without sockets or tasks. Unstable.
 #[doc(hidden)]
 pub mod convert;
 mod entry;
@@ -38,7 +37,7 @@ mod error;
 mod handover;
 mod inspect;
 mod instance;
-/// What keeps a namespace's state, for benchmarks and for tests that kill it. Unstable.
+/// The journal, for benchmarks and for tests that kill its owner. Unstable.
 #[doc(hidden)]
 pub mod journal;
 mod limits;
@@ -76,37 +75,38 @@ use numbers::Numbers;
 pub use options::{Options, run};
 use routes::{SERVICES, routes};
 
-/// How long a daemon that leaves waits for its clients to have heard of it.
+/// How long a daemon that shuts down waits for its connections to end.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How often a daemon looks whether its place is still its own.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long a daemon that was idle looks for somebody who has just come.
-const LAST_LOOK: Duration = Duration::from_millis(10);
+/// How often a daemon checks that its place is still its own.
+const CHECK: Duration = Duration::from_secs(1);
+/// How long an idle daemon waits for one more connection before it exits.
+const LAST_ACCEPT: Duration = Duration::from_millis(10);
 
-/// How a daemon is to serve. [`Config::new`] gives what suits one user.
+/// A daemon's configuration. [`Config::new`] has the defaults for one user.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Config {
     /// Where to listen.
     pub endpoint: Endpoint,
-    /// The socket file's permissions: 0o600. Beyond those, its directory is made open too.
+    /// The socket file's permissions. Default: 0o600. If others may connect, a missing directory is
+    /// created open to them, too.
     pub mode: u32,
-    /// The socket file's group, by number.
+    /// The socket file's group id.
     pub group: Option<u32>,
-    /// A listening socket that somebody has bound already, instead of `endpoint`'s.
+    /// A listening socket that a service manager has bound, used instead of binding `endpoint`.
     #[cfg(unix)]
     pub activated: Option<std::os::fd::OwnedFd>,
-    /// Leave after so long without a connection, a session or an object.
+    /// Exit after this time without a connection, a session or an object.
     pub idle_exit: Option<Duration>,
-    /// Take the place of a daemon that is there, without a gap. Not on Windows.
+    /// Replace a running daemon, without refusing connections. Not on Windows.
     pub replace: bool,
-    /// How long a session whose connection broke keeps what it holds: 10 s.
+    /// How long a session whose connection broke keeps what it holds. Default: 10 s.
     pub grace: Duration,
-    /// How long an anonymous object without references can still be attached to: 60 s.
+    /// How long an anonymous object stays without references. Default: 60 s.
     pub linger: Duration,
-    /// Names of namespaces that all users share.
+    /// The names of namespaces that all users share.
     pub shared: Vec<String>,
-    /// How much each user may have.
+    /// The quotas.
     pub limits: Limits,
     /// Where the state is kept, so that it outlives the daemon. Default: beside the socket.
     pub journal: Journaling,
@@ -115,12 +115,12 @@ pub struct Config {
 /// Where a daemon keeps its state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Journaling {
-    /// In a directory beside the socket, of the socket's name and `.journal`.
+    /// In a directory beside the socket, named `<socket>.journal`.
     #[default]
     Beside,
     /// In this directory.
     In(PathBuf),
-    /// Nowhere: all locks are lost with the daemon, whoever is at work behind them.
+    /// Nowhere: all locks are lost with the daemon, even if their holders still work.
     Off,
 }
 
@@ -153,33 +153,33 @@ pub async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result
     Server::bind(config)?.run(shutdown).await
 }
 
-/// A daemon that listens. Whoever connects now is served once it [runs](Self::run).
+/// A daemon that listens. Connections are served once it [runs](Self::run).
 pub struct Server {
     endpoint: Endpoint,
     idle_exit: Option<Duration>,
     broker: Arc<Broker>,
-    /// None of a socket that somebody else has bound. It is dropped before the listener.
+    /// `None` if a service manager has bound the socket. Must be dropped before the listener.
     instance: Option<Instance>,
     listener: Listener,
-    /// Whose place it took.
+    /// The daemon that this one replaces.
     predecessor: Option<Predecessor>,
 }
 
-/// Why a daemon leaves.
+/// Why a daemon exits.
 enum End {
     Told,
     Lost(&'static str),
-    /// Another one has its place.
+    /// Another daemon has its place.
     Replaced(Heir),
 }
 
 impl Server {
-    /// Locks the socket's lock file, replaces a stale socket, and listens. Within a tokio
-    /// runtime with I/O and time.
+    /// Locks the socket's lock file, replaces a stale socket, and listens. Must be called within a
+    /// tokio runtime with I/O and time enabled.
     ///
     /// # Errors
-    /// [`ServeError::AlreadyRunning`] if another daemon has the socket; [`ServeError::PlaceLost`] if
-    /// its directory is replaced meanwhile.
+    /// [`ServeError::AlreadyRunning`] if another daemon has the place; [`ServeError::PlaceLost`] if
+    /// the directory was replaced meanwhile.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let Config {
             endpoint, mode, group, idle_exit, grace, linger, shared, limits, journal, ..
@@ -215,8 +215,8 @@ impl Server {
             None => tokens_of_activated(&endpoint),
         };
         let tokens = tokens.inspect_err(|error| {
-            warn!(%error, "the file of the highest fencing token can't be opened: should the \
-                clock be set back before the next daemon starts, its tokens would be lower");
+            warn!(%error, "the file of the highest fencing token can't be opened: if the clock is \
+                set back before the next daemon starts, its tokens will be lower");
         });
         let limits = limits.within_descriptors();
         let open = |path: PathBuf| {
@@ -246,26 +246,26 @@ impl Server {
         Ok(Self { endpoint, idle_exit, broker, listener, instance, predecessor })
     }
 
-    /// Where it listens.
+    /// The endpoint that it listens at.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The daemon before started it, and tells the service manager.
+    /// Whether the daemon that it replaces started it; that one notifies the service manager.
     pub(crate) fn replaces_its_starter(&self) -> bool {
         self.predecessor.as_ref().is_some_and(|predecessor| predecessor.is_parent)
     }
 
-    /// Serves until `shutdown` is done, the daemon has been idle for long enough, or its place (the
-    /// socket, its directory, its lock file) isn't its own any more; then tells all sessions,
-    /// and leaves within 5 s. Its socket is gone then.
+    /// Serves until `shutdown` is done, the daemon has been idle for [`Config::idle_exit`], another
+    /// daemon replaces it, or its place (the socket, its directory, its lock file) is no longer its
+    /// own. Then removes the socket, notifies all sessions, and returns within 5 s.
     ///
     /// # Errors
-    /// [`ServeError::AlreadyRunning`] if another daemon still serves at this place, whose directory
-    /// was replaced under it; [`ServeError::PlaceLost`].
+    /// [`ServeError::AlreadyRunning`] if a daemon whose directory was replaced still serves at this
+    /// path; [`ServeError::PlaceLost`]; [`ServeError::HeirLost`]; [`ServeError::Journal`].
     ///
     /// # Cancel safety
-    /// Dropping the future ends all connections without a farewell.
+    /// Dropping the future ends all connections without notice.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { endpoint, idle_exit, broker, listener, instance, predecessor } = self;
         if let Some(instance) = instance.as_ref().filter(|_| predecessor.is_none()) {
@@ -278,7 +278,7 @@ impl Server {
         }
         let (routes, health) = routes(&broker).await;
         let mut acceptor = Acceptor::new(listener);
-        // Dropped before the listener, should this future be.
+        // Declared after the acceptor, so that it is dropped first if this future is dropped.
         let mut instance = instance;
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
@@ -289,8 +289,8 @@ impl Server {
             }
         };
         let mut idling = pin!(idle());
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "serving");
         let end = loop {
             let (socket, peer) = tokio::select! {
@@ -298,28 +298,28 @@ impl Server {
                     info!("shutting down");
                     break End::Told;
                 }
-                () = &mut idling => match timeout(LAST_LOOK, acceptor.accept()).await {
-                    // Somebody came while the daemon was stopped, say.
+                () = &mut idling => match timeout(LAST_ACCEPT, acceptor.accept()).await {
+                    // A client connected at the last moment, for example while this was stopped.
                     Ok(accepted) => {
                         idling.set(idle());
                         accepted
                     }
                     Err(_) => {
-                        info!("idle: leaving");
+                        info!("idle: exiting");
                         break End::Told;
                     }
                 },
-                _ = look.tick() => match instance.as_ref().and_then(Instance::lost) {
+                _ = check.tick() => match instance.as_ref().and_then(Instance::lost) {
                     Some(why) => break End::Lost(why),
                     None => {
-                        broker.look_at_journals();
+                        broker.check_journals();
                         continue;
                     }
                 },
                 successor = broker.successors.next() => {
                     match successor.lead_in(&broker, acceptor.listener(), instance.as_mut()) {
                         Ok(heir) => break End::Replaced(heir),
-                        Err(why) => warn!("this daemon wasn't replaced, and goes on: {why}"),
+                        Err(why) => warn!("this daemon was not replaced, and goes on: {why}"),
                     }
                     continue;
                 },
@@ -333,8 +333,8 @@ impl Server {
             connections.spawn(connection::serve(broker.clone(), routes.clone(), socket, peer));
         };
         if let End::Lost(why) = end {
-            error!(%endpoint, "this place isn't the daemon's any more: {why}: leaving");
-            // Whoever has it now waits until this one doesn't listen: nothing is granted by then.
+            error!(%endpoint, "this place is no longer the daemon's own: {why}: exiting");
+            // Before the listener is closed: the next daemon waits for that, and then grants.
             broker.seal();
         }
         if let Some(instance) = &mut instance {
@@ -356,13 +356,13 @@ impl Server {
             }
         };
         if timeout(FAREWELL, farewell).await.is_err() {
-            warn!(connections = connections.len(), "some clients have not let go: leaving");
+            warn!(connections = connections.len(), "some connections did not end: exiting");
         }
         left
     }
 }
 
-/// A connection's task has ended; should it have panicked, nothing else has.
+/// Reports the panic of a connection's task, if it ended by one.
 fn report(ended: Result<(), JoinError>) {
     if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
         panic::report("a connection", &*panic);

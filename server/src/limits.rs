@@ -1,5 +1,5 @@
-//! Quotas: how much each user may have of everything that a client can make grow, and what that
-//! comes to in bytes.
+//! Quotas: how much each user may have of everything that a client can make grow, and the memory
+//! that this takes.
 
 use syncd_core::{Share, Totals};
 use syncd_proto::v1;
@@ -32,9 +32,9 @@ pub struct Limits {
     #[arg(default_value_t = DEFAULT.watches)]
     pub watches: usize,
 
-    /// Memory for all that is kept in the user's namespaces: sessions, objects, holds, waiters,
-    /// references, and abandonments that nobody was told of. A shared namespace has as much of its
-    /// own, and a user there at most half of what the others leave; so with the quotas below.
+    /// Memory for the state of the user's namespaces: sessions, objects, holds, waiters, references,
+    /// and abandonments not yet reported. A shared namespace has as much of its own, of which each
+    /// user may have half of what the others leave; so with the quotas below.
     #[arg(long = "max-memory", env = "SYNCD_MAX_MEMORY", value_name = "BYTES")]
     #[arg(default_value = "2GiB", value_parser = bytes)]
     pub memory: usize,
@@ -50,7 +50,7 @@ pub struct Limits {
     #[arg(default_value = "16MiB", value_parser = bytes)]
     pub unsent_bytes_per_session: usize,
 
-    /// Events that a namespace keeps for those who watch it: who is further behind is left behind.
+    /// Events that a namespace keeps for its watches; a watch that falls further behind ends.
     #[arg(long = "max-watch-bytes", env = "SYNCD_MAX_WATCH_BYTES", value_name = "BYTES")]
     #[arg(default_value = "8MiB", value_parser = bytes)]
     pub watch_bytes: usize,
@@ -91,8 +91,8 @@ pub struct Limits {
     #[arg(default_value_t = DEFAULT.references_per_session)]
     pub references_per_session: usize,
 
-    /// Messages that clients haven't acknowledged, in each namespace: who misses one that had to
-    /// be forgotten can't resume.
+    /// Messages that clients haven't acknowledged, in each namespace. Beyond that, the oldest are
+    /// dropped, and a session that needs one of them can't resume.
     #[arg(long = "max-unacknowledged-bytes", value_name = "BYTES")]
     #[arg(env = "SYNCD_MAX_UNACKNOWLEDGED_BYTES")]
     #[arg(default_value = "16MiB", value_parser = bytes)]
@@ -124,33 +124,35 @@ impl Default for Limits {
     }
 }
 
-/// "65536", "64KiB", "8MiB", "2GiB".
+/// Parses "65536", "64KiB", "8MiB" or "2GiB".
 fn bytes(text: &str) -> Result<usize, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let number: usize = number.parse().map_err(|_| "say it as 65536, 64KiB or 8MiB".to_owned())?;
+    let number: usize =
+        number.parse().map_err(|_| "write it as 65536, 64KiB or 8MiB".to_owned())?;
     let shift = match unit {
         "" => 0,
         "KiB" => 10,
         "MiB" => 20,
         "GiB" => 30,
-        _ => return Err(format!("no unit {unit:?}: use KiB, MiB or GiB")),
+        _ => return Err(format!("unknown unit {unit:?}: use KiB, MiB or GiB")),
     };
     number.checked_mul(1 << shift).ok_or_else(|| "too much".to_owned())
 }
 
 impl Limits {
-    /// Connections cut to what leaves half of the process's descriptors to other users.
+    /// Lowers `connections` so that one user takes at most half of the process's descriptors.
     pub(crate) fn within_descriptors(mut self) -> Self {
         #[cfg(unix)]
         if let Some(all) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-            // Its socket, its process, and the socket once more while a write waits.
+            // Three per connection: the socket, the pidfd, and a copy of the socket while a write
+            // waits.
             let may = usize::try_from(all / 2 / 3).unwrap_or(usize::MAX).max(16);
             if may < self.connections {
                 tracing::warn!(
                     connections = may,
                     descriptors = all,
-                    "fewer connections per user than asked for: the limit of open files is too low"
+                    "fewer connections per user than configured: the limit of open files is too low"
                 );
                 self.connections = may;
             }
@@ -160,8 +162,8 @@ impl Limits {
 
     /// The most bytes that one user can make the daemon use.
     pub(crate) fn user_bytes(&self) -> usize {
-        // Queues have room for as much again, and are copied when they grow; a large state is there
-        // once more, and as bytes, while its snapshot is made.
+        // Three times: queues have spare room, and are copied as they grow; and while a snapshot is
+        // made, the state exists once more, and as bytes.
         3 * self.memory
             + 3 * self.unsent_bytes
             + self.calls * (CALL + outbox::FLOOR + MAX_SEND_BUFFER)
@@ -186,7 +188,7 @@ impl Limits {
     }
 }
 
-/// What is kept in a namespace, in bytes, about.
+/// An estimate of the memory that a namespace's state takes, in bytes.
 pub(crate) fn weigh(totals: &Totals, references: usize) -> usize {
     totals.sessions * SESSION
         + totals.objects * OBJECT
@@ -196,7 +198,7 @@ pub(crate) fn weigh(totals: &Totals, references: usize) -> usize {
         + totals.untold * ABANDONMENT
 }
 
-/// The same of what one user has in a shared namespace.
+/// An estimate of the memory of one user's share of a shared namespace, in bytes.
 pub(crate) fn weigh_share(share: &Share, references: usize) -> usize {
     let Share { sessions, objects, holds, waiters, untold } = *share;
     weigh(&Totals { sessions, objects, holds, waiters, untold, ..Totals::default() }, references)
@@ -212,7 +214,7 @@ const CONNECTION: usize = 2 << 20;
 const CALL: usize = 64 << 10;
 const NAMESPACE: usize = 64 << 10;
 
-/// What a user has of each quota, for Status.
+/// A user's quotas and their use, for Status.
 pub(crate) fn quotas(broker: &Broker, user: u32) -> Vec<v1::Quota> {
     let limits = &broker.settings.limits;
     let user = broker.registry.user(user, limits);

@@ -1,6 +1,6 @@
-//! The log's way out: one thread writes it, so that neither a full disk, a reader that doesn't
-//! read, nor one that has left can stop or end anybody else. What couldn't be written is counted,
-//! and told with the next line that can.
+//! Writing the log: in its own thread, so that neither a full disk nor a pipe that is full or closed
+//! can block or end the daemon. Lines that couldn't be written are counted, and reported with the
+//! next line that can.
 
 use std::{
     borrow::Cow,
@@ -19,16 +19,16 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 #[cfg(target_os = "linux")]
 pub(crate) mod sigbus;
 
-/// So many lines wait for the thread that writes them; more are dropped.
+/// The most lines that wait for the log's thread; more are dropped.
 const WAITING: usize = 4096;
-/// A log file goes on in a new one at this size, in bytes; the one before is kept.
+/// The size at which a log file is rotated, in bytes.
 const FILE_SIZE: u64 = 1 << 20;
 
-/// Lines that the destination refused.
+/// Lines that couldn't be written.
 static REFUSED: AtomicU64 = AtomicU64::new(0);
-/// Lines that found no room to wait in.
+/// Lines that were dropped because the queue was full.
 static CROWDED_OUT: OnceLock<ErrorCounter> = OnceLock::new();
-/// How many of either have been told of.
+/// How many of both have been reported.
 static TOLD: AtomicU64 = AtomicU64::new(0);
 
 /// How many lines of the log were lost since the process started.
@@ -37,13 +37,13 @@ pub(crate) fn dropped() -> u64 {
     REFUSED.load(Relaxed) + crowded_out as u64
 }
 
-/// The thread that writes the log, until this is dropped: then it has a second to finish.
+/// The log's thread. When this is dropped, the thread has a second to finish.
 pub(crate) struct Log(Option<WorkerGuard>);
 
 /// Where the log goes.
 pub(crate) enum Destination {
     Stderr {
-        /// It is a terminal: lines may have colours.
+        /// Whether lines may have colours: stderr is a terminal.
         ansi: bool,
     },
     File(PathBuf),
@@ -69,7 +69,7 @@ impl Drop for Log {
     }
 }
 
-/// Writes whole lines, whatever comes of it. Whatever a line quotes, it stays one line.
+/// Writes whole lines, and never fails. A line stays one line, whatever it quotes.
 struct Lines<W> {
     ansi: bool,
     to: W,
@@ -96,7 +96,7 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// `line` with all control characters but its end escaped; colours are let through if `ansi`.
+/// `line` with all control characters escaped, except the final newline and, if `ansi`, colours.
 fn one_line(line: &str, ansi: bool) -> Cow<'_, str> {
     let is_harmless = |c: char| !c.is_control() || (ansi && c == '\u{1b}');
     let body = line.strip_suffix('\n').unwrap_or(line);
@@ -111,7 +111,7 @@ fn one_line(line: &str, ansi: bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// A log file of bounded size, with the one before it as `<path>.old`.
+/// A log file of bounded size; rotated to `<path>.old`.
 struct Rotating {
     path: PathBuf,
     file: Option<File>,
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_line_quotes_can_forge_no_line() {
+    fn quoted_text_cannot_forge_a_line() {
         assert_eq!(one_line("plain text\n", false), "plain text\n");
         assert_eq!(one_line("a\nINFO forged\n", false), "a\\nINFO forged\n");
         assert_eq!(one_line("a\u{1b}[2Jb\n", false), "a\\u{1b}[2Jb\n");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_file_is_bounded_and_the_one_before_is_kept() {
+    fn a_log_file_is_rotated_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = Rotating { path: path.clone(), file: None, size: 0 };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_refuses_costs_its_lines_alone() {
+    fn a_destination_that_fails_loses_only_its_own_lines() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! The binary `syncd`: flags in, exit code out. Everything else is the library's.
+//! The binary `syncd`: parses flags and runs the library.
 
 use std::{env, process::ExitCode};
 
@@ -6,9 +6,9 @@ use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 
 /// Locks, semaphores and conditions for the programs of this machine.
 ///
-/// A process that dies lets go of what it holds, and the next one is told. Programs reach the
-/// daemon through the crate syncd-client, the Python package syncd, or syncctl; they start one
-/// by themselves if there is none.
+/// When a process dies, what it holds is released, and the next owner is told. Programs use the
+/// daemon through the crate syncd-client, the Python package syncd, or syncctl, which start a
+/// daemon if there is none.
 #[derive(Parser)]
 #[command(name = "syncd", version, after_help = syncd::Options::EXAMPLES)]
 struct Arguments {
@@ -16,8 +16,8 @@ struct Arguments {
     options: syncd::Options,
 }
 
-/// The core is built with bugs on purpose where that was asked of the daemon, and nowhere else: with
-/// them this is no constant, and can't be built.
+/// Fails to build if the core has the feature `sabotage` without this crate: `sabotaged` isn't const
+/// with it.
 #[cfg(not(feature = "sabotage"))]
 const _: () = assert!(!syncd_core::sabotage::sabotaged(syncd_core::sabotage::Bug::TokenReused));
 

@@ -1,4 +1,4 @@
-//! One namespace: its name, its [`Space`] behind a lock, and what is counted of it.
+//! One namespace: its address, its [`Space`] behind a lock, and its counters.
 
 use std::{
     collections::BTreeMap,
@@ -22,17 +22,16 @@ use crate::{
     watch::Watches,
 };
 
-/// What one record takes at most, in bytes: a request with the longest name and label.
+/// The most bytes of one journal record: a request with the longest name and label.
 const RECORD: usize = 2048;
 
-/// What an abandonment takes in a snapshot at most, besides its session's label.
+/// The most bytes of an abandonment in a snapshot, without its session's label.
 const ABANDONMENT: usize = 96;
 
 /// The longest name of a namespace, and the longest label of a session, in bytes.
 pub(crate) const MAX_NAME: usize = 255;
 
-/// Whose a namespace is, and its name among theirs. Shown as `1000`, `1000/name` or
-/// `shared/name`.
+/// A namespace's owner and name, shown as `1000`, `1000/name` or `shared/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address {
     /// `None`: shared by configuration, for all users.
@@ -50,7 +49,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a text names no namespace that the caller may have.
+/// Why the caller can't use the namespace that a text names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
     #[error("namespace: at most {MAX_NAME} bytes, and no control characters")]
@@ -64,9 +63,9 @@ pub(crate) enum AddressError {
 }
 
 impl Address {
-    /// What `text` means to `caller`: nothing is their own; a name, their own of that name or
-    /// the shared one; and any as it is shown, another user's for root alone. `shared/name` is
-    /// never anything else than shared.
+    /// The namespace that `text` means to `caller`: empty for their default one; a name for the
+    /// shared one of that name, else their own; or an address as it is shown (another user's for
+    /// root only). `shared/name` is always the shared one.
     pub fn resolve(text: &str, caller: u32, shared: &[String]) -> Result<Self, AddressError> {
         if text.len() > MAX_NAME || text.contains(char::is_control) {
             return Err(AddressError::Malformed);
@@ -78,7 +77,7 @@ impl Address {
             return Err(AddressError::NotShared(name.to_owned()));
         }
         let (first, rest) = text.split_once('/').unwrap_or((text, ""));
-        // As it is shown: "+5" and "007" are names like any other.
+        // "+5" and "007" aren't shown like that: they are ordinary names.
         let number = first.parse::<u32>().ok().filter(|uid| uid.to_string() == first);
         let (owner, name) = if let Some(uid) = number {
             if uid != caller && caller != 0 {
@@ -93,7 +92,7 @@ impl Address {
         Ok(Self { owner, name: name.into() })
     }
 
-    /// The one that is shown so: what [`Display`](fmt::Display) wrote.
+    /// Parses what [`Display`](fmt::Display) writes.
     pub fn shown(text: &str) -> Option<Self> {
         let (first, name) = text.split_once('/').unwrap_or((text, ""));
         let owner = match first {
@@ -103,13 +102,13 @@ impl Address {
         Some(Self { owner, name: name.into() })
     }
 
-    /// Whether `user` may see what is in it.
+    /// Whether `user` may see the namespace's contents.
     pub fn is_visible_to(&self, user: u32) -> bool {
         user == 0 || self.owner.is_none_or(|owner| owner == user)
     }
 }
 
-/// What has happened in it since it was made.
+/// Counts of what has happened in a namespace since it was made.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
     pub requests: u64,
@@ -141,7 +140,7 @@ impl Counters {
         *counter += 1;
     }
 
-    /// Adds those of another namespace.
+    /// Adds another namespace's counters.
     pub fn add(&mut self, other: &Counters) {
         self.requests += other.requests;
         self.grants += other.grants;
@@ -157,49 +156,48 @@ impl Counters {
 }
 
 pub(crate) struct Namespace {
-    /// Its number in the daemon's registries, never used twice.
+    /// The key in the daemon's registries; never used twice.
     pub number: u64,
     pub address: Address,
-    /// Tells the task that keeps its time of an earlier deadline, or of its end.
+    /// Wakes the timer task after an earlier deadline is set, or when the namespace ends.
     pub timer: Notify,
     pub watches: Watches,
-    /// The memory of whoever it belongs to, of which this one has its part.
+    /// The memory quota of the namespace's owner.
     pub memory: Arc<Gauge>,
     state: Mutex<State>,
 }
 
 pub(crate) struct State {
     pub space: Space,
-    /// Where it is kept; `None`: nowhere.
+    /// The journal; `None` if no state is kept.
     pub store: Option<Journal>,
-    /// Who is in it, for the store.
+    /// What the journal keeps of each session beside the core's state.
     pub members: Members,
-    /// Who opens a session by the call that is made.
+    /// The session that the current call opens.
     pub opening: Option<Member>,
-    /// Of those who are in it or were, in bytes.
+    /// The longest label of any session since the namespace was made, in bytes.
     pub longest_label: usize,
-    /// For the next record.
+    /// The buffer for records.
     page: Page,
     pub counters: Counters,
-    /// When its timer is going to look at it.
+    /// When the timer task next wakes.
     pub armed: Option<Time>,
-    /// It is out of the registry: whoever still has it looks its address up again.
     pub standing: Standing,
     /// The time of the last call.
     pub latest: Time,
-    /// How many objects its sessions are attached to, each counted by itself.
+    /// The sum of the references of all sessions.
     pub references: usize,
-    /// The same by users, if it is shared.
+    /// The references by user, in a shared namespace.
     references_of: BTreeMap<u32, usize>,
-    /// What it has been counted as in its owner's memory, in bytes.
+    /// The bytes that are counted in `Namespace::memory`.
     pub counted: usize,
 }
 
 impl State {
-    /// Keeps a step: before anybody is told of it.
+    /// Writes a step to the journal. Call it before any client sees the step's outcome.
     ///
     /// # Errors
-    /// It isn't kept, and nobody may be told.
+    /// The step isn't kept; no client may see its outcome.
     pub fn keep(&mut self, step: &Step) -> Result<(), StoreError> {
         let opening = self.opening.take();
         let Some(store) = &mut self.store else { return Ok(()) };
@@ -212,10 +210,11 @@ impl State {
         Ok(())
     }
 
-    /// Whether what the next call adds can be kept. Asked before a call that may add something.
+    /// Makes room in the journal for the record of the next call. Call it before a call that may
+    /// add state.
     ///
     /// # Errors
-    /// Why not.
+    /// If there is no room.
     pub fn make_room(&mut self) -> Result<(), StoreError> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let Totals { holds, waiters, untold, .. } = self.space.totals();
@@ -223,8 +222,8 @@ impl State {
         store.make_room(RECORD)
     }
 
-    /// Counts how many objects a session is attached to: none once it is over, though the core may
-    /// need several calls to end it.
+    /// Counts a session's references anew: none once it has ended, though the core may need several
+    /// calls to remove it.
     pub fn count_references(&mut self, session: &Session, now: Time) {
         if session.outbox.is_over() {
             return;
@@ -247,15 +246,18 @@ impl State {
         }
     }
 
-    /// A session is over, and with it all that it was attached to.
+    /// Removes an ended session's references from the counts.
     pub fn drop_references(&mut self, session: &Session) {
         let before = session.references.swap(0, Relaxed);
         self.references -= before;
         self.count_references_of(session, 0, before);
     }
 
-    /// Refuses a user more of the memory of whoever the namespace belongs to: of a shared one,
-    /// each may have half of what the others leave.
+    /// Checks that `user` may add to the namespace's memory: in a shared namespace, each user may
+    /// have half of what the others leave.
+    ///
+    /// # Errors
+    /// If the quota is used up.
     pub fn check_memory(&self, namespace: &Namespace, user: u32) -> Result<(), QuotaError> {
         let memory = &namespace.memory;
         let (mut used, mut limit) = (memory.used(), memory.limit());
@@ -268,7 +270,7 @@ impl State {
         if used < limit { Ok(()) } else { Err(QuotaError { field: memory.field(), limit }) }
     }
 
-    /// Counts what it keeps in its owner's memory.
+    /// Updates the memory that is counted for the namespace's owner.
     pub fn count_memory(&mut self, namespace: &Namespace) {
         let weight = weigh(&self.space.totals(), self.references);
         if weight > self.counted {
@@ -284,9 +286,9 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Good,
-    /// It was empty, and has been taken out of the registry.
+    /// It was empty and was removed from the registry: look its address up again.
     Retired,
-    /// The core panicked in it: nobody goes on from what is left, and its sessions are lost.
+    /// The core panicked in it: its sessions are lost.
     Failed,
 }
 
@@ -324,13 +326,13 @@ impl Namespace {
         }
     }
 
-    /// For those who only look. Who changes anything goes through `Broker::enter`, which catches
-    /// a panic, and so does who looks: a getter's panic has changed nothing.
+    /// Locks the state, to read it. To change it use `Broker::enter`, which catches a panic of the
+    /// core. (A panic while only reading has changed nothing.)
     pub fn lock(&self) -> MutexGuard<'_, State> {
         panic::lock(&self.state)
     }
 
-    /// Nobody would miss it.
+    /// Whether the namespace is empty and isn't watched.
     pub fn is_unused(&self, state: &State) -> bool {
         state.space.is_empty() && self.watches.is_empty()
     }
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_given_back() {
+    fn a_shown_address_resolves_to_itself() {
         for shown in ["1000", "1000/a", "1000/a/b", "shared/jobs"] {
             assert_eq!(resolve(shown, 1000).unwrap(), shown);
             assert_eq!(resolve(shown, 0).unwrap(), shown);

@@ -1,7 +1,7 @@
-//! The numbers of records, of which fencing tokens are: they never fall, whatever becomes of the
-//! clock or the daemon. A file beside the socket holds a mark above all that were handed out; it
-//! is written ahead, before any number beyond it is told to anybody. Never here: the numbering
-//! itself (the core's).
+//! The numbers of records, which fencing tokens are taken from: they never fall, even if the daemon
+//! restarts or the clock is set back. A file beside the socket holds a mark above all numbers that
+//! clients have seen; it is raised before a client sees any number beyond it. (The core assigns the
+//! numbers.)
 
 use std::{
     fs::File,
@@ -17,28 +17,28 @@ use tracing::{info, warn};
 
 use crate::panic;
 
-/// How far the mark is set ahead. About as many as microseconds pass between two marks of the
-/// busiest daemon, so that the numbers stay near the clock: after a reboot, when the file is
-/// gone, the clock alone must be above them all.
+/// How far ahead the mark is set. About the number of microseconds between two marks of the busiest
+/// daemon, so that the numbers stay near the clock: after a reboot, when the file is gone, the clock
+/// alone must be above them all.
 const AHEAD: u64 = 1_000_000;
-/// Beyond this no mark is believed: no clock leads there.
+/// A mark above this is taken for damage: no clock reaches it.
 const ABSURD: u64 = 1 << 62;
 
 pub(crate) struct Numbers {
-    /// Above all that were used and will be used in namespaces that are.
+    /// Above all numbers of namespaces that were retired.
     next: AtomicU64,
-    /// Numbers below may be told to others.
+    /// The mark in the file: clients may see numbers below it.
     mark: AtomicU64,
     file: Option<Mutex<MarkFile>>,
-    /// Somebody is moving the mark.
+    /// A thread is moving the mark.
     moving: AtomicBool,
     failing: AtomicBool,
-    /// Somebody else may write the file.
+    /// Another daemon may write the file.
     frozen: AtomicBool,
 }
 
 impl Numbers {
-    /// Begins at the clock, or at the mark of the daemon before if the clock has been set back.
+    /// Begins at the clock, or at the previous daemon's mark if that is higher.
     pub fn open(file: Option<File>) -> Self {
         let mut file = file.map(|file| MarkFile { file, slot: 0 });
         let before = file.as_mut().and_then(|file| {
@@ -52,7 +52,7 @@ impl Numbers {
             info!(
                 mark,
                 clock,
-                "the clock is behind the mark (it was set back, or daemons came in quick succession): fencing tokens go on from the mark"
+                "the clock is behind the mark (it was set back, or daemons were started in quick succession): fencing tokens continue from the mark"
             );
         }
         let numbers = Self {
@@ -72,7 +72,8 @@ impl Numbers {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Before anybody is told of numbers up to `last`.
+    /// Raises the mark above `last` if necessary. Call it before a client sees any number up to
+    /// `last`.
     pub fn cover(self: &Arc<Self>, last: u64) {
         let mark = self.mark.load(Ordering::Acquire);
         if last >= mark {
@@ -81,7 +82,7 @@ impl Numbers {
             && !self.moving.swap(true, Ordering::Relaxed)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            // In time, so that nobody has to wait for a disk.
+            // Ahead of time, so that no call has to wait for a disk.
             let numbers = self.clone();
             runtime.spawn_blocking(move || {
                 numbers.move_mark(last);
@@ -90,14 +91,13 @@ impl Numbers {
         }
     }
 
-    /// A namespace is gone that had numbers up to `last`; `None`: nobody knows how far.
+    /// A namespace with numbers up to `last` has ended; `None` if the last number is unknown.
     pub fn retire(&self, last: Option<u64>) {
         let after = last.map_or_else(|| self.mark.load(Ordering::Acquire), |last| last + 1);
         self.next.fetch_max(after, Ordering::Relaxed);
     }
 
-    /// Leaves the file alone from when this returns, or no longer. While it does nobody may be told
-    /// of any number.
+    /// Stops or resumes writing the file. While it is stopped, no client may see a new number.
     pub fn freeze(&self, frozen: bool) {
         let _file = self.file.as_ref().map(panic::lock);
         self.frozen.store(frozen, Ordering::Relaxed);
@@ -130,18 +130,18 @@ fn unix_micros() -> u64 {
     since.as_micros() as u64
 }
 
-/// A mark, kept twice, written in turn: whatever part of a write is lost, the mark before it
-/// stands, and no number beyond that was told yet.
+/// A mark in two slots, written in turn: if part of a write is lost, the mark before it is still
+/// whole, and no client has seen a number beyond that.
 struct MarkFile {
     file: File,
     slot: u64,
 }
 
-/// "00001732485600000000 0123456789abcdef\n"
+/// The size of a slot: "00001732485600000000 0123456789abcdef\n".
 const SLOT: usize = 20 + 1 + 16 + 1;
 
 impl MarkFile {
-    /// The highest mark that is whole.
+    /// The highest mark with a valid checksum.
     fn read(&mut self) -> io::Result<Option<u64>> {
         let mut highest = None;
         for slot in 0..2 {
@@ -216,7 +216,7 @@ mod tests {
     fn numbers_go_on_above_what_was_used_though_the_clock_is_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        // The clock of the daemon before was an hour ahead of this one's.
+        // The previous daemon's clock was an hour ahead of this one's.
         let ahead = unix_micros() + 3_600_000_000;
         let numbers = Arc::new(Numbers::open(Some(open(&path))));
         numbers.cover(ahead);
@@ -234,7 +234,7 @@ mod tests {
             file.write(mark).unwrap();
         }
         let whole = std::fs::read(&path).unwrap();
-        // 3000 lies in the first slot: whatever part of it is lost, 2000 stands.
+        // 3000 is in the first slot: whatever part of it is lost, 2000 remains.
         for torn in 0..SLOT {
             let mut bytes = whole.clone();
             bytes[torn..SLOT].fill(0);

@@ -1,5 +1,4 @@
-//! Flags and their twins in the environment, the log, signals and exit codes: what a daemon has
-//! from being a program.
+//! The daemon as a program: flags and their environment variables, the log, signals and exit codes.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -19,10 +18,10 @@ use crate::{
     signals,
 };
 
-/// The daemon's flags. Each has a twin in the environment; a flag wins.
+/// The daemon's flags. Each has an environment variable; a flag takes precedence.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Listen here. Default: the place where the user's clients look, whatever their environment:
+    /// Listen on this socket. Default: where the user's clients look, whatever their environment:
     /// /tmp/syncd-UID/syncd.sock, and /run/syncd-0/syncd.sock for root.
     #[arg(long, env = "SYNCD_SOCKET", value_name = "PATH")]
     socket: Option<Endpoint>,
@@ -32,39 +31,39 @@ pub struct Options {
     #[arg(long, env = "SYNCD_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
 
-    /// Log to this file instead of stderr. At 1 MiB it becomes PATH.old, in place of the one
-    /// before, and a new one begins.
+    /// Log to this file instead of stderr. At 1 MiB it is renamed to PATH.old, which replaces the
+    /// previous one, and a new file begins.
     #[arg(long, env = "SYNCD_LOG_FILE", value_name = "PATH")]
     log_file: Option<PathBuf>,
 
-    /// How to log.
+    /// The format of the log.
     #[arg(long, env = "SYNCD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
-    /// Leave after so long without a connection, a session or an object: 300s, 5m, 1h.
+    /// Exit after this time without a connection, a session or an object: 300s, 5m, 1h.
     #[arg(long, env = "SYNCD_IDLE_EXIT", value_name = "DURATION", value_parser = duration)]
     idle_exit: Option<Duration>,
 
-    /// Take the place of the daemon that is there, which leaves: its clients go on, blocked calls
-    /// too, and nobody is refused meanwhile. Both must keep the same journal. If there is none, start
-    /// as ever; if it isn't replaced, it goes on.
+    /// Replace the running daemon, which exits: its clients go on, blocked calls too, and no client
+    /// is refused meanwhile. Both must keep the same journal. If no daemon is running, start as
+    /// usual; if the running one can't be replaced, it goes on.
     #[cfg(unix)]
     #[arg(long, env = "SYNCD_REPLACE", value_parser = BoolishValueParser::new())]
     #[arg(conflicts_with = "no_journal")]
     replace: bool,
 
-    /// How long a process that lives keeps what it holds after its connection broke; at least
-    /// 100ms. (One that dies loses it at once.)
+    /// How long a living process keeps what it holds after its connection broke; at least 100ms. (A
+    /// process that dies loses it at once.)
     #[arg(long, env = "SYNCD_GRACE", value_name = "DURATION", value_parser = duration)]
     #[arg(default_value = "10s")]
     grace: Duration,
 
-    /// How long an anonymous object that nobody is attached to can still be attached to.
+    /// How long an anonymous object is kept while no session is attached to it.
     #[arg(long, env = "SYNCD_LINGER", value_name = "DURATION", value_parser = duration)]
     #[arg(default_value = "60s")]
     linger: Duration,
 
-    /// Let all users share the namespace NAME. Otherwise each has their own. Repeatable.
+    /// Make NAME a namespace that all users share. Otherwise each user has their own. Repeatable.
     #[arg(long, env = "SYNCD_SHARE", value_name = "NAME", value_delimiter = ',')]
     share: Vec<String>,
 
@@ -83,12 +82,12 @@ pub struct Options {
     #[arg(long, env = "SYNCD_JOURNAL", value_name = "DIR", conflicts_with = "no_journal")]
     journal: Option<PathBuf>,
 
-    /// Keep no state: a call is some hundred nanoseconds cheaper, and should the daemon be killed,
-    /// all locks are lost, and the next daemon grants them to others while their holders work on.
+    /// Keep no state: a call is some hundred nanoseconds faster; but if the daemon is killed, all
+    /// locks are lost, and the next daemon grants them to others while their holders work on.
     #[arg(long, env = "SYNCD_NO_JOURNAL", value_parser = BoolishValueParser::new())]
     no_journal: bool,
 
-    /// Threads. One has the lowest latency, and serves some hundred thousand locks a second.
+    /// Threads. One thread has the lowest latency, and serves some hundred thousand locks a second.
     #[arg(long, env = "SYNCD_WORKERS", value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
@@ -99,7 +98,7 @@ pub struct Options {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
-    /// A line of words per event.
+    /// A line of text per event.
     Text,
     /// A JSON object per event.
     Json,
@@ -110,7 +109,7 @@ impl Options {
     pub const EXAMPLES: &str = "\
 Examples:
   syncd                                  for this user, until it is told to stop
-  syncd --idle-exit 300s                 as a client starts it by itself
+  syncd --idle-exit 300s                 as a client starts it
   syncd --socket /tmp/x/syncd.sock --log debug
   syncd --socket /run/syncd/syncd.sock --mode 660 --group lockers --share jobs
                                          for the machine: the group's members may
@@ -123,7 +122,7 @@ Exit codes:
   2  the flags are wrong
   3  another daemon has the socket already
   4  its socket, lock file or directory was removed or taken over
-  5  --replace: the daemon that is there goes on, and why";
+  5  --replace: the running daemon couldn't be replaced, and goes on";
 
     fn config(self) -> Result<Config, String> {
         let endpoint = match self.socket {
@@ -160,8 +159,8 @@ const ALREADY_RUNNING: u8 = 3;
 const PLACE_LOST: u8 = 4;
 const NOT_REPLACED: u8 = 5;
 
-/// Is the daemon: logs, serves until SIGTERM or SIGINT, and gives its exit code. To be called
-/// before the process has other threads.
+/// Runs the daemon: logs, serves until SIGTERM or SIGINT, and returns the exit code. Call it before
+/// the process has other threads.
 pub fn run(options: Options) -> u8 {
     let usage = |error: String| {
         // Standard error may be closed.
@@ -172,7 +171,7 @@ pub fn run(options: Options) -> u8 {
         Ok(filter) => filter,
         Err(error) => return usage(format!("--log {:?}: {error}", options.log)),
     };
-    // The log has a thread of its own: what needs to be alone comes first.
+    // Before the log's thread starts: these two need a process with one thread.
     let activated = activated();
     let (reload, predecessor) = Reload::prepare();
     let destination = match &options.log_file {
@@ -203,7 +202,7 @@ pub fn run(options: Options) -> u8 {
         (config.endpoint, config.replace) = (endpoint, true);
     }
     if config.replace && config.journal == Journaling::Off {
-        return usage("--replace: without a journal all that is held would be lost".into());
+        return usage("--replace needs a journal: without one all locks would be lost".into());
     }
     let served = activated.and_then(|activated| {
         #[cfg(unix)]
@@ -229,7 +228,7 @@ pub fn run(options: Options) -> u8 {
     }
 }
 
-/// Tells the client that started this process, and reads its standard output, if one did.
+/// Writes a word to standard output for the client that started this process, if one did.
 fn tell_starter(word: &str) {
     if std::env::var_os("SYNCD_AUTO_STARTED").is_some() {
         let _ = writeln!(std::io::stdout(), "{word}");
@@ -244,7 +243,7 @@ fn activated() -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The socket that systemd passes, and room for some descriptors per client.
+/// Takes the socket that systemd passed, and raises the limit of open files.
 #[cfg(unix)]
 fn prepare(config: &mut Config, activated: Option<std::os::fd::OwnedFd>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -292,18 +291,18 @@ fn serve(config: Config, workers: u16, reload: Reload) -> Result<(), ServeError>
     served
 }
 
-/// "90", "90s", "1500ms", "5m", "2h": seconds unless it says otherwise.
+/// Parses "90", "90s", "1500ms", "5m" or "2h"; without a unit, seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "say it as 500ms, 90s, 5m or 1h".to_owned())?;
+    let number: u64 = number.parse().map_err(|_| "write it as 500ms, 90s, 5m or 1h".to_owned())?;
     let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
     match unit {
         "ms" => Some(Duration::from_millis(number)),
         "" | "s" => seconds(1),
         "m" => seconds(60),
         "h" => seconds(3600),
-        _ => return Err(format!("no unit {unit:?}: use ms, s, m or h")),
+        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
     }
     .ok_or_else(|| "too long".to_owned())
 }
@@ -321,8 +320,8 @@ fn group(text: &str) -> Result<u32, String> {
         return Ok(number);
     }
     let name = std::ffi::CString::new(text).map_err(|_| "no group has such a name".to_owned())?;
-    // SAFETY: the name is terminated; the result is read before anybody can call it again,
-    // since flags are read while there is one thread.
+    // SAFETY: the name is a C string; the result is read before the next call, since flags are parsed
+    // while there is one thread.
     let group = unsafe { libc::getgrnam(name.as_ptr()).as_ref() };
     group.map(|group| group.gr_gid).ok_or_else(|| format!("no group {text:?} on this machine"))
 }
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_hold_together() {
+    fn the_flags_are_consistent() {
         Arguments::command().debug_assert();
     }
 

@@ -1,5 +1,5 @@
-//! What others have for a session until its stream fetches it, bounded in bytes; and the session's
-//! entry in the registry.
+//! The queue of messages from other tasks for a session's stream, bounded in bytes; and the
+//! session's entry in the registry.
 
 use std::{
     collections::VecDeque,
@@ -18,10 +18,10 @@ use crate::{
     clients::ClientUse, connection::Connection, namespace::Namespace, panic, registry::User,
 };
 
-/// What each session may have unsent whatever its user has: so a user's total is used up by those
-/// sessions that don't read, and not at the cost of one that does.
+/// The bytes that each session may have unsent even if its user's quota is used up, so that
+/// sessions that don't read can't push out one that does.
 pub(crate) const FLOOR: usize = 64 << 10;
-/// So many messages at most are moved to a stream at once; they no longer count.
+/// The most messages that are moved to a stream at once; there they no longer count in the quota.
 const BATCH: usize = 256;
 
 /// A session as the daemon knows it, from its opening to its end, connected or not.
@@ -29,13 +29,13 @@ pub(crate) struct Session {
     pub id: SessionId,
     pub namespace: Arc<Namespace>,
     pub client: ClientUse,
-    /// What its process shows to resume it.
+    /// The client must show it to resume the session.
     pub secret: [u8; 16],
     pub label: Arc<str>,
     pub outbox: Outbox,
-    /// How many objects it is attached to, as its namespace counts it.
+    /// How many references the namespace counts for it.
     pub references: AtomicUsize,
-    /// The highest number that its process gave an attempt to connect.
+    /// The highest number of the client's attempts to connect.
     attempt: AtomicU64,
     connection: Mutex<Weak<Connection>>,
 }
@@ -63,24 +63,24 @@ impl Session {
         }
     }
 
-    /// Attaches a stream in place of the one before, which is told. Returns its number.
+    /// Attaches a stream, which supersedes the one before. Returns its number.
     pub fn attach(&self, connection: &Arc<Connection>) -> u64 {
         *panic::lock(&self.connection) = Arc::downgrade(connection);
         self.outbox.attach()
     }
 
-    /// Whether no later attempt to connect has come before this one. To be called within the
-    /// namespace's lock, in which streams change.
+    /// Whether no later attempt to connect came before this one. Call it under the namespace's lock,
+    /// which guards changes of the stream.
     pub fn is_latest(&self, attempt: u64) -> bool {
         self.attempt.fetch_max(attempt, Relaxed) <= attempt
     }
 
-    /// The connection that its stream came by.
+    /// The connection of its stream.
     pub fn connection(&self) -> Option<Arc<Connection>> {
         panic::lock(&self.connection).upgrade()
     }
 
-    /// Has its stream and its connection end, the daemon being about to leave. False: it has none.
+    /// Ends its stream and its connection, because the daemon exits. False if it has none.
     pub fn let_go(&self) -> bool {
         let connection = self.connection();
         self.outbox.wake();
@@ -90,7 +90,7 @@ impl Session {
         connection.is_some()
     }
 
-    /// `cause`: `None` after a Goodbye.
+    /// Logs its end; `cause` is `None` after a Goodbye.
     pub fn log_end(&self, cause: Option<&str>) {
         info!(
             namespace = %self.namespace.address,
@@ -103,18 +103,18 @@ impl Session {
     }
 }
 
-/// Messages for a session's stream, in order. While no stream is attached nothing is kept: the
-/// core has it all for a resume.
+/// Messages for a session's stream, in order. While no stream is attached none are kept: the core
+/// keeps them for a resume.
 ///
-/// Messages come and streams change under the namespace's lock, so whoever holds that sees the
-/// two atomics as they are; a stream that doesn't, looks again in [`park`](Self::park).
+/// Messages are pushed and streams change under the namespace's lock, so its holder reads the two
+/// atomics exactly; a stream, which doesn't hold it, checks them again in [`park`](Self::park).
 pub(crate) struct Outbox {
     state: Mutex<State>,
     /// The number of the last stream that was attached.
     stream: AtomicU64,
-    /// There is something that the stream hasn't seen.
+    /// Something has changed since the stream last collected.
     news: AtomicBool,
-    /// Bytes that may wait here.
+    /// The most bytes in the queue.
     limit: usize,
     user: Arc<User>,
 }
@@ -134,29 +134,29 @@ struct State {
 pub(crate) enum End {
     /// Its last message says how.
     Told,
-    /// Its namespace failed, and the core can't tell it anything any more.
+    /// Its namespace failed: there is no last message.
     Failed,
 }
 
-/// What became of a pushed message.
+/// The outcome of a push.
 pub(crate) enum Pushed {
     Kept,
-    /// There is no stream: the core has it for the next one.
+    /// There is no stream: the core keeps the message for the next one.
     Absent,
     Wake(Waker),
-    /// There is no room for it, and it is gone.
+    /// There is no room: the message is dropped.
     Full,
 }
 
-/// How a stream stands to its outbox.
+/// The state of a stream, as its outbox sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Attached,
-    /// The request that was under way is over.
+    /// The pending request is finished.
     Ready,
     /// Another stream has taken over.
     Superseded,
-    /// The session is over, and what is queued is its last.
+    /// The session has ended, and the queue has its last messages.
     Ended(End),
 }
 
@@ -188,7 +188,7 @@ impl Outbox {
         stream
     }
 
-    /// Detaches the stream; false if it was no longer the one.
+    /// Detaches a stream; false if it was no longer attached.
     pub fn detach(&self, stream: u64) -> bool {
         let mut state = self.lock();
         let current = state.attached && self.is_current(stream);
@@ -205,7 +205,7 @@ impl Outbox {
         state.queue = VecDeque::new();
     }
 
-    /// No other stream has taken over.
+    /// Whether no other stream has taken over.
     pub fn is_current(&self, stream: u64) -> bool {
         self.stream.load(Relaxed) == stream
     }
@@ -226,7 +226,7 @@ impl Outbox {
         state.waker.take().map_or(Pushed::Kept, Pushed::Wake)
     }
 
-    /// Moves what has come to the end of the stream's `queue`, or the first part of it.
+    /// Moves new messages, up to [`BATCH`], to the end of the stream's `queue`.
     pub fn collect(&self, stream: u64, queue: &mut VecDeque<Message>) -> Standing {
         if !self.is_current(stream) {
             return Standing::Superseded;
@@ -255,12 +255,12 @@ impl Outbox {
         }
     }
 
-    /// What is pushed comes next: nothing waits before it.
+    /// Whether no message waits: what is pushed is collected next.
     pub fn is_empty(&self) -> bool {
         !self.news.load(Relaxed) || self.lock().queue.is_empty()
     }
 
-    /// Has `waker` woken when there is news. False if there is some already.
+    /// Registers `waker` for the next change. False if there already is one.
     pub fn park(&self, stream: u64, waker: &Waker) -> bool {
         let mut state = self.lock();
         if self.news.load(Relaxed) || !self.is_current(stream) {
@@ -272,7 +272,7 @@ impl Outbox {
         true
     }
 
-    /// The session's request that was under way is over.
+    /// The session's pending request is finished.
     pub fn ready(&self) -> Option<Waker> {
         let mut state = self.lock();
         state.ready = true;
@@ -280,7 +280,7 @@ impl Outbox {
         state.waker.take()
     }
 
-    /// The session is over.
+    /// The session has ended.
     pub fn end(&self, end: End) -> Option<Waker> {
         let mut state = self.lock();
         state.end.get_or_insert(end);
@@ -288,12 +288,12 @@ impl Outbox {
         state.waker.take()
     }
 
-    /// Its last message has been pushed.
+    /// Whether the session's last message was pushed.
     pub fn is_over(&self) -> bool {
         self.lock().end.is_some()
     }
 
-    /// Wakes the stream's task, to see that the daemon leaves.
+    /// Wakes the stream's task, so that it sees that the daemon exits.
     pub fn wake(&self) {
         let waker = {
             let mut state = self.lock();
@@ -305,7 +305,7 @@ impl Outbox {
         }
     }
 
-    /// Throws away what waits: its reader is to be cut.
+    /// Drops all waiting messages, before the session is disconnected.
     pub fn discard(&self) {
         self.clear(&mut self.lock());
     }
@@ -318,7 +318,7 @@ impl Drop for Outbox {
     }
 }
 
-/// What a message keeps while it waits, in bytes.
+/// The memory that a waiting message takes, in bytes.
 fn size_of_message(message: &Message) -> usize {
     size_of::<(Message, usize)>() - size_of::<Message>() + message.weight()
 }

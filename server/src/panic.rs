@@ -1,5 +1,5 @@
-//! A panic ends what it happened in (a call, a session, a namespace) and nothing else: it is caught
-//! here, reported and counted.
+//! Panics: one ends the call, session or namespace that it happened in, and nothing else. It is
+//! caught here, reported and counted.
 
 use std::{
     any::Any,
@@ -25,27 +25,28 @@ pub(crate) fn count() -> u64 {
     CAUGHT.load(Relaxed)
 }
 
-/// Locks what no panic leaves half changed. (Namespaces, which one could, are ended by one.)
+/// Locks a mutex even if it is poisoned: for state that no panic leaves inconsistent. (A namespace,
+/// which one could, is ended by it.)
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls `act`, and stops a panic in it. `within` says for the log what has ended.
+/// Calls `act`, and catches a panic in it. `within` names for the log what the panic ended.
 pub(crate) fn caught<T>(within: &str, act: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|panic| report(within, &*panic))
 }
 
-/// Reports a panic that somebody else has caught.
+/// Reports a panic that was caught elsewhere.
 pub(crate) fn report(within: &str, panic: &(dyn Any + Send)) -> Panicked {
     CAUGHT.fetch_add(1, Relaxed);
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("without a message");
-    error!("panic in {within}, which ends with it: {text} (a fault of syncd: please report it)");
+    error!("panic in {within}, which ends: {text} (a bug in syncd: please report it)");
     Panicked
 }
 
-/// A future whose panic is its result.
+/// A future that returns a panic as its result.
 pub(crate) struct Caught<F> {
     within: &'static str,
     future: Pin<Box<F>>,
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_futures_panic_is_its_result_and_is_counted() {
+    async fn a_futures_panic_is_returned_and_counted() {
         let before = count();
         assert_eq!(Caught::new("a test", async { 1 }).await.unwrap(), 1);
         assert!(Caught::new("a test", async { panic!("at {}", 2) }).await.is_err());
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_good_after_a_panic_under_it() {
+    fn a_lock_can_be_used_after_a_panic_under_it() {
         let mutex = Mutex::new(1);
         let panicked = caught("a test", || {
             let _guard = mutex.lock();

@@ -21,44 +21,44 @@ use watch::Watch;
 /// Why a connection's process isn't known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unidentified {
-    #[error("the system doesn't tell who it is")]
+    #[error("the system doesn't tell which process it is")]
     Nobody,
     #[error(
-        "its user has no number here: the daemon's user namespace doesn't map it (it would be \
-         {0}, as all such users are): map it, or run a daemon in the client's container"
+        "the daemon's user namespace doesn't map its user (it would be {0}, as all such users \
+         are): map it, or run a daemon in the client's container"
     )]
     Unmapped(u32),
     #[error("its process can't be watched: {0}")]
     Unwatched(#[from] io::Error),
     #[error(
-        "the daemon can't see your process, which is in another process namespace (a container's, \
-         say), and could not notice its death: run it in the daemon's (docker run --pid=host), or a \
-         daemon of your own, at another SYNCD_SOCKET"
+        "the daemon can't see your process, which is in another process namespace (such as a \
+         container's), and couldn't notice its death: run it in the daemon's (docker run \
+         --pid=host), or run a daemon of your own, at another SYNCD_SOCKET"
     )]
     Foreign,
     #[error("its process has exited")]
     Exited,
 }
 
-/// A process at the other end of a socket, alive when it was identified.
+/// A client's process, alive when it was identified.
 pub(crate) struct Peer {
     pub pid: u32,
     pub user: u32,
-    /// When it began, in the system's own unit; `None`: the system doesn't tell.
+    /// When it was started, in the system's unit; `None` if unknown.
     pub started: Option<u64>,
     watch: Watch,
 }
 
-/// What became of a process that the daemon before knew.
+/// A process that the previous daemon knew, looked up again.
 pub(crate) enum Found {
-    /// It has exited, whoever may have its number now.
+    /// It has exited; another process may have its PID.
     Dead,
-    /// Somebody has its number. `proved`: it is that very process.
+    /// A process has its PID; `proved` if it is certainly the same one.
     Living { peer: Peer, proved: bool },
 }
 
 impl Peer {
-    /// The very process that connected, whatever becomes of its number.
+    /// Identifies the process that connected, even if its PID is reused.
     pub fn identify(socket: &Socket) -> Result<Self, Unidentified> {
         let peer = socket.peer();
         let user = if cfg!(windows) { Some(0) } else { peer.uid };
@@ -73,10 +73,10 @@ impl Peer {
         if peer.has_exited() { Err(Unidentified::Exited) } else { Ok(peer) }
     }
 
-    /// Finds a process again by its number and by when it began.
+    /// Finds a process again by its PID and start time.
     pub fn find(pid: u32, user: u32, started: Option<u64>) -> Found {
         let Some(watch) = Watch::of(pid) else { return Found::Dead };
-        // Watched first: what is told of the number now is told of the process that is watched.
+        // Watched first, so that the start time is that of the watched process.
         let now = watch::started(pid);
         let peer = Self { pid, user, started: now, watch };
         let is_another = now.zip(started).is_some_and(|(now, then)| now != then);
@@ -90,15 +90,15 @@ impl Peer {
         self.watch.has_exited()
     }
 
-    /// Returns when it has exited.
+    /// Waits until the process has exited. Cancel safe.
     pub async fn exited(&self) {
         self.watch.exited().await;
     }
 
-    /// The first words of its command line. To read them is to read the process's own memory,
-    /// which it may never give out (a page that another process serves), so a thread does that,
-    /// at most one per permit, and isn't waited for for long: then the program's name must do.
-    /// `None` if the process has exited meanwhile, since its number may be another's.
+    /// The beginning of its command line. That is read from the process's own memory, which can
+    /// block for ever (a page that another process serves: userfaultfd, FUSE). So a thread reads
+    /// it, at most one per permit, and after [`PATIENCE`] the program's name is used instead.
+    /// `None` if the process has exited meanwhile, since another process may have its PID.
     pub async fn command(&self, permits: &Arc<Semaphore>) -> Option<Arc<str>> {
         let pid = self.pid;
         let words = match permits.clone().try_acquire_owned() {
@@ -119,8 +119,9 @@ impl Peer {
 
 /// How long a connection waits for its process's command line.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// So much of a command line is read, in bytes, and so many characters of it are shown.
+/// How much of a command line is read, in bytes.
 const READ: u64 = 4096;
+/// How much of a command line is shown, in characters.
 const MAX_COMMAND: usize = 64;
 
 fn read_words(pid: u32, file: &str) -> String {
@@ -134,8 +135,8 @@ fn read_words(pid: u32, file: &str) -> String {
     printable(words.trim().chars().take(MAX_COMMAND).collect::<String>().trim_end())
 }
 
-/// With control characters escaped, since people will see it in their terminal; cut where that
-/// makes it longer than a label may be.
+/// `text` with control characters escaped, since terminals will show it; cut to the length of a
+/// label.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -153,15 +154,15 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// User numbers that are no user's: where the daemon's user namespace doesn't map a user, the
-/// kernel calls it by the overflow number, and so all of them would be one.
+/// Users that the daemon's user namespace doesn't map: the kernel reports all of them by one
+/// number, the overflow UID (user_namespaces(7)).
 #[cfg(target_os = "linux")]
 mod unmapped {
     use std::{fs, sync::OnceLock};
 
     const EVERYBODY: u64 = u32::MAX as u64;
 
-    /// Whether that number may stand for a user that isn't mapped.
+    /// Whether `user` may stand for users that aren't mapped.
     pub(super) fn is_ambiguous(user: u32) -> bool {
         static OVERFLOW: OnceLock<Option<u32>> = OnceLock::new();
         *OVERFLOW.get_or_init(|| {
@@ -171,7 +172,7 @@ mod unmapped {
         }) == Some(user)
     }
 
-    /// No map at all is no user namespace.
+    /// Whether a `uid_map` maps all users. An empty one means that the kernel has no user namespaces.
     pub(super) fn maps_everybody(map: &str) -> bool {
         let lengths = map.lines().filter_map(|line| line.split_whitespace().nth(2));
         map.is_empty() || lengths.filter_map(|n| n.parse::<u64>().ok()).sum::<u64>() >= EVERYBODY
@@ -190,7 +191,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_process_is_known_by_the_first_words_of_its_command_line() {
+    fn a_process_is_shown_by_the_beginning_of_its_command_line() {
         let shown = read_words(std::process::id(), "cmdline");
         let first = std::env::args().next().unwrap();
         let length = first.chars().count().min(MAX_COMMAND);
@@ -201,12 +202,12 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn when_a_process_began_is_told_whatever_it_calls_itself() {
+    fn the_start_time_is_read_whatever_the_processs_name() {
         let (own, comm) = (std::process::id(), "/proc/self/comm");
         let name = std::fs::read(comm).unwrap();
         let began = watch::started(own);
         assert!(began.is_some());
-        // One that is cut in the middle of a letter.
+        // The first is cut in the middle of a character.
         for called in [b"\xc3".as_slice(), b") 1 (", b"a) \xff"] {
             std::fs::write(comm, called).unwrap();
             assert_eq!(watch::started(own), began);
@@ -216,7 +217,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn only_where_everybody_is_mapped_is_the_overflow_number_a_users_own() {
+    fn the_overflow_uid_is_a_user_only_where_all_users_are_mapped() {
         assert!(unmapped::maps_everybody("         0          0 4294967295\n"));
         assert!(unmapped::maps_everybody("0 0 1000\n1000 100000 4294966295\n"));
         assert!(!unmapped::maps_everybody("0 1000 1\n"));

@@ -1,5 +1,4 @@
-//! Who and what is at this daemon, as data: users, their processes, sessions, namespaces, and how
-//! much each user has.
+//! The registry of users, their processes, sessions and namespaces, and of the use of quotas.
 
 use std::sync::{
     Arc,
@@ -20,7 +19,7 @@ use crate::{
     outbox::Session,
 };
 
-/// Command lines of one user's processes that are being read at once.
+/// The most command lines of one user's processes that are read at once.
 const READERS: usize = 4;
 
 pub(crate) struct Registry {
@@ -29,14 +28,14 @@ pub(crate) struct Registry {
     pub namespaces: DashMap<Address, Arc<Namespace>>,
     /// Processes by pid and user.
     pub clients: DashMap<(u32, u32), Arc<Client>>,
-    /// Counters of namespaces that are gone, by their owner.
+    /// Counters of namespaces that have ended, by owner.
     pub retired: DashMap<Option<u32>, Counters>,
-    /// A connection or a namespace came or went.
+    /// Notified when a connection or a namespace comes or goes.
     pub changed: Notify,
     users: DashMap<u32, Arc<User>>,
 }
 
-/// Somebody has used up what they may have.
+/// A user's quota is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: the quota of {limit} per user is used up; free some, or raise it")]
 pub(crate) struct QuotaError {
@@ -44,7 +43,7 @@ pub(crate) struct QuotaError {
     pub limit: usize,
 }
 
-/// What a user has, over all namespaces.
+/// A user, and what they use over all namespaces.
 pub(crate) struct User {
     pub number: u32,
     pub connections: Gauge,
@@ -53,13 +52,13 @@ pub(crate) struct User {
     pub watches: Gauge,
     /// Bytes of messages that wait for their sessions' streams.
     pub unsent: Gauge,
-    /// Bytes of what their namespaces keep.
+    /// Bytes of the state of their namespaces.
     pub memory: Arc<Gauge>,
-    /// Who may read the command line of a process of theirs.
+    /// Permits to read the command lines of their processes.
     pub readers: Arc<Semaphore>,
 }
 
-/// How much there is of something, and how much there may be.
+/// The use of a quota, and its limit.
 pub(crate) struct Gauge {
     field: &'static str,
     limit: usize,
@@ -72,7 +71,10 @@ impl Gauge {
         Self { field, limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) }
     }
 
-    /// Takes `n` of it, to be given back.
+    /// Takes `n`; return them with [`give_back`](Self::give_back).
+    ///
+    /// # Errors
+    /// If that exceeds the limit.
     pub fn take(&self, n: usize) -> Result<(), QuotaError> {
         let within = |used: usize| used.checked_add(n).filter(|&used| used <= self.limit);
         match self.used.fetch_update(Relaxed, Relaxed, within) {
@@ -80,7 +82,7 @@ impl Gauge {
             Err(_) => {
                 let refused = self.refused.fetch_add(1, Relaxed) + 1;
                 let Self { field, limit, .. } = *self;
-                // A flood of refusals must not become a flood of words.
+                // Logged ever more rarely: many refusals must not flood the log.
                 if refused.is_power_of_two() {
                     warn!(field, limit, refused, "a user's quota is used up");
                 }
@@ -89,7 +91,7 @@ impl Gauge {
         }
     }
 
-    /// Takes `n` of it if there is room, or in any case if it is `exempt`. False: it is used up.
+    /// Takes `n` if there is room, or if `exempt` in any case. False if the quota is used up.
     pub fn take_unless_full(&self, n: usize, exempt: bool) -> bool {
         let used = self.used.fetch_add(n, Relaxed);
         let taken = exempt || used.saturating_add(n) <= self.limit;
@@ -99,7 +101,7 @@ impl Gauge {
         taken
     }
 
-    /// Takes `n` of it, room or not.
+    /// Takes `n`, even beyond the limit.
     pub fn add(&self, n: usize) {
         self.used.fetch_add(n, Relaxed);
     }
@@ -148,7 +150,7 @@ impl Registry {
         }
     }
 
-    /// The entry of a user, who may be new.
+    /// A user's entry, made if there is none.
     pub fn user(&self, number: u32, limits: &Limits) -> Arc<User> {
         if let Some(user) = self.users.get(&number) {
             return user.clone();
@@ -156,13 +158,13 @@ impl Registry {
         self.users.entry(number).or_insert_with(|| Arc::new(User::new(number, limits))).clone()
     }
 
-    /// The entry of a user who has something here.
+    /// A user's entry, if there is one.
     pub fn known_user(&self, number: u32) -> Option<Arc<User>> {
         self.users.get(&number).map(|user| user.clone())
     }
 
-    /// Forgets a user who has nothing but the caller's own reference. A namespace, which needs no
-    /// connection to stay, is something.
+    /// Removes a user's entry if only the caller refers to it and the user has no namespaces (which
+    /// exist without a connection).
     pub fn release_user(&self, user: &Arc<User>) {
         let is_last = |_: &_, entry: &Arc<User>| {
             Arc::ptr_eq(entry, user)
@@ -172,12 +174,15 @@ impl Registry {
         self.users.remove_if(&user.number, is_last);
     }
 
-    /// All namespaces of the moment.
+    /// All current namespaces.
     pub fn all(&self) -> Vec<Arc<Namespace>> {
         self.namespaces.iter().map(|entry| entry.value().clone()).collect()
     }
 
-    /// The namespace at `address`, made by `make` if it isn't there.
+    /// The namespace at `address`, made by `make` if there is none; and whether it was made.
+    ///
+    /// # Errors
+    /// If the owner's quota of namespaces is used up, or `make` fails.
     pub fn namespace(
         &self,
         address: &Address,
@@ -205,7 +210,7 @@ impl Registry {
         }
     }
 
-    /// Puts in one that was restored, whatever the quota is by now.
+    /// Adds a restored namespace, even beyond the quota.
     pub fn restore(&self, namespace: &Arc<Namespace>, limits: &Limits) {
         if let Some(owner) = namespace.address.owner {
             self.user(owner, limits).namespaces.add(1);
@@ -213,10 +218,10 @@ impl Registry {
         self.namespaces.insert(namespace.address.clone(), namespace.clone());
     }
 
-    /// Takes a namespace out: from now on its address leads to another one.
+    /// Removes a namespace; its address can be used for a new one.
     pub fn retire(&self, namespace: &Namespace) {
-        let is_it = |_: &_, other: &Arc<Namespace>| other.number == namespace.number;
-        let Some((address, _)) = self.namespaces.remove_if(&namespace.address, is_it) else {
+        let is_same = |_: &_, other: &Arc<Namespace>| other.number == namespace.number;
+        let Some((address, _)) = self.namespaces.remove_if(&namespace.address, is_same) else {
             return;
         };
         if let Some(user) = address.owner.and_then(|owner| self.known_user(owner)) {
@@ -226,7 +231,7 @@ impl Registry {
         self.changed.notify_one();
     }
 
-    /// Nobody is connected, and nothing is kept.
+    /// Whether there are no connections and no namespaces.
     pub fn is_idle(&self) -> bool {
         self.clients.is_empty() && self.namespaces.is_empty()
     }

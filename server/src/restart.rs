@@ -1,9 +1,7 @@
-//! A daemon that takes the place of one that ended, in whatever way: what that one had kept is
-//! restored, each process is proved to live or not, and what the dead held is abandoned. What
-//! nobody held is served at once.
-//!
-//! What a living process held stays its own, and its places in queues too, until it resumes, ends
-//! or dies. A process that can't be proved to be the one that was there has the grace.
+//! Restoring the state of the previous daemon, however that ended. What dead processes held is
+//! abandoned. Living ones keep their holds and their places in queues until they resume, end or
+//! die; if it can't be proved that a process is still the same one, it has the grace. Objects that
+//! no process holds are served at once.
 
 mod doubt;
 mod legacy;
@@ -32,7 +30,7 @@ use crate::{
     peer::{self, Peer},
 };
 
-/// Restores all that is kept in the broker's directory. To be called before anybody is served.
+/// Restores what the journal directory holds. Call it before any client is served.
 ///
 /// # Errors
 /// If another daemon keeps its state there.
@@ -47,13 +45,13 @@ pub(crate) async fn restore(broker: &Arc<Broker>) -> Result<(), ServeError> {
 }
 
 impl Legacy {
-    /// Goes on with it, as far as that can be done.
+    /// Restores each namespace, or adds it to the broker's doubts.
     pub fn restore(self, broker: &Arc<Broker>) {
         let Some(directory) = &broker.settings.journal else { return };
         let begun = Instant::now();
         if let Some(error) = self.unreadable {
             let file = directory.path().to_owned();
-            error!("{}: what was kept can't be read: {error}", file.display());
+            error!("{}: the journal directory can't be read: {error}", file.display());
             return broker.doubts.add_unknown(file, error.to_string());
         }
         for unusable in self.unusable {
@@ -64,7 +62,10 @@ impl Legacy {
                     warn!("{}: {why}, but it can't be removed: {error}", file.display());
                 }
             } else {
-                error!("{}: {why}: nobody is granted what it may say is held", file.display());
+                error!(
+                    "{}: {why}: new namespaces aren't served, since it may say what is held",
+                    file.display()
+                );
                 broker.doubts.add_unknown(file, why.to_string());
             }
         }
@@ -72,7 +73,7 @@ impl Legacy {
         for (found, kept) in self.replayed {
             let Some(address) = Address::shown(&found.address) else {
                 let file = found.files()[0].clone();
-                error!("{}: {:?} is no namespace", file.display(), found.address);
+                error!("{}: {:?} isn't the name of a namespace", file.display(), found.address);
                 broker.doubts.add_unknown(file, "its namespace has no name".into());
                 continue;
             };
@@ -81,27 +82,27 @@ impl Legacy {
                     sessions += kept.members.len();
                     namespaces += 1;
                     if let Err(error) = go_on(broker, directory, &found, address.clone(), kept) {
-                        error!(namespace = %address, "what was kept of it can't be gone on with: {error}");
+                        error!(namespace = %address, "the journal can't be continued: {error}");
                         broker.doubts.add_unknown(found.files()[0].clone(), error.to_string());
                     }
                 }
                 Err(failed) => {
                     let why = &failed.why;
-                    error!(namespace = %address, "{why}: served from what can be proved, once nobody \
-                        is left who may hold more");
+                    error!(namespace = %address, "{why}: served from the state that can be proved, \
+                        once no process is left that may hold more");
                     broker.doubts.add(address, Doubt::of(found, failed));
                 }
             }
         }
         if namespaces > 0 {
             let (loaded, took) = (self.took, self.took + begun.elapsed());
-            info!(namespaces, sessions, ?loaded, ?took, "restored what the daemon before had kept");
+            info!(namespaces, sessions, ?loaded, ?took, "restored the previous daemon's state");
         }
     }
 }
 
-/// A namespace goes on from what was kept of it, in the same files unless there is something wrong
-/// with one.
+/// Restores a namespace and continues its journal: in the same files, or in new ones if any is
+/// damaged.
 fn go_on(
     broker: &Arc<Broker>,
     directory: &Arc<Directory>,
@@ -115,7 +116,7 @@ fn go_on(
     let journal = if found.damage.is_empty() {
         let mut journal = Journal::resume(directory, found)?;
         if !is_same {
-            // Whoever makes the calls again must do so as they are made from now on.
+            // A replay needs the configuration with which the calls are made from now on.
             journal.switch(&kept.snapshot())?;
         }
         journal
@@ -123,7 +124,7 @@ fn go_on(
         found
             .damage
             .iter()
-            .for_each(|damage| warn!("{damage}: what is kept is whole all the same"));
+            .for_each(|damage| warn!("{damage}: the state is complete nevertheless"));
         let journal =
             Journal::create(directory, &found.address, Some(found.generation), &kept.snapshot())?;
         keep_aside(directory, found.files());
@@ -141,7 +142,7 @@ fn keep_aside(directory: &Directory, files: &[PathBuf]) {
     }
 }
 
-/// Puts a namespace into the registry, with its sessions as far as their processes live.
+/// Registers a restored namespace, and its sessions whose processes live.
 fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -> Arc<Namespace> {
     let Kept { space, members, latest, .. } = kept;
     let sessions: Vec<(SessionId, Member)> =
@@ -155,7 +156,7 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
         state.longest_label = MAX_NAME;
     }
     broker.registry.restore(&namespace, &broker.settings.limits);
-    // A daemon that didn't know of this journal may have been here since, or it is an old copy.
+    // Another daemon, without this journal, may have run since, or this is an old copy.
     let first = broker.numbers.begin();
     let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
         state.space.handle_numbers(now, first);
@@ -164,7 +165,7 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
         failpoint("restart.rejoin");
         rejoin(broker, &namespace, session, member);
     }
-    // What has become due meanwhile.
+    // Handles deadlines that have passed meanwhile.
     let _ = broker.enter(&namespace, broker.now(), None, |state, now| {
         state.space.handle_timeout(now);
     });
@@ -172,7 +173,7 @@ fn begin(broker: &Arc<Broker>, address: Address, kept: Kept, journal: Journal) -
     namespace
 }
 
-/// A session whose process lives waits for it; another one is over.
+/// Registers a restored session until its process resumes it; ends it if the process is dead.
 fn rejoin(broker: &Arc<Broker>, namespace: &Arc<Namespace>, id: SessionId, member: Member) {
     let view = namespace.lock().space.session(broker.now(), id);
     let Some(process) = view.map(|view| view.process) else { return };
@@ -224,8 +225,7 @@ mod tests {
         journal::Need,
     };
 
-    /// A daemon at whose place a journal is found: `write` makes it, of the namespace that is
-    /// returned.
+    /// Starts a daemon that finds a journal, which `write` makes for the namespace that is returned.
     async fn found(
         write: impl FnOnce(&Arc<Directory>, &str),
     ) -> (Server, Address, tempfile::TempDir) {
@@ -246,7 +246,7 @@ mod tests {
     // Rule R68
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn who_came_after_a_call_that_comes_out_otherwise_may_hold_something() {
+    async fn sessions_opened_after_a_failed_replay_may_hold_something() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let (server, address, _dir) = found(|directory, address| {
             let config = syncd_core::Config::default();

@@ -1,4 +1,4 @@
-//! What the daemon answers, by the names that gRPC has for it.
+//! The gRPC services of the daemon.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use tonic_health::server::HealthReporter;
 
 use crate::{broker::Broker, inspect::InspectService, session::BrokerService};
 
-/// The longest message that is read, in bytes: names and keys are the longest fields.
+/// The longest request that is read, in bytes; names and keys are the longest fields.
 const MAX_MESSAGE: usize = 64 << 10;
-/// The longest reply to an inspection, in bytes: what clients read by default.
+/// The longest reply to an inspection, in bytes: gRPC's default limit in clients.
 const MAX_REPLY: usize = 4 << 20;
 
-/// What the health service knows by name; empty is the daemon as a whole.
+/// The names that the health service knows; the empty one is the daemon as a whole.
 pub(crate) const SERVICES: [&str; 3] = ["", "syncd.v1.Broker", "syncd.v1.Inspect"];
 
 pub(crate) async fn routes(broker: &Arc<Broker>) -> (Routes, HealthReporter) {

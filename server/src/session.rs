@@ -1,5 +1,5 @@
-//! `Broker.Session`: one stream that reads requests, has the core handle them at once, and
-//! yields what comes of it, all in one task. Never here: what a request means.
+//! `Broker.Session`: one stream that reads requests, passes them to the core, and yields the
+//! replies, all in one task.
 
 mod inbound;
 mod opening;
@@ -34,7 +34,7 @@ use crate::{
 use inbound::{Asked, Inbound};
 use rest::Rest;
 
-/// How many messages, in and out, a stream handles before it lets others have their turn.
+/// How many messages, in and out, a stream handles before it yields to other tasks.
 const TURN: usize = 256;
 
 pub(crate) struct BrokerService(pub Arc<Broker>);
@@ -50,7 +50,7 @@ impl broker_server::Broker for BrokerService {
         let connection = Connection::of(&request)?;
         let closed = Box::pin(self.0.closed.clone().notified_owned());
         if self.0.is_closing() {
-            return Err(leaving());
+            return Err(shutting_down());
         }
         Ok(Response::new(SessionStream {
             broker: self.0.clone(),
@@ -61,16 +61,16 @@ impl broker_server::Broker for BrokerService {
     }
 }
 
-fn leaving() -> Status {
+fn shutting_down() -> Status {
     Status::unavailable("the daemon is shutting down")
 }
 
-/// The replies and pushes of one session, or of a part of its life.
+/// The replies and pushes of one session, from its opening or a resume on.
 pub(crate) struct SessionStream {
     broker: Arc<Broker>,
     connection: Arc<Connection>,
     state: State,
-    /// Still set when it is dropped: it has panicked.
+    /// Set during a poll; still set in `drop` after a panic.
     is_polled: bool,
 }
 
@@ -82,15 +82,15 @@ enum State {
 
 struct Open {
     session: Arc<Session>,
-    /// Its number among the streams of the session.
+    /// The stream's number in the outbox.
     stream: u64,
     inbound: Inbound,
-    /// Decided and not yet yielded, in the order of `seq`.
+    /// Messages that weren't yielded yet, ordered by `seq`.
     queue: VecDeque<Message>,
     last_seq: u64,
-    /// A request is under way that takes several steps: the next one isn't read.
+    /// A request that takes several steps is pending: the next one isn't read.
     is_working: bool,
-    /// How many messages it has handled since others had their turn.
+    /// How many messages were handled since the stream last yielded to other tasks.
     handled: usize,
 }
 
@@ -114,12 +114,12 @@ impl SessionStream {
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<Result<ServerMessage, Status>> {
         let State::Opening { inbound, closed } = &mut self.state else { return Poll::Pending };
         if closed.as_mut().poll(cx).is_ready() || self.broker.is_closing() {
-            return self.end_with(leaving());
+            return self.end_with(shutting_down());
         }
         let first = match ready!(Pin::new(inbound).poll_next(cx)) {
             Some(Ok(message)) => message,
             Some(Err(status)) => return self.end_with(status),
-            None => return self.end_with(Status::invalid_argument("the stream has no Open")),
+            None => return self.end_with(Status::invalid_argument("the stream ended before Open")),
         };
         let State::Opening { inbound, .. } = std::mem::replace(&mut self.state, State::Over) else {
             return Poll::Pending;
@@ -146,8 +146,8 @@ impl SessionStream {
         Poll::Ready(Err(status))
     }
 
-    /// Nothing is handled while anything is unsent, so a client that doesn't read its replies has
-    /// to stop asking; and what others push to it is bounded by its outbox.
+    /// Handles no request while a reply is unsent, so a client that doesn't read its replies is
+    /// stopped by flow control; messages from other sessions are bounded by the outbox.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ServerMessage, Status>>> {
         let State::Open(open) = &mut self.state else { return Poll::Ready(None) };
         let mut now = None;
@@ -195,7 +195,8 @@ impl SessionStream {
                     open.handle(&self.broker, now);
                 }
                 Poll::Ready(Err(Some(status))) => {
-                    // A fault of the connection has a source; a message that isn't one has not.
+                    // The status has a source if the connection failed, and none if a message was
+                    // malformed.
                     let breach = std::error::Error::source(&status).is_none();
                     self.leave(breach.then_some(Cause::Misbehaved));
                     return Poll::Ready(Some(Err(status)));
@@ -217,8 +218,7 @@ impl SessionStream {
         Poll::Pending
     }
 
-    /// The stream is over and the session maybe not: it is disconnected, or lost if there is a
-    /// cause.
+    /// Ends the stream: the session is disconnected, or lost if there is a `cause`.
     fn leave(&mut self, cause: Option<Cause>) {
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Over) {
             Rest::leave(self.broker.clone(), self.connection.clone(), open, cause);
@@ -235,8 +235,8 @@ impl Drop for SessionStream {
 }
 
 impl Open {
-    /// Handles what was read, up to a request that takes several steps, and as far as others
-    /// needn't have their turn.
+    /// Handles the requests that were read, up to one that takes several steps, or until other tasks
+    /// must run.
     fn handle(&mut self, broker: &Broker, now: Time) {
         let Open { session, stream, inbound, queue, handled, .. } = self;
         let own = Own { session, stream: *stream, queue };
@@ -252,7 +252,7 @@ impl Open {
                 is_working => ControlFlow::Break(is_working),
             }
         });
-        // Once the namespace is over no more is read, and the outbox says why.
+        // After the namespace's end nothing more is read; the outbox has the reason.
         self.is_working = entered.unwrap_or(true);
     }
 }
@@ -268,7 +268,7 @@ fn ask(state: &mut namespace::State, session: &Session, now: Time, asked: Asked)
     }
 }
 
-/// What the core is asked instead, should there be no room for what a request adds.
+/// The request that the core handles instead if there is no room for what a request adds.
 fn refuse_growth(state: &mut namespace::State, session: &Session) -> Option<core::Request> {
     if state.make_room().is_err() {
         let (field, why) = convert::NOT_KEPT;
@@ -279,7 +279,7 @@ fn refuse_growth(state: &mut namespace::State, session: &Session) -> Option<core
     Some(core::Request::OverQuota { field, limit: limit as u64 })
 }
 
-/// Whether a request may change how many objects its session is attached to.
+/// Whether a request may change its session's references.
 fn is_attachment(request: &core::Request) -> bool {
     use core::Request::*;
     matches!(request, Create(_) | AttachName(_) | AttachKey(_) | Detach { .. })

@@ -1,10 +1,10 @@
-//! What a daemon is told by signals, and what it tells the service manager that started it.
+//! Signals, and notifications to the service manager.
 
 use syncd_proto::Endpoint;
 
 use crate::handover::Reload;
 
-/// SIGTERM or SIGINT.
+/// Waits for SIGTERM or SIGINT.
 #[cfg(unix)]
 pub(crate) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -27,18 +27,17 @@ pub(crate) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Tells systemd, if it watches this process.
+/// Notifies systemd, if it started this process (sd_notify(3)).
 pub(crate) fn notify_manager(state: &str) {
     #[cfg(target_os = "linux")]
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(state)]) {
-        tracing::warn!(%error, "the service manager could not be told {state}");
+        tracing::warn!(%error, "can't notify the service manager of {state}");
     }
     #[cfg(not(target_os = "linux"))]
     let _ = state;
 }
 
-/// Has another daemon take the place of this one at each SIGHUP, unless that means something else
-/// here.
+/// Starts a daemon that replaces this one at each SIGHUP, if `reload` says so.
 #[cfg(unix)]
 pub(crate) fn reload_when_told(reload: Reload, endpoint: &Endpoint) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

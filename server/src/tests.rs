@@ -1,5 +1,4 @@
-//! What can't be seen from outside: a panic in the core, references that are counted, a task that
-//! begins again.
+//! What can't be tested from outside: a panic in the core, counted references, a restarted task.
 
 use syncd_proto::v1::{self, client_message::Request, server_message::Message};
 use tokio::sync::oneshot;
@@ -36,7 +35,8 @@ async fn a_panic_in_the_core_ends_its_namespace_and_no_other() {
         Message::SessionEnd(end) => assert!(!end.shutting_down && !end.text.is_empty()),
         told => panic!("{told:?}"),
     }
-    // The other one goes on, time-outs included; the next of that name begins anew, above.
+    // The other namespace goes on, time-outs included; a new one at the same address has higher
+    // tokens.
     let again = v1::Acquire { handle, owner: 1, timeout_us: Some(1), ..Default::default() };
     let Message::Error(_) = other.ask(Request::Acquire(again)).await else { panic!() };
     let mut next = in_namespace("a").await;
@@ -49,7 +49,7 @@ async fn a_panic_in_the_core_ends_its_namespace_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_in_pieces_leaves_no_reference_counted() {
+async fn a_session_that_ends_in_several_steps_leaves_no_reference_counted() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
     let server = Server::bind(Config::new(endpoint.clone())).unwrap();
@@ -67,7 +67,7 @@ async fn a_session_that_ends_in_pieces_leaves_no_reference_counted() {
     enter(&|state, now| {
         state.space.handle_lost(now, id, syncd_core::Cause::Kicked);
     });
-    // What it had asked for before it heard of that.
+    // As after a request that came before the client learnt of its end.
     enter(&|state, now| {
         assert!(state.space.session(now, id).is_some_and(|view| view.references > 0));
         state.count_references(&known, now);
@@ -84,7 +84,7 @@ async fn a_session_that_ends_in_pieces_leaves_no_reference_counted() {
 }
 
 #[tokio::test]
-async fn a_clock_that_panicked_goes_on() {
+async fn a_supervised_task_is_restarted_after_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
     let server = Server::bind(Config::new(endpoint)).unwrap();
@@ -106,7 +106,7 @@ fn uid() -> u32 {
     return 0;
 }
 
-/// A daemon, a session that holds a lock, and the handle of that.
+/// A daemon, a session that holds a lock, and the lock's handle.
 async fn who_holds_a_lock() -> (Arc<Broker>, Endpoint, Session, u32, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let endpoint: Endpoint = dir.path().join("s.sock").to_str().unwrap().parse().unwrap();
@@ -119,7 +119,7 @@ async fn who_holds_a_lock() -> (Arc<Broker>, Endpoint, Session, u32, tempfile::T
     (broker, endpoint, session, handle, dir)
 }
 
-/// Asks for what there is no room for, again and again.
+/// Makes requests that are refused for lack of room, `times` times.
 async fn ask_for_more(session: &mut Session, times: u64, acknowledges: bool) {
     let (mut refused, mut seq) = (0, 0);
     for id in 10_000..10_000 + times {

@@ -1,6 +1,6 @@
-//! Who watches a namespace's log records: one ring of the latest ones, bounded in bytes, which all
-//! watches read at their own pace. A watch that isn't read costs nothing while others publish, and
-//! one that the ring has overtaken ends.
+//! Watches of a namespace's records: one ring of the latest records, bounded in bytes, which all
+//! watches read at their own pace. A watch that isn't read costs nothing at a publish, and ends once
+//! the ring has overtaken it.
 
 use std::{
     collections::VecDeque,
@@ -16,36 +16,36 @@ use syncd_core::Record;
 
 use crate::panic;
 
-/// So many events at most are copied out of the ring at once.
+/// The most events that are copied from the ring at once.
 const BATCH: usize = 64;
-/// So many at most are looked at, before others have their turn.
-const LOOKED_AT: u64 = 1024;
+/// The most events that are examined before other tasks run.
+const EXAMINED: u64 = 1024;
 
 /// The watches of one namespace.
 pub(crate) struct Watches {
     state: Mutex<State>,
-    /// How many there are: changed under the namespace's lock, which whoever publishes has.
+    /// The number of watches; changed under the namespace's lock, which a publisher holds.
     count: AtomicUsize,
-    /// The most bytes of events that are kept.
+    /// The most bytes of events in the ring.
     limit: usize,
 }
 
 #[derive(Default)]
 struct State {
-    /// The latest events, kept only while somebody watches.
+    /// The latest events; empty without a watch.
     ring: VecDeque<(Arc<Record>, usize)>,
     bytes: usize,
-    /// How many events were dropped off the ring before its first.
+    /// How many events were dropped from the ring.
     dropped: u64,
     watchers: Slab<Watcher>,
-    /// Which watchers wait, all that they had seen up to the end of the ring.
+    /// The watchers that have seen the whole ring, and wait.
     parked: Vec<usize>,
     closed: bool,
 }
 
 struct Watcher {
     prefix: Arc<str>,
-    /// How many events it has passed, counted as `dropped` is.
+    /// The number of the next event to read, counted as `dropped` is.
     position: u64,
     /// `Some` while it is parked.
     waker: Option<Waker>,
@@ -61,9 +61,9 @@ impl Watcher {
 /// Why a watch has no more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchEnd {
-    /// The daemon leaves, or the namespace is over.
+    /// The daemon exits, or the namespace has ended.
     Closed,
-    /// It was read too slowly: events that it has not seen are gone.
+    /// It was read too slowly: events that it hasn't seen were dropped.
     Overtaken,
 }
 
@@ -76,7 +76,8 @@ impl Watches {
         self.count.load(Relaxed) == 0
     }
 
-    /// Adds an event, and takes the wakers of those who wait for one like it. Costs what waits.
+    /// Adds an event, and takes the wakers of watches that wait for one like it. Takes time in
+    /// proportion to the waiting watches.
     pub fn publish(&self, event: Record, wakers: &mut Vec<Waker>) {
         if self.is_empty() {
             return;
@@ -103,7 +104,8 @@ impl Watches {
         }
     }
 
-    /// Watches events from now on. `prefix`: only those of objects whose name begins so.
+    /// Adds a watch of new events. If `prefix` isn't empty, only events of objects whose name begins
+    /// with it. Returns the watch's key.
     pub fn watch(&self, prefix: &str) -> usize {
         let mut state = panic::lock(&self.state);
         let position = state.dropped + state.ring.len() as u64;
@@ -124,7 +126,7 @@ impl Watches {
         }
     }
 
-    /// Ends all watches once they have read what there is.
+    /// Ends all watches, after they have read the ring.
     pub fn close(&self) {
         let wakers: Vec<Waker> = {
             let mut state = panic::lock(&self.state);
@@ -140,7 +142,7 @@ impl Watches {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The next events for the watch `key`, into `events`, which is empty.
+    /// Puts the next events of the watch `key` into `events`, which must be empty.
     pub fn poll(
         &self,
         key: usize,
@@ -150,7 +152,7 @@ impl Watches {
         let mut state = panic::lock(&self.state);
         let State { ring, dropped, watchers, parked, closed, .. } = &mut *state;
         let watcher = &mut watchers[key];
-        // Parked, it has seen all up to the end, whatever has been dropped since.
+        // While it is parked no event concerned it, even if events were dropped.
         if watcher.waker.is_some() {
             watcher.waker = Some(cx.waker().clone());
             return Poll::Pending;
@@ -160,7 +162,7 @@ impl Watches {
         };
         let mut passed = 0;
         for (event, _) in ring.range(from as usize..) {
-            if events.len() == BATCH || passed == LOOKED_AT {
+            if events.len() == BATCH || passed == EXAMINED {
                 break;
             }
             passed += 1;
@@ -171,7 +173,7 @@ impl Watches {
         watcher.position += passed;
         if !events.is_empty() {
             Poll::Ready(Ok(()))
-        } else if passed == LOOKED_AT {
+        } else if passed == EXAMINED {
             cx.waker().wake_by_ref();
             Poll::Pending
         } else if *closed {
@@ -184,7 +186,7 @@ impl Watches {
     }
 }
 
-/// What an event keeps, in bytes: of names and processes, which others keep too, their share.
+/// The memory that an event takes, in bytes; 48 for its share of strings that others keep, too.
 fn size_of_event(event: &Record) -> usize {
     let cycle = match &event.kind {
         syncd_core::RecordKind::Deadlock { cycle } => size_of_val(&*cycle.edges),
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_other_names_isnt_woken_nor_overtaken() {
+    fn a_watch_of_other_names_is_neither_woken_nor_overtaken() {
         let watches = Watches::new(2 * size_of_event(&event(0, Some("a"))));
         let key = watches.watch("b");
         assert_eq!(seen(&watches, key), Ok(vec![]));
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_comes_after_what_there_was() {
+    fn a_closed_watch_ends_after_the_remaining_events() {
         let watches = Watches::new(1 << 20);
         let key = watches.watch("");
         watches.publish(event(1, None), &mut Vec::new());

@@ -54,7 +54,7 @@ async fn what_was_kept_before_a_daemon_without_a_journal_is_not_gone_on_with() {
     daemon.flags = vec!["--no-journal".into()];
     daemon.kill_and_run().await;
     let mut between = daemon.session().await;
-    daemon.logs("which this one doesn't go on with", 1).await;
+    daemon.logs("which this one doesn't restore", 1).await;
     let second = take(&mut between, "a").await;
     assert!(second.token > first.token);
     daemon.flags.clear();
@@ -146,7 +146,7 @@ async fn what_is_no_file_where_a_journal_was_grants_nothing() {
     let kinds: [(&str, Odd); 4] = [
         ("directory", |at| fs::create_dir(at).unwrap()),
         ("symbolic link", |at| symlink("/dev/zero", at).unwrap()),
-        ("no regular file", |at| {
+        ("not a regular file", |at| {
             rustix::fs::mknodat(
                 rustix::fs::CWD,
                 at,

@@ -87,7 +87,7 @@ async fn holds_are_kept_and_a_blocked_call_goes_on() {
     // The place is its own in every respect: it looks after it each second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     channel(daemon.endpoint()).await;
-    assert!(!daemon.log().contains("isn't the daemon's any more"));
+    assert!(!daemon.log().contains("no longer the daemon's own"));
     daemon.end(libc::SIGTERM);
     assert!(!daemon.dir.path().join("s.sock").exists());
 }
@@ -154,7 +154,7 @@ async fn who_must_not_have_the_place_is_told_why() {
     let (code, said) = refused(&["--replace", "--no-journal"]);
     assert_eq!(code, Some(2), "{said}");
     for (greeting, why) in [
-        ("SYNCD-REPLACE 1 0 0 1 9.9", "doesn't understand"),
+        ("SYNCD-REPLACE 1 0 0 1 9.9", "can't be replaced by this one"),
         (&Pretender::greeting(&daemon).replace(" 1 test", " 0 test"), "format 1"),
     ] {
         let said = Pretender::come(&daemon, greeting).hear();

@@ -233,7 +233,7 @@ async fn a_daemon_that_leaves_tells_its_sessions() {
 
 #[tokio::test]
 async fn an_idle_daemon_leaves_but_not_while_an_object_is_kept() {
-    // A busy machine may take long until the first session is there.
+    // A busy machine may take long until the first session is open.
     let idle = std::time::Duration::from_secs(2);
     let daemon = Daemon::with(|config| config.idle_exit = Some(idle));
     let mut session = daemon.session().await;

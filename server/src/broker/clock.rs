@@ -11,8 +11,8 @@ use tokio::task::yield_now;
 use super::Broker;
 use crate::namespace::{Namespace, Standing};
 
-/// The core's clock: nanoseconds since the machine's start, so that a daemon that takes another's
-/// place goes on in its time.
+/// The core's clock: nanoseconds since the machine's start, so that deadlines continue across
+/// daemons.
 pub(crate) struct Clock {
     began: Time,
     since: Instant,
@@ -27,7 +27,7 @@ impl Clock {
         self.began + self.since.elapsed()
     }
 
-    /// How long the daemon has been here.
+    /// The daemon's age.
     pub fn uptime(&self) -> Duration {
         self.since.elapsed()
     }
@@ -39,14 +39,14 @@ fn since_boot() -> u64 {
     (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
-/// Nothing is restored where no start of the machine can be told from another.
+/// On Windows no state is restored, so any origin will do.
 #[cfg(windows)]
 fn since_boot() -> u64 {
     0
 }
 
-/// Calls a namespace's time-outs when they are due, and goes on with what calls have left to do,
-/// until the namespace or the daemon ends. Others have their turn between two calls.
+/// Calls `handle_timeout` of a namespace when it is due, until the namespace or the daemon ends.
+/// Yields after each call.
 pub(super) async fn keep_time(broker: Arc<Broker>, namespace: Arc<Namespace>) {
     loop {
         let armed = {
@@ -63,7 +63,7 @@ pub(super) async fn keep_time(broker: Arc<Broker>, namespace: Arc<Namespace>) {
         };
         let now = broker.now();
         if at > now {
-            // A moment too far away to name is looked at again before it comes.
+            // At most a day at a time, since tokio's timer has a limit.
             let wait = at.since(now).min(Duration::from_secs(86_400));
             if tokio::time::timeout(wait, earlier).await.is_ok() {
                 continue;

@@ -1,5 +1,5 @@
-//! The one way into a namespace: lock it, make a call of the core, take the step, keep it, hand it
-//! out.
+//! The one way into a namespace: lock it, make a call of the core, take the step, append it to the
+//! journal, deliver it.
 
 use std::{collections::VecDeque, ops::ControlFlow, sync::Arc, task::Waker};
 
@@ -16,19 +16,17 @@ use crate::{
     panic::{self, Panicked},
 };
 
-/// Who makes several calls lets others in once these have had so many outputs.
+/// The number of outputs after which a caller with several calls leaves the namespace.
 const TURN: usize = 64;
 
-/// So much of what a session hasn't acknowledged stays where there is no room for a snapshot, in
-/// bytes.
+/// The unacknowledged bytes that each session keeps when there is no room for a snapshot.
 const SHORTAGE: usize = 4 << 10;
 
-/// Nobody enters any more: the namespace has been retired or has failed, or the daemon has lost
-/// its place.
+/// The namespace can't be entered any more: it was retired or has failed, or the daemon is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Over;
 
-/// The stream on whose behalf a namespace is entered.
+/// The stream that enters a namespace.
 pub(crate) struct Own<'a> {
     pub session: &'a Session,
     /// Its number among the session's streams.
@@ -37,34 +35,35 @@ pub(crate) struct Own<'a> {
 }
 
 impl Own<'_> {
-    /// What comes for it now goes straight to its queue: nothing older waits elsewhere.
+    /// Collects older messages from the outbox. True if messages of the call can then go straight to
+    /// the queue.
     fn prepare(&mut self) -> bool {
         let Own { session, stream, queue } = self;
         let standing = session.outbox.collect(*stream, queue);
         if standing == outbox::Standing::Ready {
-            // For the stream itself to see.
+            // `collect` has consumed this; the stream must still see it.
             session.outbox.ready();
         }
         session.outbox.is_empty()
     }
 }
 
-/// What must wait until the namespace is unlocked.
+/// What is done after the namespace is unlocked.
 #[derive(Default)]
 struct Aftermath {
     wakers: Vec<Waker>,
     ended: Vec<(Arc<Session>, Option<Cause>)>,
     overrun: Vec<SessionId>,
-    /// How many outputs the calls have had.
+    /// The number of outputs of the calls.
     outputs: usize,
-    /// Of a namespace that is over.
+    /// The journal of a namespace that has ended.
     store: Option<Journal>,
 }
 
 impl Broker {
-    /// Changes a namespace: at most one call of the core, the time of which is the second argument
-    /// of `change`; then the step that came of it is handed out. What is for the session `own`
-    /// goes to its queue, behind what others had for it before.
+    /// Enters a namespace: `change` makes at most one call of the core, at the time that it gets as
+    /// its second argument; then the step is kept and delivered. Messages to the session `own` go to
+    /// its queue, after older ones from its outbox.
     pub fn enter<R>(
         &self,
         namespace: &Arc<Namespace>,
@@ -74,13 +73,13 @@ impl Broker {
     ) -> Result<R, Over> {
         let mut change = Some(change);
         self.enter_for_several(namespace, now, own, |state, now| {
-            let change = change.take().expect("it is the last call");
+            let change = change.take().expect("called once");
             ControlFlow::Break(change(state, now))
         })
     }
 
-    /// The same for one call after the other, each with its own step, as long as `change` would
-    /// continue and others needn't have their turn. Returns what the last one did.
+    /// As [`enter`](Self::enter), for several calls in a row, each with its own step: until `change`
+    /// breaks or [`TURN`] outputs are reached. Returns the last result.
     pub fn enter_for_several<R>(
         &self,
         namespace: &Arc<Namespace>,
@@ -119,8 +118,8 @@ impl Broker {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => {
                 let error: StoreError = error;
-                error!(namespace = %namespace.address, "the journal can't take what was decided, \
-                    so nobody can be told: the namespace is over: {error}");
+                error!(namespace = %namespace.address, "a decision can't be written to the journal, \
+                    so the namespace and its sessions end: {error}");
                 Err(Over)
             }
             Err(Panicked) => Err(Over),
@@ -149,9 +148,9 @@ impl Broker {
         if earlier {
             state.armed = due;
         }
-        // Before others may think that nobody is within.
+        // Under the lock: `Broker::pause` takes it to wait until nothing is written any more.
         if let Some(Err(error)) = after.store.take().map(Journal::remove) {
-            warn!(namespace = %namespace.address, "its journal could not be removed: {error}");
+            warn!(namespace = %namespace.address, "the journal could not be removed: {error}");
         }
         drop(state);
 
@@ -169,13 +168,13 @@ impl Broker {
         }
         if let Some(broken) = failed {
             namespace.watches.close();
-            // What is left may be large, and may panic again.
-            std::thread::spawn(move || panic::caught("what is left of it", || drop(broken)));
+            // Dropping the state may take long, and may panic again.
+            std::thread::spawn(move || panic::caught("dropping its state", || drop(broken)));
         }
         entered
     }
 
-    /// Takes the step of the call that was made, keeps it, and hands it out.
+    /// Takes the call's step, appends it to the journal, and delivers it.
     fn settle(
         &self,
         namespace: &Namespace,
@@ -196,15 +195,15 @@ impl Broker {
             self.numbers.cover(last);
         }
         after.outputs += step.outputs.len();
-        self.hand_out(namespace, &mut step, own, after);
+        self.deliver(namespace, &mut step, own, after);
         state.space.reuse(step);
         state.count_memory(namespace);
         Ok(())
     }
 
-    /// Tells all that came of a call to those whom it concerns. The steps of a namespace are handed
-    /// out one after the other, in the order of the calls; nobody has been told of anything before.
-    fn hand_out(
+    /// Delivers a step: messages to sessions, records to watchers. Steps of a namespace are
+    /// delivered in the order of the calls.
+    fn deliver(
         &self,
         namespace: &Namespace,
         step: &mut Step,
@@ -253,8 +252,9 @@ impl Broker {
         }
     }
 
-    /// The core has panicked: nobody can tell what its state means. The namespace is over, its
-    /// sessions are lost, and the next one at its address begins anew, with higher numbers.
+    /// Ends a namespace whose core has panicked, so that its state can't be trusted, or whose
+    /// journal has failed. Its sessions are lost; the next namespace at its address begins empty,
+    /// with higher numbers.
     fn fail(&self, namespace: &Namespace, state: &mut State, after: &mut Aftermath) -> Space {
         state.standing = Standing::Failed;
         after.store = state.store.take();
@@ -272,10 +272,10 @@ impl Broker {
     }
 }
 
-/// Why sessions end with a namespace that failed.
+/// The reason that sessions of a failed namespace are given.
 pub(crate) const FAILED: &str = "the daemon failed in its namespace";
 
-/// Cuts the reader of a session off: a stream that isn't read can't be ended otherwise.
+/// Cuts the connection of a session: a stream that isn't read can't be ended otherwise.
 fn cut(session: &Session) {
     session.outbox.discard();
     if let Some(connection) = session.connection() {

@@ -1,5 +1,5 @@
-//! Who may change anything: everybody; nobody for a moment, while another daemon looks at what is
-//! kept; or nobody any more. Never here: why.
+//! The gate before all namespaces: open; paused, while another daemon reads the journals; or sealed
+//! for good.
 
 use std::sync::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -26,12 +26,12 @@ pub(super) struct Gate {
     standing: AtomicU8,
     queue: Mutex<()>,
     moved: Condvar,
-    /// Held by who makes a namespace.
+    /// Read-locked while a namespace is made.
     making: RwLock<()>,
 }
 
 impl Gate {
-    /// Waits until it isn't paused.
+    /// Waits until the gate isn't paused.
     #[cold]
     fn wait(&self) {
         let mut queue = panic::lock(&self.queue);
@@ -52,7 +52,7 @@ impl Gate {
 }
 
 impl Broker {
-    /// The state of a namespace that may be changed.
+    /// Locks a namespace, once it may be changed. Blocks during a pause.
     pub(super) fn admit<'a>(
         &self,
         namespace: &'a Namespace,
@@ -70,27 +70,28 @@ impl Broker {
         }
     }
 
-    /// Leave to make a namespace, as long as it is kept.
-    pub(super) fn leave_to_make(&self) -> Result<RwLockReadGuard<'_, ()>, Over> {
+    /// A permit to make a namespace.
+    pub(super) fn permit_making(&self) -> Result<RwLockReadGuard<'_, ()>, Over> {
         let making = self.gate.making.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         if self.gate.is_sealed() { Err(Over) } else { Ok(making) }
     }
 
-    /// Changes nothing any more, from when this returns: somebody else may own what is here.
+    /// Closes the gate for good: when this returns, nothing is changed any more. Another daemon may
+    /// own the place.
     pub fn seal(&self) {
         self.pause().seal();
     }
 
-    /// Changes nothing as long as the pause is kept: what is in the journals is all that anybody was
-    /// told. Whoever comes waits, his thread with him; so who keeps it must not wait for a task.
-    /// No snapshot may be in the making ([`compactions`](Self::compactions)) if others are to read
-    /// the journals.
+    /// Pauses the daemon until the result is dropped: nothing is changed, and the journals contain
+    /// everything that clients were told. Callers block their threads, so the holder of the pause
+    /// must not wait for a task. Before another daemon reads the journals, take the permit of
+    /// [`compactions`](Self::compactions), so that no snapshot is being made.
     pub fn pause(&self) -> Pause<'_> {
         let making = self.gate.making.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let namespaces = self.registry.all();
         self.gate.set(PAUSED);
         for namespace in namespaces {
-            // Whoever is within has read the standing before.
+            // Waits for a caller that entered before the pause.
             drop(namespace.lock());
         }
         self.numbers.freeze(true);
@@ -99,8 +100,8 @@ impl Broker {
 }
 
 impl Broker {
-    /// Tells the daemon before, as long as it is there and listens. Nobody depends on it: it has all
-    /// its clients go over in any case.
+    /// Sends news to the replaced daemon, while it listens. Losing some does no harm: it hands all
+    /// its clients over in any case.
     pub fn spread(&self, news: impl FnOnce() -> News) {
         if let Some(to) = self.news.get().filter(|to| !to.is_closed()) {
             let _ = to.try_send(news());
@@ -108,24 +109,24 @@ impl Broker {
     }
 }
 
-/// How much a daemon keeps, and the next one must find.
+/// The numbers of namespaces and sessions in the journals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holdings {
     pub namespaces: usize,
     pub sessions: usize,
 }
 
-/// See [`Broker::pause`].
+/// A pause of the daemon; see [`Broker::pause`].
 pub(crate) struct Pause<'a> {
     broker: &'a Broker,
     _making: RwLockWriteGuard<'a, ()>,
 }
 
 impl Pause<'_> {
-    /// What another daemon must find: so many namespaces, and sessions in them.
+    /// How many namespaces and sessions another daemon must find in the journals.
     ///
     /// # Errors
-    /// If it wouldn't: somebody took a journal away, which has not been written anew yet.
+    /// If a journal was removed or cut, and hasn't been written anew yet.
     pub fn kept(&self) -> Result<Holdings, String> {
         let broker = self.broker;
         if let Some(directory) = &broker.settings.journal {
@@ -139,7 +140,9 @@ impl Pause<'_> {
             }
             if state.store.as_ref().is_none_or(Journal::is_lost) {
                 let address = &namespace.address;
-                return Err(format!("the journal of {address} was taken away, and isn't anew yet"));
+                return Err(format!(
+                    "the journal of {address} was removed, and hasn't been written anew yet"
+                ));
             }
             kept.namespaces += 1;
             kept.sessions += state.members.len();
@@ -147,9 +150,9 @@ impl Pause<'_> {
         Ok(kept)
     }
 
-    /// It never ends: what is here is somebody else's.
+    /// Turns the pause into a seal: another daemon owns the place.
     pub fn seal(self) {
-        // First: who opens a session tries again as long as a namespace is over and the daemon isn't.
+        // First: opening a session is retried while a namespace is over and the daemon isn't closing.
         self.broker.closing.store(true, Relaxed);
         self.broker.gate.set(SEALED);
         if let Some(directory) = &self.broker.settings.journal {

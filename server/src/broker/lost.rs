@@ -1,5 +1,5 @@
-//! Journals whose files somebody took away while the daemon lives, which knows all that was in
-//! them: they are written anew.
+//! Journals whose files were removed, moved or cut while in use: the daemon writes them anew from
+//! its state.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use crate::{
 };
 
 impl Broker {
-    /// Looks whether all journals are where the next daemon would look for them. Whatever has to be
-    /// done about it is done beside the work.
-    pub fn look_at_journals(self: &Arc<Self>) {
+    /// Checks in the background that all journals are where the next daemon looks for them, and
+    /// writes missing ones anew.
+    pub fn check_journals(self: &Arc<Self>) {
         let Some(directory) = self.settings.journal.clone() else { return };
         let broker = self.clone();
         self.spawn(async move {

@@ -1,4 +1,4 @@
-//! How a namespace comes to be: new, or restored.
+//! Making namespaces, new or restored.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -12,15 +12,15 @@ use crate::{
     registry::{Gauge, QuotaError},
 };
 
-/// Why there is no namespace.
+/// Why a namespace can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoNamespace {
     #[error(transparent)]
     Quota(#[from] QuotaError),
-    /// It could not be kept.
+    /// Its journal can't be created.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// More may be held in it than is known.
+    /// Its journal is damaged, so that more may be held in it than is known.
     #[error("{0}")]
     InDoubt(String),
     #[error("the daemon is shutting down")]
@@ -28,10 +28,10 @@ pub(crate) enum NoNamespace {
 }
 
 impl Broker {
-    /// The namespace at `address`, made if it isn't there. It may be over by the time that it is
-    /// entered; then its caller comes here again.
+    /// The namespace at `address`, made if there is none. It may end before the caller enters it;
+    /// then the caller has to call this again.
     pub fn namespace(self: &Arc<Self>, address: &Address) -> Result<Arc<Namespace>, NoNamespace> {
-        let _leave = self.leave_to_make().map_err(|Over| NoNamespace::Leaving)?;
+        let _permit = self.permit_making().map_err(|Over| NoNamespace::Leaving)?;
         self.doubts.settle(self, address).map_err(NoNamespace::InDoubt)?;
         let make = || {
             let config = self.core_config(address);
@@ -53,7 +53,7 @@ impl Broker {
         Ok(namespace)
     }
 
-    /// A namespace of that state, which isn't in the registry yet.
+    /// A namespace with this state, not in the registry yet.
     pub fn make(&self, address: Address, space: Space, store: Option<Journal>) -> Arc<Namespace> {
         let limits = &self.settings.limits;
         let number = self.last_number.fetch_add(1, Relaxed);
@@ -64,7 +64,7 @@ impl Broker {
         Arc::new(Namespace::new(number, address, space, store, memory, limits.watch_bytes))
     }
 
-    /// Keeps the time of a namespace that has come into the registry.
+    /// Starts the clock task of a namespace that was added to the registry.
     pub fn begin(self: &Arc<Self>, namespace: &Arc<Namespace>) {
         let (broker, timed) = (self.clone(), namespace.clone());
         self.supervise("the clock of a namespace", move || {
@@ -73,7 +73,7 @@ impl Broker {
         self.registry.changed.notify_one();
     }
 
-    /// How each namespace's core is configured.
+    /// The core's configuration for a namespace.
     pub fn core_config(&self, address: &Address) -> syncd_core::Config {
         let Settings { grace, linger, limits, .. } = &self.settings;
         syncd_core::Config {

@@ -1,5 +1,5 @@
-//! The next snapshot of a namespace, when its journal is due for one: at once if the state is
-//! small, else beside the work, from the journal itself, so that nobody waits for it.
+//! Snapshots of namespaces: at once if the state is small, else in the background, from the journal,
+//! so that no caller waits for them.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::{
     namespace::{Namespace, State},
 };
 
-/// A state of so many bytes is written within a step: it takes less than a millisecond.
+/// The largest state, in bytes, that is written within a step: it takes less than a millisecond.
 const SMALL: usize = 1 << 20;
-/// So many records are replayed in less time than a snapshot takes.
+/// The number of records up to which replaying takes less time than a snapshot.
 const FEW: u64 = 100;
 
 impl Broker {
-    /// Takes a snapshot, or has one taken, if it is time.
+    /// Takes a snapshot, or starts one in the background, if it is due.
     pub(super) fn renew_snapshot(&self, namespace: &Arc<Namespace>, state: &mut State) {
         let Some(journal) = state.store.as_ref().filter(|journal| journal.is_due()) else { return };
         if is_small(state) {
@@ -33,13 +33,14 @@ impl Broker {
         }
     }
 
-    /// Takes one for which there was no room a moment ago; a large one is begun in its time.
+    /// Takes a snapshot that just failed for lack of room, if it is small; a large one is started
+    /// when it is due.
     pub(super) fn take_snapshot_after_all(&self, namespace: &Namespace, state: &mut State) {
         if is_small(state) {
             self.take_snapshot(namespace, state);
         }
         if let Some(journal) = &mut state.store {
-            // Nothing else would help.
+            // Nothing else would free room.
             journal.take_shortage();
         }
     }
@@ -49,15 +50,15 @@ impl Broker {
         let State { space, store: Some(journal), members, latest, .. } = state else { return };
         let config = self.core_config(&namespace.address);
         if let Err(error) = journal.switch(&snapshot(space, members, &config, *latest)) {
-            // Its status says so, too, until it has succeeded.
+            // `syncctl status` shows the error, too.
             debug!(namespace = %namespace.address, "no snapshot could be taken: {error}");
         }
     }
 }
 
 impl Broker {
-    /// Has a snapshot taken of all that has changed much since the last: a daemon that loads it has
-    /// little to replay.
+    /// Takes snapshots of all namespaces with many records since the last, so that a daemon that
+    /// loads them has little to replay.
     pub async fn renew_snapshots(&self) {
         for namespace in self.registry.all() {
             if let Some(compaction) = self.begin_snapshot(&namespace) {
@@ -67,7 +68,7 @@ impl Broker {
         }
     }
 
-    /// Takes one, or begins one that is to be made beside the work.
+    /// Takes a snapshot, or returns one to be made in the background.
     fn begin_snapshot(&self, namespace: &Namespace) -> Option<Compaction> {
         let mut state = self.admit(namespace).ok()?;
         let journal = state.store.as_ref().filter(|journal| journal.status().records > FEW)?;
@@ -84,7 +85,7 @@ fn is_small(state: &State) -> bool {
 }
 
 async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction: Compaction) {
-    // One at a time: each needs as much memory again as its namespace.
+    // One at a time: each needs as much memory as its namespace.
     let Ok(_turn) = turn.acquire().await else { return };
     let mut work: fn(&mut Compaction) -> _ = |compaction| {
         let worked = compaction.work(rebuild);
@@ -96,14 +97,14 @@ async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction
             let worked = work(&mut compaction);
             (compaction, worked)
         });
-        // If it has panicked the journal goes on as it was.
+        // After a panic, the journal goes on as it was.
         let Ok((worked_on, worked)) = worked.await else { return };
         compaction = worked_on;
         let finished = worked.and_then(|()| {
             let mut state = namespace.lock();
             match &mut state.store {
                 Some(journal) => journal.finish(&mut compaction),
-                // The namespace is over.
+                // The namespace has ended.
                 None => Ok(true),
             }
         });
@@ -122,7 +123,7 @@ async fn compact(turn: Arc<Semaphore>, namespace: Arc<Namespace>, mut compaction
     }
 }
 
-/// The state after the records, from the one before them.
+/// The snapshot after the records, from the one before them.
 fn rebuild(snapshot: &[u8], records: &mut dyn Iterator<Item = &[u8]>) -> Result<Vec<u8>, Unusable> {
     let mut kept = Kept::read(snapshot)?;
     for record in records {
@@ -131,10 +132,10 @@ fn rebuild(snapshot: &[u8], records: &mut dyn Iterator<Item = &[u8]>) -> Result<
     Ok(kept.snapshot())
 }
 
-/// The allocator would keep the memory of the state that was rebuilt for the next one.
+/// Returns the memory of the rebuilt state to the system, which glibc's allocator would keep.
 fn give_memory_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it takes the allocator's own locks, and touches nothing that is in use.
+    // SAFETY: malloc_trim(3) is thread-safe, and frees only unused memory.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,5 +1,4 @@
-//! What a connection gets that isn't served: the reason, in answer to whatever it asks. Never
-//! here: whether it is served.
+//! Answers a refused connection's calls with the reason.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -10,10 +9,10 @@ use syncd_proto::socket::Socket;
 use tokio::time::timeout;
 use tonic::Status;
 
-/// Who hasn't asked and read by then doesn't want to know.
+/// How long a refused connection may stay open.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Answers each call with `status`, until the other end closes or its time is over.
+/// Answers each call with `status`, until the client closes or the time is up.
 pub(super) async fn answer(http: http2::Builder<TokioExecutor>, socket: Socket, status: Status) {
     let refuse = service_fn(move |_: Request<Incoming>| {
         let response = status.clone().into_http::<tonic::body::Body>();

@@ -1,8 +1,8 @@
-//! A socket that is read to its end, whatever becomes of what is written to it.
+//! A socket that is read to its end even if writes to it fail.
 //!
-//! A client that says its last and closes, or dies, may leave replies unread. Writing to it fails
-//! then, and HTTP/2 ends a connection whose writes fail, with all that it has not yet read. But
-//! what the client wrote, it said: its releases count.
+//! A client that closes or dies may leave replies unread, so that writes to it fail. HTTP/2 would
+//! then end the connection without reading the rest. But requests that the client has written count
+//! (R64), so write errors are hidden from HTTP/2.
 
 use std::{
     io,
@@ -17,16 +17,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Connection;
 use crate::journal::failpoint;
 
-/// How much is read of a connection that is cut, in bytes: more than a socket holds, so that who
-/// lives and goes on writing doesn't keep it.
+/// How much is read of a connection that is cut, in bytes. More than a socket's buffer, and limited,
+/// so that a living client that goes on writing can't keep the connection open.
 const LAST_WORDS: usize = 4 << 20;
 
 pub(super) struct LastWords {
     socket: Socket,
     connection: Arc<Connection>,
-    /// Nobody reads what is written.
+    /// The other end doesn't read any more: writes are discarded.
     is_deaf: bool,
-    /// What may still be read once it is cut, in bytes.
+    /// How many bytes may still be read once the connection is cut.
     left: usize,
 }
 
@@ -35,7 +35,7 @@ impl LastWords {
         Self { socket, connection, is_deaf: false, left: LAST_WORDS }
     }
 
-    /// What was written, or as if all had been once the other end doesn't read any more.
+    /// The result of a write; success if the other end doesn't read any more.
     fn written(&mut self, written: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Err(error)) if is_gone(&error) => self.is_deaf = true,
@@ -45,7 +45,7 @@ impl LastWords {
         Poll::Ready(Ok(all))
     }
 
-    /// Reads what is there now, and then the end.
+    /// Reads what has arrived, without waiting; reports the end when there is nothing.
     fn read_rest(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let most = self.left.min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
@@ -75,7 +75,7 @@ impl AsyncRead for LastWords {
             false => Pin::new(&mut self.socket).poll_read(cx, buf),
         };
         match read {
-            // It closed without having read all: the end, as any other.
+            // The client closed without reading everything: an ordinary end.
             Poll::Ready(Err(error)) if is_gone(&error) => Poll::Ready(Ok(())),
             read => read,
         }

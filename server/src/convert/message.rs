@@ -1,4 +1,4 @@
-//! Replies and pushes, from the core to the wire.
+//! Conversion of replies and pushes to the protocol.
 
 use syncd_core::{
     Abandonment, Answer, Body, Cause, Class, Edge, Error, ErrorKind, Grant, Holder, Message, Party,
@@ -8,7 +8,7 @@ use syncd_proto::v1::{self, ErrorCode, attached, server_message::Message as Wire
 
 use super::micros;
 
-/// `now` dates what is told as "so long ago".
+/// Converts a message; `now` is for durations such as "ago".
 pub fn server_message(now: Time, message: Message) -> v1::ServerMessage {
     let (id, body) = match message.body {
         Body::Reply(id, reply) => (id.0, answer(now, reply)),
@@ -33,8 +33,8 @@ pub fn server_message(now: Time, message: Message) -> v1::ServerMessage {
     v1::ServerMessage { seq: message.seq, id, message: Some(body) }
 }
 
-/// The push that goes before the daemon does. It has no number among the session's messages, which
-/// go on with the next daemon.
+/// The push that announces the daemon's exit. It has no sequence number: the session's numbered
+/// messages continue with the next daemon.
 pub(crate) fn shutting_down() -> v1::ServerMessage {
     let end = v1::SessionEnd {
         cause: v1::Cause::Unspecified.into(),
@@ -54,12 +54,12 @@ pub(crate) fn failed(seq: u64) -> v1::ServerMessage {
     v1::ServerMessage { seq, id: 0, message: Some(Wire::SessionEnd(end)) }
 }
 
-/// The field and the reason of a request whose outcome could not be kept: to the core it is one
-/// that can't be understood, to the client a quota.
+/// The field and the reason of a request that the journal has no room for. The core gets it as an
+/// invalid request, the client as a quota.
 pub(crate) const NOT_KEPT: (&str, &str) = (
     "journal",
-    "it has no room, so nothing new can be granted until it has: free space where the daemon keeps \
-     it (syncctl status shows where); releases go on",
+    "it has no room, so nothing new can be granted: free space on its filesystem (syncctl status \
+     shows its directory); releases go on",
 );
 
 fn answer(now: Time, reply: Reply) -> Wire {
@@ -202,12 +202,12 @@ pub(super) fn cause(cause: Cause) -> v1::Cause {
         Cause::Kicked => v1::Cause::Kicked,
         Cause::Forced => v1::Cause::Forced,
         Cause::Misbehaved => v1::Cause::Misbehaved,
-        // The wire knows no cause for what is no fault: a release in somebody's stead.
+        // A release by another owner is no failure, so the protocol has no cause for it.
         Cause::Released => v1::Cause::Unspecified,
     }
 }
 
-/// Why a session ended, for people.
+/// Why a session ended, as text.
 pub(crate) fn cause_text(cause: Cause) -> &'static str {
     match cause {
         Cause::Died => "its process died",

@@ -1,5 +1,5 @@
-//! Requests, from the wire to the core: what is missing or out of a field's range is refused
-//! here by name, since the core's types couldn't say it. Never here: what the core checks.
+//! Conversion of requests from the protocol. Refuses values that the core's types can't express,
+//! and names the field; the core checks the rest.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use syncd_proto::v1::{
     self, attach::By, client_message::Request as Wire, create::Spec as WireSpec,
 };
 
-/// A field that says nothing the core could understand.
+/// A field whose value the core's types can't express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid {
     pub field: &'static str,
@@ -29,10 +29,10 @@ fn timeout(micros: Option<u64>) -> Option<Duration> {
     micros.map(Duration::from_micros)
 }
 
-/// What a message after Open asks for. `secret` is drawn for a Create alone.
+/// Converts a request after Open. `secret` is called only for a Create.
 pub fn request(wire: Option<Wire>, secret: impl FnOnce() -> u64) -> Result<Request, Invalid> {
     let Some(wire) = wire else {
-        return invalid("request", "it is missing, or of a kind that this version doesn't know");
+        return invalid("request", "missing, or of a kind that this version doesn't know");
     };
     Ok(match wire {
         Wire::Open(_) => return invalid("open", "the session is open already"),
@@ -52,7 +52,7 @@ pub fn request(wire: Option<Wire>, secret: impl FnOnce() -> u64) -> Result<Reque
         Wire::Forget(m) => Request::Forget {
             handle: Handle(m.handle),
             owner: Owner(m.owner),
-            token: token(m.token).ok_or(Invalid { field: "token", why: "it names no hold" })?,
+            token: token(m.token).ok_or(Invalid { field: "token", why: "must not be 0" })?,
             quiet: m.quiet,
         },
         Wire::Wait(m) => Request::Wait {
@@ -71,9 +71,9 @@ pub fn request(wire: Option<Wire>, secret: impl FnOnce() -> u64) -> Result<Reque
             Some(By::Name(name)) => Request::AttachName(name.into()),
             Some(By::Key(key)) => match key.parse() {
                 Ok(key) => Request::AttachKey(key),
-                Err(_) => return invalid("key", "it is no object's key"),
+                Err(_) => return invalid("key", "not an object's key"),
             },
-            None => return invalid("by", "give a name or a key"),
+            None => return invalid("by", "must be a name or a key"),
         },
         Wire::Detach(m) => Request::Detach { handle: Handle(m.handle), quiet: m.quiet },
         Wire::Unlink(m) => Request::Unlink { name: m.name.into() },
@@ -110,7 +110,7 @@ fn create(m: v1::Create, secret: impl FnOnce() -> u64) -> Result<Create, Invalid
         Some(WireSpec::Condition(spec)) => Spec::Condition { lock: Handle(spec.lock) },
         Some(WireSpec::Event(_)) => Spec::Event,
         Some(WireSpec::Barrier(spec)) => Spec::Barrier { parties: spec.parties },
-        None => return invalid("spec", "say what to create"),
+        None => return invalid("spec", "must say what to create"),
     };
     Ok(Create {
         name: (!m.name.is_empty()).then(|| Arc::from(m.name)),
@@ -126,7 +126,7 @@ fn sem_lock(spec: v1::SemLockSpec) -> Result<Spec, Invalid> {
     let or = |max: u32| if spec.max == 0 { max } else { spec.max };
     let (class, value, max) = match spec.class() {
         v1::SemLockClass::Unspecified => {
-            return invalid("class", "Lock, RLock, Semaphore or BoundedSemaphore?");
+            return invalid("class", "must be Lock, RLock, Semaphore or BoundedSemaphore");
         }
         v1::SemLockClass::Lock => (Class::Lock, 1, 1),
         v1::SemLockClass::Rlock => (Class::RLock, 1, 1),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_says_nothing_is_named() {
+    fn an_invalid_field_is_named() {
         assert_eq!(request(None, || 7).unwrap_err().field, "request");
         assert_eq!(field(Wire::Open(v1::Open::default())), "open");
         assert_eq!(field(Wire::Create(v1::Create::default())), "spec");

@@ -1,4 +1,4 @@
-//! What inspection sees, from the core's views and events to `inspect.proto`.
+//! Conversion of the core's views and records to `inspect.proto`.
 
 use syncd_core::{
     FencingToken, ObjectDetail, ObjectView, Record, RecordKind, SessionId, SessionView, Time,
@@ -11,7 +11,7 @@ use super::{
     micros,
 };
 
-/// How many holders and waiters Describe tells, and how many names of each Sessions.
+/// The most holders and waiters in a Describe reply, and object names in a session.
 const DETAILS: usize = 1000;
 const NAMES: usize = 100;
 
@@ -90,7 +90,7 @@ pub(crate) fn session(namespace: &str, view: &SessionView) -> v1::Session {
     }
 }
 
-/// `time_us`: when it happened, by the wall clock.
+/// Converts a record. `time_us`: its wall-clock time.
 pub(crate) fn watch_event(event: &Record, time_us: u64) -> v1::WatchEvent {
     let mut wire = v1::WatchEvent {
         number: event.number,

@@ -1,4 +1,4 @@
-//! The new daemon's part: asking for the place, and looking at what is kept before it is its own.
+//! The new daemon's part: asks for the place, loads the journals, takes over.
 
 use std::{
     io,
@@ -32,29 +32,30 @@ use crate::{
     restart::Legacy,
 };
 
-/// How long the old daemon may take before it lets this one look: it may be making a snapshot.
+/// How long the old daemon may take until LOOK: it may be making a snapshot.
 const TURN: Duration = Duration::from_secs(60);
-/// How long it may take to give the place away.
+/// How long the old daemon may take until YOURS.
 const GIVE: Duration = Duration::from_secs(30);
-/// How much news of its clients waits for it at most, should it be stopped.
+/// The most news that is queued for the old daemon, in case it is stopped.
 const UNTOLD: usize = 4096;
-/// For how long a place is asked for that is neither given nor free, as of a daemon that leaves.
+/// How long to ask for a place that is neither given nor free, for example while a daemon exits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The daemon that gave its place, and waits for this one to serve.
+/// The daemon that gave its place away, and waits for this one to serve.
 pub(crate) struct Predecessor {
     talk: Talk,
-    /// What it leaves, which was looked at.
+    /// The journals, loaded.
     legacy: Legacy,
     pub journal: Arc<Directory>,
     pub is_parent: bool,
 }
 
 impl Predecessor {
-    /// Restores what it left, serves from then on, and lets it know.
+    /// Restores the journals, and tells the old daemon that this one serves.
     ///
     /// # Errors
-    /// If another daemon keeps its state in that directory, of which the one before let go.
+    /// [`ServeError::Journal`] if another daemon has locked the directory since the old one unlocked
+    /// it.
     pub async fn succeed(self, broker: &Arc<Broker>) -> Result<(), ServeError> {
         let Self { mut talk, legacy, journal, .. } = self;
         let failed = |error| ServeError::Journal { path: journal.path().to_owned(), error };
@@ -66,13 +67,13 @@ impl Predecessor {
         let said = talk.say("SERVING").and_then(|()| talk.into_inner());
         match said.and_then(tokio::net::UnixStream::from_std) {
             Ok(predecessor) => broker.spawn(pass_on(news, predecessor)),
-            Err(error) => debug!(%error, "the daemon before is gone already"),
+            Err(error) => debug!(%error, "the old daemon is gone already"),
         }
         Ok(())
     }
 }
 
-/// Tells the daemon before what is new of its clients, as long as it is there.
+/// Passes news on to the old daemon, while it is there.
 async fn pass_on(mut news: mpsc::Receiver<News>, mut predecessor: tokio::net::UnixStream) {
     while let Some(news) = news.recv().await {
         let line = match news {
@@ -87,15 +88,15 @@ async fn pass_on(mut news: mpsc::Receiver<News>, mut predecessor: tokio::net::Un
 
 enum Asked {
     Given(Box<Coming>),
-    /// Nobody listens.
+    /// No daemon listens.
     Nobody,
-    /// It said no, or there is no asking.
+    /// The daemon refused, or can't be asked.
     Refused(String),
-    /// It went, or gave up.
+    /// The connection failed.
     Broken(io::Error),
 }
 
-/// Has the place of the daemon that is there; if there is none, `take` does.
+/// Takes over the place of a running daemon; if there is none, takes the place with `take`.
 pub(crate) fn come(
     endpoint: &Endpoint,
     journal: &Path,
@@ -108,11 +109,11 @@ pub(crate) fn come(
             Asked::Refused(why) => {
                 return Err(ServeError::NotReplaced { endpoint: endpoint.clone(), why });
             }
-            Asked::Broken(error) => format!("the daemon there has gone meanwhile ({error})"),
+            Asked::Broken(error) => format!("the connection to it failed: {error}"),
             Asked::Nobody => match take() {
-                // It leaves, or another one has just come.
+                // A daemon is exiting, or another one has just started.
                 Err(ServeError::AlreadyRunning { .. }) if begun.elapsed() < PATIENCE => {
-                    "it neither serves nor leaves".to_owned()
+                    "it has the lock, but doesn't listen".to_owned()
                 }
                 taken => {
                     let (instance, listener) = taken?;
@@ -136,7 +137,7 @@ fn ask(endpoint: &Endpoint, journal: &Path) -> Asked {
         Err(error) => {
             return match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Asked::Nobody,
-                // More come than it accepts.
+                // The queue of connections is full.
                 io::ErrorKind::WouldBlock => Asked::Broken(error),
                 _ => Asked::Refused(error.to_string()),
             };
@@ -145,8 +146,7 @@ fn ask(endpoint: &Endpoint, journal: &Path) -> Asked {
     match converse(endpoint, journal, stream) {
         Ok(asked) => asked,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Asked::Refused(
-            "the daemon there can't hand over: it is of an earlier version. Stop it (SIGTERM) and \
-             start this one: its clients go on"
+            "its version can't be replaced: stop it (SIGTERM) and start this one; clients go on"
                 .into(),
         ),
         Err(error) => Asked::Broken(error),
@@ -172,7 +172,7 @@ fn converse(endpoint: &Endpoint, path: &Path, stream: UnixStream) -> io::Result<
         line if line == "LOOK" => {}
         line => return refused(line),
     }
-    // From here on everybody waits.
+    // The old daemon is paused from here on.
     let looked = look(path, ahead);
     let (journal, legacy) = match looked {
         Ok(looked) => looked,
@@ -195,10 +195,10 @@ fn converse(endpoint: &Endpoint, path: &Path, stream: UnixStream) -> io::Result<
     Ok(Asked::Given(Box::new(Coming { listener, instance, predecessor })))
 }
 
-/// Loads all that is kept but what was loaded `ahead`, and changes nothing.
+/// Loads what the journals hold beyond what was loaded `ahead`, without changing them.
 ///
 /// # Errors
-/// What is not as it was written: for a daemon that knows it, it is in no doubt.
+/// If any is damaged: the running daemon, which has the state, must go on.
 fn look(path: &Path, ahead: Legacy) -> Result<(Arc<Directory>, Legacy), String> {
     let journal = Directory::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let legacy = ahead.load_again(&journal);

@@ -1,7 +1,6 @@
-//! How the clients of a daemon that was replaced go over to the next one: those who are at work at once,
-//! the others bit by bit, with a rest between. All of them together would keep the machine busy for as
-//! long as it takes to make some thousand connections, and whoever has something to ask would wait
-//! behind those who only wait.
+//! Handing clients over to the new daemon: active ones at once, the others bit by bit, with a rest
+//! between. All at once would keep the machine busy with some thousand connections, and requests
+//! would wait behind clients that only wait.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,17 +20,18 @@ use crate::{
 
 /// How long a new daemon may take to restore what it has loaded.
 const RESTORE: Duration = Duration::from_secs(60);
-/// So many sessions are on their way at once that nobody waits for, so that who has something to ask
-/// finds few before it.
+/// The most inactive sessions that are handed over at once, so that active ones find few before
+/// them.
 const WINDOW: usize = 8;
-/// After so long at most the next ones are sent: those before may have nobody who reads what they are told.
+/// When to hand over the next ones even if the last haven't arrived: their clients may not be
+/// reading.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The daemon that has the place now.
+/// The new daemon, which has the place now.
 pub(crate) struct Heir {
     talk: Talk,
     pid: u32,
-    /// No snapshot is made any more.
+    /// Keeps snapshots from being made.
     _snapshots: OwnedSemaphorePermit,
 }
 
@@ -40,21 +40,21 @@ impl Heir {
         Self { talk, pid, _snapshots }
     }
 
-    /// Returns when it serves, and all sessions have been told to go there. Who says anything here is
-    /// told at once.
+    /// Waits until the new daemon serves, then tells all sessions to reconnect. A session whose
+    /// client sends something is told at once.
     ///
     /// # Errors
-    /// [`ServeError::HeirLost`] if it has ended instead.
+    /// [`ServeError::HeirLost`] if the new daemon has ended instead.
     pub async fn lead_out(self, broker: &Broker) -> Result<(), ServeError> {
         let Self { talk, pid, _snapshots } = self;
         broker.turn_away();
         let said = talk.into_inner().and_then(UnixStream::from_std);
         let mut said = BufReader::new(said.map_err(ServeError::Runtime)?).lines();
         match timeout(RESTORE, said.next_line()).await {
-            Ok(Ok(Some(_))) => info!(successor = pid, "it serves: leaving"),
+            Ok(Ok(Some(_))) => info!(successor = pid, "the new daemon serves: exiting"),
             Ok(_) => return Err(ServeError::HeirLost { pid }),
             Err(_) => {
-                warn!(successor = pid, "it has the place, and doesn't serve yet: leaving");
+                warn!(successor = pid, "the new daemon has the place but doesn't serve: exiting");
             }
         }
         notify_manager(&format!("MAINPID={pid}"));
@@ -79,7 +79,7 @@ impl Heir {
                         on_their_way = on_their_way.saturating_sub(1);
                         if on_their_way == 0 {
                             let now = Instant::now();
-                            // A rest as long as that took: for who works meanwhile.
+                            // A rest as long as that took leaves time for active clients.
                             next = now + (now - sent).min(TICK);
                         }
                     }
@@ -88,7 +88,7 @@ impl Heir {
                             session.let_go();
                         }
                     }
-                    // It is gone: whoever misses it starts another.
+                    // The new daemon is gone: its clients start another.
                     _ => return Ok(()),
                 },
                 () = sleep_until(next) => on_their_way = 0,
@@ -97,7 +97,7 @@ impl Heir {
     }
 }
 
-/// The session that the next daemon has something for.
+/// The session that the new daemon has a message for.
 fn find(broker: &Broker, line: &str) -> Option<Arc<Session>> {
     let (id, address) = line.strip_prefix(NEWS)?.split_once(' ')?;
     let namespace = broker.registry.namespaces.get(&Address::shown(address)?)?.number;

@@ -1,4 +1,4 @@
-//! The old daemon's part: who may take its place, and when it decides no more.
+//! The old daemon's part: checks the new daemon, pauses, gives the place away.
 
 use std::{
     env, io,
@@ -26,17 +26,16 @@ use crate::{
     journal::{Directory, FORMAT, failpoint},
 };
 
-/// How long callers wait, at most, for a daemon that looks at what is kept.
+/// How long the new daemon may take to load the journals, while this one is paused.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long one that wants the place waits for a snapshot to be finished.
+/// How long the new daemon waits for a snapshot to be finished.
 const SNAPSHOT: Duration = Duration::from_secs(30);
-/// How long it may take to load what is kept, while this one goes on.
+/// How long the new daemon may take to load the journals, while this one goes on.
 const AHEAD: Duration = Duration::from_secs(60);
-/// How long its greeting may take.
+/// How long a greeting may take.
 const GREET: Duration = Duration::from_secs(10);
 
-/// Whether the other end is a daemon that wants this one's place, once it has said something. Who
-/// says nothing is none.
+/// Waits for the first byte, and returns whether the peer is a new daemon.
 pub(crate) async fn is_successor(broker: &Broker, socket: &Socket) -> bool {
     let closed = broker.closed.notified();
     if broker.is_closing() {
@@ -49,15 +48,15 @@ pub(crate) async fn is_successor(broker: &Broker, socket: &Socket) -> bool {
     }
 }
 
-/// Hears what it says, and refuses it or leads it to the front.
+/// Reads a new daemon's greeting, and refuses it or adds it to the queue.
 pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
     let pid = socket.peer().pid.unwrap_or_default();
     let heard = timeout(GREET, hear_line(&mut socket)).await;
     let Ok(Ok(greeting)) = heard else { return };
     let looked_ahead = async {
         check(&broker, &socket, &greeting)?;
-        // So that there is little to load while all wait for it: what was loaded ahead isn't loaded
-        // again, unless another snapshot comes between.
+        // So that little is left to load during the pause: what was loaded ahead isn't loaded again,
+        // unless another snapshot comes between.
         let _ = timeout(SNAPSHOT, broker.renew_snapshots()).await;
         let ahead = async {
             socket.write_all(b"AHEAD\n").await?;
@@ -65,9 +64,9 @@ pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
         };
         match timeout(AHEAD, ahead).await {
             Ok(Ok(line)) if line == "LOADED" => {}
-            Ok(Ok(line)) => return Err(format!("it said {line:?} instead of LOADED")),
-            Ok(Err(_)) => return Err("it is gone".to_owned()),
-            Err(_) => return Err(format!("it has not loaded the journal in {AHEAD:?}")),
+            Ok(Ok(line)) => return Err(format!("the new daemon sent {line:?} instead of LOADED")),
+            Ok(Err(_)) => return Err("the new daemon is gone".to_owned()),
+            Err(_) => return Err(format!("the new daemon took more than {AHEAD:?} to load")),
         }
         let compactions = broker.compactions.clone();
         match timeout(SNAPSHOT, compactions.acquire_owned()).await {
@@ -83,7 +82,7 @@ pub(crate) async fn answer(broker: Arc<Broker>, mut socket: Socket) {
             }
         }
         Err(why) => {
-            warn!(pid, "a daemon that wants this one's place is refused: {why}");
+            warn!(pid, "a daemon that would replace this one was refused: {why}");
             let _ = socket.write_all(format!("NO {why}\n").as_bytes()).await;
         }
     }
@@ -100,14 +99,12 @@ async fn hear_line(socket: &mut Socket) -> io::Result<String> {
     }
 }
 
-/// Why it may not have the place.
+/// Checks that a new daemon may replace this one; the error says why not.
 fn check(broker: &Broker, socket: &Socket, greeting: &str) -> Result<(), String> {
     let us = geteuid().as_raw();
     let peer = socket.peer();
     if peer.uid != Some(us) {
-        return Err(format!(
-            "the daemon runs as user {us}, and only that user's own may take its place"
-        ));
+        return Err(format!("it runs as user {us}, and only a daemon of that user may replace it"));
     }
     let theirs = greeting.strip_prefix(GREETING).and_then(|rest| {
         let mut words = rest.strip_prefix(' ')?.split(' ').map(str::parse::<u64>);
@@ -115,34 +112,36 @@ fn check(broker: &Broker, socket: &Socket, greeting: &str) -> Result<(), String>
     });
     let Some((device, inode, format)) = theirs else {
         let ours = env!("CARGO_PKG_VERSION");
-        return Err(format!(
-            "the daemon ({ours}) doesn't understand this version: stop it instead"
-        ));
+        return Err(format!("its version, {ours}, can't be replaced by this one: stop it instead"));
     };
     let Some(journal) = &broker.settings.journal else {
-        return Err("the daemon keeps no journal (--no-journal), and all that it knows would be \
-                    lost: stop it instead"
-            .into());
+        return Err(
+            "it keeps no journal (--no-journal), so that its state would be lost: stop it \
+                    instead"
+                .into(),
+        );
     };
     let path = journal.path().display();
     match Directory::identity(journal.path()) {
         Ok(ours) if ours == (device, inode) => {}
         Ok(_) => {
-            return Err(format!("the daemon keeps its state in {path}: name it with --journal"));
+            return Err(format!("its journal is in {path}: name that with --journal"));
         }
-        Err(error) => return Err(format!("the daemon's journal, {path}: {error}: try again")),
+        Err(error) => return Err(format!("its journal, {path}: {error}: try again")),
     }
     if format < u64::from(FORMAT) {
         return Err(format!(
-            "the daemon's journal has format {FORMAT}, and the new one reads none beyond {format}"
+            "its journal has format {FORMAT}, and this version reads formats up to {format}"
         ));
     }
     let has_manager = env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty());
     let is_managed = broker.settings.is_activated || has_manager;
     if is_managed && peer.pid.is_none_or(|pid| !is_own_child(pid)) {
-        return Err("the daemon is a service: its manager must know who it is. Have that replace \
-                    it (systemctl reload syncd)"
-            .into());
+        return Err(
+            "it is a service, whose manager must know its process: replace it by the manager \
+                    (systemctl reload syncd)"
+                .into(),
+        );
     }
     Ok(())
 }
@@ -153,20 +152,20 @@ fn is_own_child(pid: u32) -> bool {
     parent.and_then(|parent| parent.parse().ok()) == Some(std::process::id())
 }
 
-/// A daemon that may take this one's place.
+/// A new daemon that may replace this one.
 pub(crate) struct Successor {
     talk: Talk,
     pid: u32,
-    /// No snapshot is in the making as long as it is kept.
+    /// Keeps snapshots from being made.
     _snapshots: OwnedSemaphorePermit,
 }
 
 impl Successor {
-    /// Has it look at all that is kept, and gives it the place. Meanwhile nothing is done: this
-    /// waits, and the runtime's thread with it.
+    /// Pauses this daemon, lets the new one load the journals, and gives it the place. Blocks the
+    /// runtime's thread.
     ///
     /// # Errors
-    /// Why it doesn't have the place: this daemon goes on.
+    /// Why the new daemon doesn't get the place; then this daemon goes on.
     pub fn lead_in(
         mut self,
         broker: &Broker,
@@ -176,9 +175,9 @@ impl Successor {
         let pid = self.pid;
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                "it is gone".to_owned()
+                "the new daemon is gone".to_owned()
             }
-            io::ErrorKind::TimedOut => format!("it has not looked through the journal in {LOOK:?}"),
+            io::ErrorKind::TimedOut => format!("the new daemon took more than {LOOK:?} to load"),
             _ => error.to_string(),
         };
         let pause = broker.pause();
@@ -187,7 +186,7 @@ impl Successor {
             self.show(kept, instance.as_deref(), listener).map_err(failed).and_then(|led| led)
         });
         led.inspect_err(|why| {
-            // It may still be there, and late.
+            // The new daemon may only be late.
             let _ = self.talk.say(&format!("NO {why}"));
         })?;
         failpoint("replace.given");
@@ -196,11 +195,12 @@ impl Successor {
         if let Some(instance) = instance {
             instance.bequeath();
         }
-        info!(successor = pid, "another daemon takes this one's place");
+        info!(successor = pid, "a new daemon replaces this one");
         Ok(Heir::new(self.talk, pid, self._snapshots))
     }
 
-    /// Up to its descriptors, which are given last: if that fails, it has nothing.
+    /// The conversation up to YOURS, whose descriptors come last: if it fails, the new daemon has
+    /// nothing.
     fn show(
         &mut self,
         Holdings { namespaces, sessions }: Holdings,
@@ -213,7 +213,8 @@ impl Successor {
         if said != format!("READY {namespaces} {sessions}") {
             let why = said.strip_prefix("NO ").map(str::to_owned);
             let kept = format!("{namespaces} namespaces and {sessions} sessions");
-            return Ok(Err(why.unwrap_or_else(|| format!("it found {said:?} instead of {kept}"))));
+            let why = why.unwrap_or_else(|| format!("it found {said:?} instead of {kept}"));
+            return Ok(Err(why));
         }
         let us = std::process::id();
         match instance {

@@ -1,4 +1,4 @@
-//! Where nobody tells a daemon to reload.
+//! Reload for systems without SIGHUP: does nothing.
 
 use syncd_proto::Endpoint;
 

@@ -1,4 +1,4 @@
-//! Where a listener can't be handed over, all daemons come to a free place.
+//! Handover for systems that can't pass a listener on: takes a free place only.
 
 use std::{convert::Infallible, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! A daemon that is told to reload (SIGHUP) starts the program that it was started as, which by
-//! now may be another version, to take its place.
+//! Reload (SIGHUP): the daemon starts its own program, which may be a newer version by now, to
+//! replace it.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 use syncd_proto::Endpoint;
 use tracing::{info, warn};
 
-/// Tells the program that is started whose place it is to take.
+/// The variable that tells the new program which place to take over.
 const PREDECESSOR: &str = "SYNCD_PREDECESSOR";
 
 /// How the program was started.
@@ -24,12 +24,13 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    /// How this program was started, and the place that it was started to take. To be asked at the
-    /// start: before the program's file is another one's, and while there is one thread.
+    /// How this program was started, and the place that it has to take over. Must be called at the
+    /// start, while there is one thread, and before the program's file may be replaced.
     pub fn prepare() -> (Self, Option<Endpoint>) {
         let mut args = env::args_os();
         let named = args.next().map(PathBuf::from).unwrap_or_default();
-        // A link that is followed leads to the old version, or out of a virtual environment.
+        // Prefer the name as given: resolving symbolic links would lead to the old version, or out of
+        // a virtual environment.
         let program = match named.is_absolute() {
             true => named,
             false => env::current_exe().unwrap_or(named),
@@ -41,10 +42,10 @@ impl Reload {
         (Self { program, args: args.collect() }, place)
     }
 
-    /// Starts it. If it doesn't come to serve, this daemon goes on.
+    /// Starts the program. If that doesn't replace this daemon, this one goes on.
     pub fn start(&self, endpoint: &Endpoint) {
         if std::process::id() == 1 {
-            // Its end would be that of all others, too.
+            // The end of process 1 ends all processes of its container.
             return warn!("SIGHUP: process 1 can't be replaced: restart its container");
         }
         let mut command = Command::new(&self.program);
@@ -52,10 +53,10 @@ impl Reload {
         command.env_remove("SYNCD_AUTO_STARTED").stdin(Stdio::null()).stdout(Stdio::null());
         match command.spawn() {
             Ok(mut child) => {
-                info!(successor = child.id(), "SIGHUP: starting a daemon to take this one's place");
+                info!(successor = child.id(), "SIGHUP: starting a daemon to replace this one");
                 thread::spawn(move || {
                     if let Ok(status) = child.wait() {
-                        warn!("the daemon that was to take this one's place ended: {status}");
+                        warn!("the daemon that should replace this one ended: {status}");
                     }
                 });
             }
@@ -66,8 +67,8 @@ impl Reload {
         }
     }
 
-    /// Whether SIGHUP is to be waited for. Not by a daemon in somebody's terminal: it says there
-    /// that the terminal is gone. Nor where whoever started it had it ignored (nohup).
+    /// Whether to reload on SIGHUP. Not with a controlling terminal, where SIGHUP means that the
+    /// terminal is gone; nor if the daemon was started with SIGHUP ignored, as by nohup(1).
     pub fn is_wanted(&self) -> bool {
         let is_ignored = || {
             let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

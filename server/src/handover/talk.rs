@@ -1,5 +1,4 @@
-//! What the two daemons say to each other: lines, some with descriptors. Never here: what follows
-//! from them.
+//! The conversation between two daemons: lines, some with descriptors.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -19,17 +18,17 @@ use rustix::{
     },
 };
 
-/// How a daemon begins that wants the place, and the number of what they say from then on.
+/// The beginning of a new daemon's greeting, with the version of the conversation.
 pub(crate) const GREETING: &str = "SYNCD-REPLACE 2";
-/// The first byte of it, which no HTTP/2 begins with.
+/// The greeting's first byte; HTTP/2 begins with another (`PRI`).
 pub(crate) const FIRST: u8 = b'S';
-/// How the new daemon says whom it has something for: a session's number and its namespace follow.
+/// There is a message for a session; its number and namespace follow.
 pub(crate) const NEWS: &str = "NEWS ";
-/// How it says that a session has come.
+/// A session has resumed.
 pub(crate) const HERE: &str = "HERE";
-/// The longest line.
+/// The longest line, in bytes.
 pub(crate) const LINE: usize = 4096;
-/// Socket, directory, lock file.
+/// The most descriptors with a line: socket, directory, lock file.
 const DESCRIPTORS: usize = 3;
 
 #[cfg(not(target_vendor = "apple"))]
@@ -41,19 +40,19 @@ const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(target_vendor = "apple")]
 const RECEIVE: RecvFlags = RecvFlags::empty();
 
-/// One end of the conversation. Each line is answered by the other end before the next one.
+/// One end of the conversation. The ends alternate, line by line.
 #[derive(Debug)]
 pub(crate) struct Talk(UnixStream);
 
 impl Talk {
-    /// Over a socket that may not wait so far.
+    /// Over a socket, which becomes blocking.
     pub fn over(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(Duration::from_secs(5)))?;
         Ok(Self(stream))
     }
 
-    /// The socket, which doesn't wait any more.
+    /// The socket, non-blocking again.
     pub fn into_inner(self) -> io::Result<UnixStream> {
         self.0.set_nonblocking(true)?;
         Ok(self.0)
@@ -63,7 +62,7 @@ impl Talk {
         self.give(words, &[])
     }
 
-    /// Says something, and gives descriptors along.
+    /// Sends a line with descriptors.
     pub fn give(&mut self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let words = words.chars().take(LINE / 4 - 1);
         let mut line: String = words.map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -74,17 +73,17 @@ impl Talk {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let line = IoSlice::new(line.as_bytes());
-        // A line is far shorter than what a socket has room for: it goes as a whole or not at all.
+        // A line is far shorter than the socket's buffer, so it is sent whole or not at all.
         match retry_on_intr(|| sendmsg(&self.0, &[line], &mut along, SEND))? {
             sent if sent == line.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
     }
 
-    /// The next line of the other end, and what comes with it.
+    /// Receives a line and its descriptors.
     ///
     /// # Errors
-    /// `UnexpectedEof` if it is gone; `TimedOut`; `InvalidData` if it says something else.
+    /// `UnexpectedEof` if the other end is gone; `TimedOut`; `InvalidData` if it isn't a line.
     pub fn hear(&mut self, patience: Duration) -> io::Result<(String, Vec<OwnedFd>)> {
         let until = Instant::now() + patience;
         let (mut line, mut descriptors) = (Vec::new(), Vec::new());
@@ -137,7 +136,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(60);
 
     #[test]
-    fn lines_arrive_with_what_is_given_along() {
+    fn lines_arrive_with_their_descriptors() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (mut ours, mut theirs) = (Talk::over(ours).unwrap(), Talk::over(theirs).unwrap());
         let file = tempfile::tempfile().unwrap();
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_told_from_one_that_comes_in_pieces() {
+    fn other_bytes_are_told_from_a_line_in_pieces() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let mut theirs = Talk::over(theirs).unwrap();
         let writer = std::thread::spawn(move || {

@@ -20,7 +20,7 @@ use crate::{
     watch::WatchEnd,
 };
 
-/// A watch among those of its user.
+/// A watch, counted in its user's quota.
 pub(crate) struct Watching(Arc<User>);
 
 impl Watching {
@@ -36,12 +36,12 @@ impl Drop for Watching {
     }
 }
 
-/// The log records of a namespace as they come.
+/// A stream of a namespace's new records.
 pub(crate) struct Watch {
     broker: Arc<Broker>,
     namespace: Arc<Namespace>,
     key: usize,
-    /// Copied out of the namespace's ring, and not yet yielded.
+    /// Copied from the namespace's ring, and not yet yielded.
     records: VecDeque<Arc<Record>>,
     is_over: bool,
     _place: Watching,
@@ -74,12 +74,12 @@ impl Stream for Watch {
             let kept = broker.settings.limits.watch_bytes;
             return Poll::Ready(Some(Err(match end {
                 WatchEnd::Overtaken => Status::data_loss(format!(
-                    "read too slowly: the daemon keeps {kept} bytes of events: watch again"
+                    "read too slowly: the daemon keeps only {kept} bytes of events: watch again"
                 )),
                 WatchEnd::Closed if broker.is_closing() => {
                     Status::unavailable("the daemon is shutting down")
                 }
-                WatchEnd::Closed => Status::aborted("the namespace is over: watch again"),
+                WatchEnd::Closed => Status::aborted("the namespace has ended: watch again"),
             })));
         }
         let record = records.pop_front();
@@ -91,7 +91,7 @@ impl Stream for Watch {
 }
 
 impl Drop for Watch {
-    /// The namespace may have been kept for this watch alone.
+    /// Ends the watch, under the lock: that may be what kept the namespace from being retired.
     fn drop(&mut self) {
         let Self { broker, namespace, key, .. } = self;
         let unwatched = broker.enter(namespace, broker.now(), None, |_, _| {

@@ -1,4 +1,4 @@
-//! A place that goes from one daemon to the next: the same directory, the same lock, the same socket.
+//! Passing a place from one daemon to the next: the same directory, lock and socket.
 
 use std::{
     fs::File,
@@ -12,23 +12,23 @@ use syncd_proto::Endpoint;
 use super::{Identity, Instance, beside, write_holder};
 
 impl Instance {
-    /// Which file the socket is, as a device and an inode.
+    /// The device and inode of the socket file.
     pub fn socket_identity(&self) -> (u64, u64) {
         (self.socket_is.device, self.socket_is.inode)
     }
 
-    /// What makes the place this daemon's: its directory, and the file with the lock. Whoever has
-    /// the latter has the lock, as long as either daemon keeps it.
+    /// The descriptors of the directory and the lock file. The flock belongs to the open file, so a
+    /// daemon that gets the descriptor shares the lock.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.directory.as_fd(), self.lock.as_fd()]
     }
 
-    /// The place is another daemon's: its socket stays.
+    /// The place is another daemon's now: leaves the socket in place.
     pub fn bequeath(&mut self) {
         self.is_withdrawn = true;
     }
 
-    /// The place of the daemon before, by what made it its own.
+    /// Takes over the place of the former daemon, from its descriptors.
     pub fn inherit(
         endpoint: &Endpoint,
         directory: OwnedFd,

@@ -1,5 +1,5 @@
-//! Who else listens at a socket's path, as the kernel knows it, whatever the path leads to by now:
-//! asked of it through sock_diag(7).
+//! Finds other sockets that listen and were bound at the same path, whatever the path leads to now,
+//! through sock_diag(7).
 
 use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -20,11 +20,11 @@ const SHOW_NAME_FILE_OWNER: u32 = 0x1 | 0x2 | 0x40;
 const NAME: u16 = 0;
 const FILE: u16 = 1;
 const OWNER: u16 = 7;
-/// Of a netlink message's header, and of what precedes a socket's attributes.
+/// The sizes of a netlink message's header, and of what precedes a socket's attributes.
 const HEADER: usize = 16;
 const SOCKET: usize = 16;
 
-/// A listening socket: the file that it was bound to.
+/// The file that a listening socket was bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bound {
     inode: u32,
@@ -32,12 +32,11 @@ struct Bound {
     owner: Option<u32>,
 }
 
-/// Whether a socket other than the one of the file `inode` listens that was bound at `path` of
-/// the same filesystem by this user or root. Within this network namespace, which is all that the
-/// kernel tells of.
+/// Whether another socket than that of the file `inode` listens that was bound at `path` of the same
+/// filesystem by this user or root. The kernel reports only this network namespace.
 pub(super) fn listens_besides(path: &Path, inode: u32) -> io::Result<bool> {
     let bound = bound_at(path)?;
-    // Without the own one nothing is known about the filesystem.
+    // Without our own socket the filesystem isn't known.
     let Some(own) = bound.iter().find(|bound| bound.inode == inode) else { return Ok(false) };
     let us = geteuid().as_raw();
     Ok(bound.iter().any(|other| {
@@ -91,7 +90,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A message's type and what follows its header; and what follows the message.
+/// Splits off a message: its type, its content, and the rest.
 fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32_at(bytes, 0)? as usize;
     let message = bytes.get(HEADER..length)?;
@@ -99,7 +98,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((u16_at(bytes, 4)?, message, next))
 }
 
-/// An attribute's type and value; and what follows it.
+/// Splits off an attribute: its type, its value, and the rest.
 fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::from(u16_at(bytes, 0)?);
     let value = bytes.get(4..length)?;
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_listens_is_found_after_its_file_is_gone() {
+    fn a_listening_socket_is_found_after_its_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let first = UnixListener::bind(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Taking, losing and leaving a place.
+//! Tests of taking, losing and leaving a place.
 
 use std::os::unix::{
     fs::{PermissionsExt as _, symlink},
@@ -16,7 +16,7 @@ fn take(dir: &tempfile::TempDir) -> Result<(Instance, Listener), ServeError> {
 }
 
 #[tokio::test]
-async fn a_second_daemon_is_told_who_is_first() {
+async fn a_second_daemon_is_told_the_pid_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let first = take(&dir).unwrap();
     match take(&dir) {
@@ -54,7 +54,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_link_in_the_lock_files_place_leads_nowhere() {
+async fn a_link_in_place_of_a_file_is_refused() {
     for name in ["s.sock.pid", "s.sock.tokens"] {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
@@ -90,10 +90,10 @@ async fn a_place_that_was_taken_over_is_lost_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_number_used_again_does_not_mislead_who_has_left() {
+async fn a_withdrawn_instance_leaves_a_socket_with_a_reused_inode() {
     use std::os::unix::fs::MetadataExt as _;
 
-    // Not every filesystem gives a number out again; those that do, do it soon.
+    // Not every filesystem reuses inodes; those that do, do it soon.
     for _ in 0..20 {
         let dir = tempfile::tempdir().unwrap();
         let path = endpoint(&dir).as_path().to_owned();
@@ -113,7 +113,7 @@ async fn a_number_used_again_does_not_mislead_who_has_left() {
 }
 
 #[tokio::test]
-async fn a_directory_made_anew_is_another_place() {
+async fn a_replaced_directory_is_another_place() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("syncd");
     let endpoint: Endpoint = dir.join("s.sock").to_str().unwrap().parse().unwrap();
@@ -122,7 +122,7 @@ async fn a_directory_made_anew_is_another_place() {
     assert!(instance.lost().unwrap().contains("directory"));
     let (next, _listens) = Instance::take(&endpoint, 0o600, None).unwrap();
     assert!(instance.lost().unwrap().contains("directory"));
-    // It waits for as long as the first one listens.
+    // The second daemon waits as long as the first one listens.
     let settled = tokio::time::timeout(std::time::Duration::from_millis(100), next.settle());
     assert!(cfg!(not(target_os = "linux")) || settled.await.is_err());
     drop(listener);
@@ -132,7 +132,7 @@ async fn a_directory_made_anew_is_another_place() {
 }
 
 #[tokio::test]
-async fn its_files_never_look_abandoned_to_who_cleans_tmp() {
+async fn files_are_touched_so_that_tmp_cleaners_keep_them() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint(&dir);
     let (instance, _listener) = Instance::take(&endpoint, 0o600, None).unwrap();

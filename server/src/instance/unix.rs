@@ -1,5 +1,5 @@
-//! The place on Unix. All files are opened from the directory's descriptor, following no link, and
-//! nothing is changed or unlinked before it is known to be this daemon's.
+//! The place on Unix. Files are opened from the directory's descriptor, without following links, and
+//! verified to be this daemon's before they are changed or unlinked.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use super::beside;
 use crate::ServeError;
 
-/// What tells one file from all others for as long as somebody has it open.
+/// A file's device and inode, unique while the file is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
@@ -43,8 +43,8 @@ impl Identity {
 
 const DIRECTORY_LOST: &str = "its path leads to another directory";
 
-/// What makes this daemon the only one at its place, for as long as it is kept. The lock file
-/// stays: to remove it would let two others each lock a file of their own.
+/// A place that this daemon has, until dropped. The lock file is never removed: otherwise two
+/// daemons could each lock a file of their own.
 #[derive(Debug)]
 pub(crate) struct Instance {
     endpoint: Endpoint,
@@ -59,12 +59,12 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Takes the place: its directory, its lock, a socket in place of a stale one.
+    /// Takes the place: directory, lock, and a socket, which replaces a stale one.
     ///
     /// # Errors
-    /// [`ServeError::AlreadyRunning`] if another daemon has it, or somebody listens there without
-    /// the lock (a socket that systemd has bound, say). [`ServeError::PlaceLost`] if the directory
-    /// is replaced meanwhile.
+    /// [`ServeError::AlreadyRunning`] if another daemon has the lock, or a process without it
+    /// listens (for example systemd). [`ServeError::PlaceLost`] if the directory was replaced
+    /// meanwhile.
     pub fn take(
         endpoint: &Endpoint,
         mode: u32,
@@ -74,7 +74,7 @@ impl Instance {
         Self::take_in(directory, directory_is, endpoint, mode, group).map_err(|error| {
             match identity_of(&endpoint.directory()) {
                 Ok(now) if now == directory_is => error,
-                // Whatever failed, this is why.
+                // The replaced directory is the cause of any other error.
                 _ => ServeError::PlaceLost { endpoint: endpoint.clone(), why: DIRECTORY_LOST },
             }
         })
@@ -92,7 +92,7 @@ impl Instance {
         let (lock, lock_is) = take_lock(endpoint, &directory, &lock_name)?;
         let failed = |error: io::Error| ServeError::Bind { endpoint: endpoint.clone(), error };
         remove_stale(endpoint, &directory, &socket_name)?;
-        // Whoever can connect must be one of those who may.
+        // Group and mode are set before listening, so that nobody else can connect.
         let (listener, socket_is) = Listener::bind_prepared(endpoint, || {
             let bound = statat(&directory, &socket_name, AtFlags::SYMLINK_NOFOLLOW)?;
             let is_ours = FileType::from_raw_mode(bound.st_mode) == FileType::Socket
@@ -131,11 +131,11 @@ impl Instance {
         open_own(&self.directory, &self.tokens_name(), OFlags::CREATE).map(|(file, _)| file)
     }
 
-    /// Waits until no other daemon serves at this place, which one could whose directory was
-    /// replaced: it leaves as soon as it has noticed.
+    /// Waits until no daemon whose directory was replaced serves at this path any more: it exits as
+    /// soon as it notices.
     ///
     /// # Errors
-    /// [`ServeError::AlreadyRunning`] if it doesn't (it is stopped, say).
+    /// [`ServeError::AlreadyRunning`] if it doesn't within 5 s, for example because it is stopped.
     pub async fn settle(&self) -> Result<(), ServeError> {
         #[cfg(target_os = "linux")]
         {
@@ -145,7 +145,7 @@ impl Instance {
             let begun = tokio::time::Instant::now();
             let inode = self.socket_is.inode as u32;
             loop {
-                // Whoever listens may have taken the place just now.
+                // The other daemon may have taken this place just now.
                 if let Some(why) = self.lost() {
                     return Err(ServeError::PlaceLost { endpoint: self.endpoint.clone(), why });
                 }
@@ -168,7 +168,7 @@ impl Instance {
         Ok(())
     }
 
-    /// `Some` once the place isn't this daemon's any more: why.
+    /// Why the place is no longer this daemon's own, if it isn't.
     pub fn lost(&self) -> Option<&'static str> {
         let is_gone = |stat: Result<Stat, Errno>, was: Identity| match stat {
             Ok(stat) => Identity::of(&stat) != was,
@@ -179,16 +179,16 @@ impl Instance {
         if is_gone(directory, self.directory_is) {
             Some(DIRECTORY_LOST)
         } else if is_gone(within(&self.socket_name), self.socket_is) {
-            Some("the socket is gone or another's")
+            Some("the socket was removed or replaced")
         } else if is_gone(within(&self.lock_name), self.lock_is) {
-            Some("the lock file is gone or another's")
+            Some("the lock file was removed or replaced")
         } else {
             self.keep_fresh();
             None
         }
     }
 
-    /// Who cleans `/tmp` takes files for abandoned that nobody has touched for some days.
+    /// Touches the files each hour, since cleaners of `/tmp` remove files that are some days old.
     fn keep_fresh(&self) {
         const FRESH: i64 = 3600;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -212,8 +212,8 @@ impl Instance {
         name
     }
 
-    /// Takes the socket away, so that nobody comes any more; another's in its place is left. To
-    /// be called before the listener is closed: the inode's number may be another's after that.
+    /// Removes the socket file, unless another daemon has replaced it. Must be called before the
+    /// listener is closed, after which the inode may be reused.
     pub fn withdraw(&mut self) {
         if std::mem::replace(&mut self.is_withdrawn, true) {
             return;
@@ -237,8 +237,8 @@ fn identity_of(path: &Path) -> io::Result<Identity> {
     Ok(Identity::of(&statat(CWD, path, AtFlags::empty())?))
 }
 
-/// Opens the socket's directory, made if it is missing: for its user alone, or open to those whom
-/// the socket is open to.
+/// Opens the socket's directory, and creates it if it is missing: private, or open to others if the
+/// socket is.
 fn open_directory(endpoint: &Endpoint, mode: u32) -> Result<(OwnedFd, Identity), ServeError> {
     let path = endpoint.directory();
     let open = || {
@@ -251,10 +251,10 @@ fn open_directory(endpoint: &Endpoint, mode: u32) -> Result<(OwnedFd, Identity),
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, &path, flags, Mode::empty())?;
         let identity = Identity::of(&fstat(&directory)?);
-        // What was verified by its path is what was opened.
         if mode & 0o077 == 0 {
             endpoint.verify_directory()?;
         }
+        // The directory that was verified by its path must be the one that was opened.
         if identity_of(&path)? != identity {
             return Err(io::Error::other("it was replaced meanwhile"));
         }
@@ -263,8 +263,9 @@ fn open_directory(endpoint: &Endpoint, mode: u32) -> Result<(OwnedFd, Identity),
     open().map_err(|error| ServeError::Directory { path: path.clone(), error })
 }
 
-/// Opens a file that must be this user's own: where others may write too, a link of theirs must
-/// not lead elsewhere. `making` says whether it is made.
+/// Opens a file that must be this user's own, in a directory where others may create files: refuses
+/// symbolic links, other users' files and files with several names. `making`: extra flags, such as
+/// [`OFlags::CREATE`].
 pub(crate) fn open_own(
     directory: &OwnedFd,
     name: &OsStr,
@@ -278,7 +279,7 @@ pub(crate) fn open_own(
     };
     let found = fstat(&file)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        Err(foreign("it is no regular file"))
+        Err(foreign("it is not a regular file"))
     } else if found.st_uid != geteuid().as_raw() {
         Err(foreign("it belongs to another user"))
     } else if found.st_nlink > 1 {
@@ -293,7 +294,7 @@ fn foreign(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
-/// Locks `<socket>.pid`, and writes the process's number into it, for whoever wonders.
+/// Locks `<socket>.pid`, and writes the process id into it, for information.
 fn take_lock(
     endpoint: &Endpoint,
     directory: &OwnedFd,
@@ -317,7 +318,7 @@ fn take_lock(
             }
             Err(error) => return Err(failed(error.into())),
         }
-        // Somebody may have removed it between the two: then the lock is of no file.
+        // The file may have been removed between open and flock: then the lock is worthless.
         match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if Identity::of(&found) == identity => {}
             Ok(_) | Err(Errno::NOENT) => continue,
@@ -334,7 +335,7 @@ fn write_holder(mut file: &File, path: &Path) {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     if let Err(error) = written {
-        warn!(%error, path = %path.display(), "the lock is taken, but its file can't name the holder");
+        warn!(%error, path = %path.display(), "the process id can't be written to the lock file");
     }
 }
 
@@ -351,15 +352,15 @@ fn remove_stale(
         Err(error) => return Err(failed(error.into())),
         Ok(found) if FileType::from_raw_mode(found.st_mode) != FileType::Socket => {
             let why =
-                "there is a file of that name, which is no socket: remove it, or choose another";
+                "there is a file of that name that isn't a socket: remove it, or choose another";
             return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, why)));
         }
         Ok(found) => Identity::of(&found),
     };
     match probe(endpoint) {
-        // One that is stopped, its queue full, is alive too.
+        // Also if the daemon is stopped and its queue full.
         Ok(()) => Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid: None }),
-        // What refused is what is removed.
+        // The file must be the one that refused.
         Err(error)
             if error.kind() == io::ErrorKind::ConnectionRefused
                 && find().is_ok_and(|now| Identity::of(&now) == found) =>
@@ -378,8 +379,8 @@ pub(crate) fn tokens_of_activated(endpoint: &Endpoint) -> io::Result<File> {
     open_own(&directory, &name, OFlags::CREATE).map(|(file, _)| file)
 }
 
-/// The listening socket that systemd started this process for, if it did; its variables are
-/// gone then, so that no child takes them for its own. Call it before any thread is made.
+/// The listening socket that systemd passed, if it did. Removes systemd's variables, so that no child
+/// inherits them. Must be called while there is one thread.
 ///
 /// # Errors
 /// If the descriptor isn't there, or there are several.
@@ -394,7 +395,7 @@ pub(crate) fn activated() -> Result<Option<OwnedFd>, ServeError> {
         let why = format!("one socket is served, and systemd passed {}", rest + 1);
         return Err(ServeError::Activation(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
-    // SAFETY: systemd opened it for this process, and nobody else here has taken it.
+    // SAFETY: systemd opened the descriptor for this process, and nothing else uses it.
     Ok(first.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 

@@ -1,5 +1,5 @@
-//! The place on Windows: the pipe's first instance is the daemon's alone, and goes with it; a
-//! lock file tells who it is.
+//! The place on Windows: only one process can create a pipe's first instance, which goes with it; a
+//! lock file has the process id.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -11,7 +11,7 @@ use syncd_proto::{Endpoint, socket::Listener};
 use super::beside;
 use crate::ServeError;
 
-/// The lock that makes this daemon the only one of its pipe, for as long as it is kept.
+/// A place that this daemon has, until dropped.
 #[derive(Debug)]
 pub(crate) struct Instance {
     endpoint: Endpoint,
@@ -39,7 +39,7 @@ impl Instance {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // A locked file can't be read, and then nobody is named.
+                // On Windows a locked file may not be readable: then no pid is named.
                 let _ = file.read_to_string(&mut pid);
                 let pid = pid.trim().parse().ok();
                 return Err(ServeError::AlreadyRunning { endpoint: endpoint.clone(), pid });
@@ -63,21 +63,21 @@ impl Instance {
         options.open(beside(&self.endpoint, ".tokens"))
     }
 
-    /// Waits for another daemon at this place to be gone.
+    /// Does nothing: a pipe can't be replaced.
     pub async fn settle(&self) -> Result<(), ServeError> {
         Ok(())
     }
 
-    /// `Some` once the place isn't this daemon's any more: why. A pipe can't be taken away.
+    /// Always `None`: a pipe can't be replaced.
     pub fn lost(&self) -> Option<&'static str> {
         None
     }
 
-    /// Takes the socket away, so that nobody comes any more.
+    /// Does nothing: the pipe goes with the process.
     pub fn withdraw(&mut self) {}
 }
 
-/// The file that keeps the highest fencing token, beside a socket that somebody else has bound.
+/// Windows has no socket activation.
 pub(crate) fn tokens_of_activated(_: &Endpoint) -> std::io::Result<File> {
     Err(std::io::ErrorKind::Unsupported.into())
 }

@@ -1,7 +1,7 @@
-//! Shared namespaces whose name is nearly the one that somebody gave: a slip of the pen makes a
-//! private namespace, in which nobody else is.
+//! Finds shared namespaces with a name similar to a given one: a misspelt name makes a private
+//! namespace, in which nobody else is.
 
-/// Those of `shared` that may have been meant by `name`.
+/// The names in `shared` that `name` may be a misspelling of.
 pub(crate) fn similar(name: &str, shared: &[String]) -> Vec<String> {
     shared.iter().filter(|shared| is_similar(name, shared)).cloned().collect()
 }
@@ -11,7 +11,7 @@ fn is_similar(name: &str, shared: &str) -> bool {
         text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };
     let (name, shared) = (plain(name), plain(shared));
-    // Names of two letters are all alike.
+    // A difference of one letter says nothing in a name of two.
     let slips = match name.chars().count().min(shared.chars().count()) {
         0..=2 => 0,
         3..=5 => 1,
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_pen_is_told_from_another_name() {
+    fn a_misspelling_is_told_from_another_name() {
         for (name, shared) in [
             ("job", "jobs"),
             ("Jobs", "jobs"),

@@ -1,5 +1,5 @@
-//! The end of a process as Linux tells it: a pidfd turns readable. A forked child that keeps
-//! the socket open changes nothing about that. Where there are too few descriptors /proc must do.
+//! The end of a process on Linux: its pidfd becomes readable (pidfd_open(2)), even if a forked child
+//! keeps the socket open. If there are too few descriptors, /proc is polled instead.
 
 use std::{
     io,
@@ -20,15 +20,15 @@ use tokio::{
 };
 use tracing::warn;
 
-/// How often a process is looked up of which there is no pidfd.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a process without a pidfd is polled.
+const POLL: Duration = Duration::from_millis(500);
 
-/// What tells a process's end.
+/// How a process's end is noticed.
 pub(super) enum Watch {
     Pidfd(AsyncFd<OwnedFd>),
-    /// There are too few descriptors: it is looked up, by its number and by when it began.
+    /// There are too few descriptors: by polling the PID and start time.
     Number(Pid, Option<u64>),
-    /// This kernel has no such thing, and the socket's end is the only witness.
+    /// The kernel has no pidfds: only by the end of the socket.
     Nothing,
 }
 
@@ -36,7 +36,7 @@ impl Watch {
     pub(super) fn new(socket: &Socket, pid: u32) -> io::Result<Self> {
         match socket.peer_pidfd() {
             Ok(pidfd) => {
-                // SAFETY: an OwnedFd is the same descriptor for as long as it lives.
+                // SAFETY: an OwnedFd is the same descriptor as long as it lives.
                 let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
                 Ok(Self::Pidfd(pidfd?))
             }
@@ -46,22 +46,23 @@ impl Watch {
                     io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
                 ) =>
             {
-                warn!(pid, %error, "this process can't be watched: only its socket tells its end");
+                warn!(pid, %error, "can't watch this process: its end is noticed only by its socket");
                 Ok(Self::Nothing)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Of whoever has that number; `None`: nobody. Half of the descriptors are left to those who come.
+    /// Watches the process that has the PID now; `None` if there is none. Leaves half of the
+    /// descriptors for new connections.
     pub(super) fn of(pid: u32) -> Option<Self> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
         let few = || {
             static TOLD: Once = Once::new();
             TOLD.call_once(|| {
                 warn!(
-                    "too few descriptors (ulimit -n) to watch each process of the daemon before: \
-                     whether the others live is looked up every {LOOK:?}"
+                    "too few descriptors (ulimit -n) to watch each process of the previous daemon: \
+                     the others are polled every {POLL:?}"
                 );
             });
             Some(Self::Number(number, Stat::of(pid).map(|stat| stat.started)))
@@ -69,14 +70,14 @@ impl Watch {
         match pidfd_open(number, PidfdFlags::empty()) {
             Ok(pidfd) if is_beyond_half(&pidfd) => few(),
             Ok(pidfd) => {
-                // SAFETY: an OwnedFd is the same descriptor for as long as it lives.
+                // SAFETY: an OwnedFd is the same descriptor as long as it lives.
                 let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
                 Some(pidfd.map_or(Self::Nothing, Self::Pidfd))
             }
             Err(Errno::SRCH | Errno::INVAL) => None,
             Err(Errno::MFILE | Errno::NFILE) => few(),
             Err(error) => {
-                warn!(pid, %error, "this process can't be watched: only its socket tells its end");
+                warn!(pid, %error, "can't watch this process: its end is noticed only by its socket");
                 Some(Self::Nothing)
             }
         }
@@ -90,7 +91,7 @@ impl Watch {
             }
             Self::Number(pid, started) => match Stat::of(pid.as_raw_pid().cast_unsigned()) {
                 Some(stat) => stat.is_over || started.is_some_and(|then| then != stat.started),
-                // There may be no descriptor for that, either.
+                // /proc may be unreadable for lack of a descriptor.
                 None => test_kill_process(*pid) == Err(Errno::SRCH),
             },
             Self::Nothing => false,
@@ -102,7 +103,7 @@ impl Watch {
             Self::Pidfd(pidfd) if pidfd.readable().await.is_ok() => return,
             Self::Number(..) => {
                 while !self.has_exited() {
-                    sleep(LOOK).await;
+                    sleep(POLL).await;
                 }
                 return;
             }
@@ -112,21 +113,22 @@ impl Watch {
     }
 }
 
-/// The lowest number that is free is taken, so the number tells how many aren't.
+/// Whether more than half of the descriptors are in use: the kernel hands out the lowest free number.
 fn is_beyond_half(descriptor: &OwnedFd) -> bool {
     let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     u64::from(descriptor.as_raw_fd().cast_unsigned()) >= all / 2
 }
 
-/// When a process began, in clock ticks since the machine's start: no two processes of one number
-/// began at the same. `None` where /proc doesn't show it.
+/// When a process was started, in clock ticks since boot: PID and start time together identify a
+/// process. `None` where /proc doesn't show it.
 pub(super) fn started(pid: u32) -> Option<u64> {
     Stat::of(pid).map(|stat| stat.started)
 }
 
-/// What /proc says of a process.
+/// The fields of `/proc/<pid>/stat` that are used (proc_pid_stat(5)).
 struct Stat {
-    /// It has exited, and its parent hasn't heard of it. (Threads may be left when the first has ended.)
+    /// It has exited, and its parent hasn't reaped it. (If the main thread has ended, others may be
+    /// left.)
     is_over: bool,
     started: u64,
 }
@@ -134,7 +136,7 @@ struct Stat {
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // The name before, in brackets, may have any bytes in it. The first one after it is field 3.
+        // Field 2, the name in brackets, may have any bytes in it. Field 3 follows.
         let stat = String::from_utf8_lossy(&stat);
         let (_, rest) = stat.rsplit_once(')')?;
         let mut rest = rest.split_ascii_whitespace();

@@ -1,6 +1,6 @@
-//! Where no descriptor tells the end of a process (yet: kqueue's NOTE_EXIT would, on macOS and
-//! the BSDs), the end of its socket must do. A forked child that keeps the socket open keeps
-//! its dead parent's session too, until it closes it.
+//! Systems where processes aren't watched (not yet: kqueue has NOTE_EXIT, on macOS and the BSDs).
+//! The end of the socket is taken for the end of the process; so a forked child that keeps the
+//! socket open keeps its dead parent's session.
 
 use std::io;
 
@@ -13,7 +13,7 @@ impl Watch {
         Ok(Self)
     }
 
-    /// Of whoever has that number, if anybody.
+    /// Watches the process that has the PID now.
     pub(super) fn of(_: u32) -> Option<Self> {
         Some(Self)
     }

@@ -1,5 +1,5 @@
-//! The end of a process as Windows tells it: its handle is signalled, and the system's thread
-//! pool waits for that.
+//! The end of a process on Windows: its handle is signalled, which the system's thread pool waits
+//! for.
 
 use std::{
     ffi::c_void,
@@ -27,7 +27,7 @@ pub(super) struct Watch {
 
 // SAFETY: a wait's handle belongs to the process, not to a thread.
 unsafe impl Send for Watch {}
-// SAFETY: as above; it is used in Drop alone.
+// SAFETY: as above; it is used only in Drop.
 unsafe impl Sync for Watch {}
 
 unsafe extern "system" fn signal(ended: *mut c_void, _: bool) {
@@ -36,7 +36,7 @@ unsafe extern "system" fn signal(ended: *mut c_void, _: bool) {
 }
 
 impl Watch {
-    /// Of whoever has that number; `None`: nobody.
+    /// Watches the process that has the PID now; `None` if there is none.
     pub(super) fn of(pid: u32) -> Option<Self> {
         Self::open(pid).ok()
     }
@@ -51,7 +51,7 @@ impl Watch {
         if process.is_null() {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is a new handle that nobody else has.
+        // SAFETY: it is a new handle, owned by this function.
         let process = unsafe { OwnedHandle::from_raw_handle(process) };
         let ended = Arc::new(Notify::new());
         let mut wait = ptr::null_mut();
@@ -84,12 +84,12 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: registered in `new`; this returns when no call of `signal` is under way.
+        // SAFETY: registered in `open`; this returns when no call of `signal` is running.
         unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) };
     }
 }
 
-/// Not asked yet: a process that the daemon before knew has the grace.
+/// Not implemented: a process that the previous daemon knew has the grace.
 pub(super) fn started(_: u32) -> Option<u64> {
     None
 }

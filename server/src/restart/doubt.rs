@@ -1,7 +1,7 @@
-//! Namespaces of which more may be held than can be proved: somebody else changed a journal, or it
-//! was written by a version that this one can't read. Nobody enters such a namespace before each
-//! process that may hold something there has died, or has learnt that its session is lost; or, where
-//! records are missing and so it can't be known who that is, before somebody says so.
+//! Namespaces in doubt: more may be held there than can be proved, because another process changed
+//! the journal, or it was written by a version that this one can't read. Such a namespace can't be
+//! entered before each process that may hold something has died, or has learnt that its session is
+//! lost; if records are missing, so that these aren't known, before a person removes the files.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Doubts {
     namespaces: DashMap<Address, Doubt>,
-    /// Files that may tell of any namespace, and what is wrong with each.
+    /// Files that may belong to any namespace, and what is wrong with each.
     unknown: Mutex<Vec<(PathBuf, String)>>,
 }
 
@@ -42,7 +42,7 @@ struct Suspect {
     peer: Peer,
     /// How many sessions it may have.
     sessions: usize,
-    /// Those of which it knows that they are lost.
+    /// The sessions that it knows to be lost.
     told: BTreeSet<SessionId>,
 }
 
@@ -62,7 +62,7 @@ impl Doubt {
                 Some((process.pid, process.uid, member.started))
             })
         });
-        // Whoever came after the state that is proved may hold something, too.
+        // Sessions opened after the proved state may hold something, too.
         let opened = doubt.found.records().skip(proved);
         let opened = opened.filter_map(|record| entry::opened(record.bytes));
         let suspects: Vec<_> = members.chain(opened).collect();
@@ -72,14 +72,16 @@ impl Doubt {
         doubt
     }
 
-    /// All who may hold something are suspects: no record is missing, and what came before them
-    /// can be read.
+    /// Whether all processes that may hold something are suspects: no record is missing, and the
+    /// snapshot can be read.
     fn knows_all(&self) -> bool {
         self.found.is_whole && self.kept.is_some()
     }
 
-    /// Why nobody may enter. Where it can't be known who holds something, somebody who does must
-    /// remove the files.
+    /// Whether the namespace may be entered.
+    ///
+    /// # Errors
+    /// What must happen first: processes must end, or the files must be removed.
     fn check(&self, address: &Address) -> Result<(), String> {
         if !self.knows_all() {
             return match self.found.files().iter().find(|file| file.exists()) {
@@ -92,7 +94,7 @@ impl Doubt {
         let (pid, why) = (first.peer.pid, &self.why);
         let others = left.count();
         Err(format!(
-            "what is held in {address} isn't known ({why}): it can be used again once process \
+            "it isn't known what is held in {address} ({why}): it can be used again once process \
              {pid} and {others} others, which may hold something, have ended"
         ))
     }
@@ -112,12 +114,12 @@ impl Doubts {
         self.namespaces.insert(address, doubt);
     }
 
-    /// What a file says is unknown, and of whom.
+    /// Adds a file that can't be read, of an unknown namespace.
     pub fn add_unknown(&self, file: PathBuf, why: String) {
         panic::lock(&self.unknown).push((file, why));
     }
 
-    /// Why some namespace can't be entered.
+    /// The first reason why a namespace can't be entered, for Status.
     pub fn first(&self) -> Option<String> {
         let unknown = panic::lock(&self.unknown)
             .first()
@@ -128,7 +130,7 @@ impl Doubts {
         })
     }
 
-    /// A process shows a session that isn't there, and so learns that it is lost.
+    /// A process tries to resume a session that doesn't exist, and so learns that it is lost.
     pub fn tell(&self, address: &Address, pid: u32, session: SessionId) {
         if let Some(mut doubt) = self.namespaces.get_mut(address) {
             for suspect in doubt.suspects.iter_mut().filter(|suspect| suspect.peer.pid == pid) {
@@ -137,17 +139,18 @@ impl Doubts {
         }
     }
 
-    /// Whether a namespace may be entered. The last doubt gone, it goes on from what is proved.
+    /// Checks that a namespace may be entered. If its doubt is resolved, begins it from the proved
+    /// state.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it can't be entered.
     pub fn settle(&self, broker: &Arc<Broker>, address: &Address) -> Result<(), String> {
         if let Some(doubt) = self.namespaces.get(address) {
             doubt.check(address)?;
         } else if !broker.registry.namespaces.contains_key(address) {
             return self.check_unknown(address);
         }
-        // Others who come meanwhile wait for the entry, and find the namespace then.
+        // Concurrent callers wait for the entry, and then find the namespace.
         if let Entry::Occupied(mut doubt) = self.namespaces.entry(address.clone()) {
             resolve(broker, address, doubt.get_mut());
             doubt.remove();
@@ -163,16 +166,16 @@ impl Doubts {
     }
 }
 
-/// What to do about a file that nobody can make sense of.
+/// What to do about a file that can't be read.
 fn advise(address: &Address, file: &Path, why: &str) -> String {
     format!(
-        "what is held in {address} isn't known: {} may say it, and {why}. When no process works any \
-         more that was at work before the daemon was started, remove that file",
+        "it isn't known what is held in {address}: {} may say so, but {why}. Once all processes that \
+         used the previous daemon have ended, remove that file",
         file.display()
     )
 }
 
-/// Nobody is left who could hold anything there.
+/// Begins a namespace in doubt, once no process is left that could hold more than is proved.
 fn resolve(broker: &Arc<Broker>, address: &Address, doubt: &mut Doubt) {
     let Doubt { found, kept, .. } = doubt;
     let Some(directory) = &broker.settings.journal else { return };
@@ -186,9 +189,9 @@ fn resolve(broker: &Arc<Broker>, address: &Address, doubt: &mut Doubt) {
         let snapshot = kept.snapshot();
         match Journal::create(directory, &found.address, Some(found.generation), &snapshot) {
             Ok(journal) => drop(begin(broker, address.clone(), *kept, journal)),
-            Err(error) => error!(namespace = %address, "it begins anew: {error}"),
+            Err(error) => error!(namespace = %address, "restored as empty: {error}"),
         }
     }
     keep_aside(directory, found.files());
-    info!(namespace = %address, "nobody is left who may hold more than is proved: it is served");
+    info!(namespace = %address, "no process is left that may hold more than is proved: serving");
 }

@@ -1,4 +1,4 @@
-//! What a daemon left, read and replayed. Nothing is changed by that.
+//! Loading and replaying the previous daemon's journals, without changing them.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use crate::{
     namespace::Address,
 };
 
-/// All that a daemon left, loaded and replayed; nothing is changed by that.
+/// The previous daemon's journals, loaded and replayed.
 #[derive(Default)]
 pub(crate) struct Legacy {
     pub(super) unreadable: Option<io::Error>,
     pub(super) unusable: Vec<journal::Unusable>,
     pub(super) replayed: Vec<(Found, Result<Kept, Failed>)>,
-    /// To load it, the last time.
+    /// How long the last load took.
     pub(super) took: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Legacy {
         Self::default().load_again(directory)
     }
 
-    /// Loads what is there by now. Of what was loaded before, only what has come since is replayed.
+    /// Loads the current files. Of journals that were loaded before, only new records are replayed.
     pub fn load_again(self, directory: &Directory) -> Self {
         let begun = Instant::now();
         let (loaded, unreadable) = match directory.load() {
@@ -49,10 +49,10 @@ impl Legacy {
         Self { unreadable, unusable: loaded.unusable, replayed, took: begun.elapsed() }
     }
 
-    /// Whether all of it can be gone on with.
+    /// Checks that all of it can be restored.
     ///
     /// # Errors
-    /// What can't be.
+    /// The first that can't be, and why.
     pub fn check(&self) -> Result<(), String> {
         if let Some(error) = &self.unreadable {
             return Err(format!("the journal can't be read: {error}"));
@@ -62,7 +62,7 @@ impl Legacy {
         }
         for (found, kept) in &self.replayed {
             if Address::shown(&found.address).is_none() {
-                return Err(format!("{:?} is no namespace", found.address));
+                return Err(format!("{:?} isn't the name of a namespace", found.address));
             }
             kept.as_ref().map_err(|failed| failed.why.clone())?;
         }
@@ -79,15 +79,15 @@ impl Legacy {
     }
 }
 
-/// Why a journal can't be gone on with, and the last state that it proves: that after the first
-/// so many records.
+/// Why a journal can't be restored whole, and the last state that it proves.
 pub(super) struct Failed {
     pub kept: Option<Box<Kept>>,
+    /// `kept` is the state after this many records.
     pub proved: usize,
     pub why: String,
 }
 
-/// The state that a journal proves: all of it, or why there is an end to that.
+/// Replays a journal. On failure returns the state that it proves.
 fn replay(found: &Found) -> Result<Kept, Failed> {
     let files = found.files().iter().map(|file| file.display().to_string());
     let files = files.collect::<Vec<_>>().join(" and ");
@@ -98,7 +98,7 @@ fn replay(found: &Found) -> Result<Kept, Failed> {
     let mut proved = 0;
     for record in found.records().take_while(|record| !record.is_after_damage) {
         if let Err(why) = kept.replay(record.bytes) {
-            // The call was made; so the state before it has to be made again.
+            // The call has changed the state: the state before it is replayed anew.
             let kept = replay_first(found, proved).ok().map(Box::new);
             let why = format!("{files}, record {}: {why}", proved + 1);
             return Err(Failed { kept, proved, why });
@@ -114,7 +114,7 @@ fn replay(found: &Found) -> Result<Kept, Failed> {
     }
 }
 
-/// The same, from the state that was proved by what the journal had been earlier.
+/// Replays a journal from `kept`, the state at the end of an `earlier` load.
 fn replay_rest(earlier: &Found, mut kept: Kept, found: &Found) -> Result<Kept, Failed> {
     let mut rest = found.records().skip(earlier.records().count());
     let is_longer = found.is_later(earlier);
@@ -124,7 +124,7 @@ fn replay_rest(earlier: &Found, mut kept: Kept, found: &Found) -> Result<Kept, F
     }
 }
 
-/// The state after the first so many records.
+/// The state after the first `records` records.
 fn replay_first(found: &Found, records: usize) -> Result<Kept, Unusable> {
     let mut kept = Kept::read(found.snapshot())?;
     for record in found.records().take(records) {
@@ -145,7 +145,7 @@ mod tests {
         journal::{Journal, Need, Store as _},
     };
 
-    /// A namespace that is written to.
+    /// A namespace with its journal.
     struct Living {
         directory: Arc<Directory>,
         space: Space,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_loaded_ahead_is_the_same_once_all_is_loaded() {
+    fn loading_ahead_and_again_gives_the_same_state() {
         let dir = tempfile::tempdir().unwrap();
         let directory = Directory::open(&dir.path().join("journal")).unwrap();
         let space = Space::new(Config::default(), 1);
@@ -181,7 +181,7 @@ mod tests {
         let mut living = Living { directory, space, journal };
         living.open_one(1);
         let mut ahead = Legacy::load(&living.directory);
-        // Records after those that were loaded; none; another snapshot; one and records.
+        // New records; none; a new snapshot and records, twice.
         for step in 0..4 {
             if step >= 2 {
                 let snapshot = living.snapshot();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_loaded_ahead_is_no_more_than_what_is_there() {
+    fn a_journal_removed_after_loading_ahead_is_not_restored() {
         let dir = tempfile::tempdir().unwrap();
         let directory = Directory::open(&dir.path().join("journal")).unwrap();
         let space = Space::new(Config::default(), 1);
@@ -209,7 +209,7 @@ mod tests {
         living.journal.remove().unwrap();
         let again = ahead.load_again(&living.directory);
         assert_eq!(again.holdings().namespaces, 0);
-        // Another one of the same name begins anew.
+        // A new journal of the same name begins empty.
         let journal = Journal::create(&living.directory, "7/n", None, &empty).unwrap();
         let last = again.load_again(&living.directory);
         assert_eq!(state(&last), empty);

@@ -1,5 +1,5 @@
-//! What lies beside the socket of a daemon that keeps its state elsewhere, or nowhere. From now on
-//! others are told otherwise than it says; a daemon that looked for it later must not find it.
+//! An old journal beside the socket of a daemon that keeps its state elsewhere, or nowhere. From now
+//! on it is out of date, so a later daemon must not restore it: it is renamed.
 
 use std::path::Path;
 
@@ -26,15 +26,15 @@ pub(super) fn set_aside(settings: &Settings) {
             let files: Vec<_> = found.chain(unusable).cloned().collect();
             if !files.is_empty() {
                 warn!(
-                    "{}: a daemon kept its state there, which this one doesn't go on with: what was \
-                        held is granted to others",
+                    "{}: a previous daemon kept its state there, which this one doesn't restore: what \
+                        was held is granted to others",
                     path.display()
                 );
                 keep_aside(&directory, &files);
             }
         }
         Err(error) => {
-            warn!("{}: what may be kept there isn't gone on with: {error}", path.display())
+            warn!("{}: state that may be kept there isn't restored: {error}", path.display())
         }
     }
 }

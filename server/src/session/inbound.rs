@@ -1,4 +1,4 @@
-//! What a client asks, read a little ahead: requests that came together are handled together.
+//! A client's requests, read a little ahead: those that arrive together are handled together.
 
 use std::{
     collections::VecDeque,
@@ -13,12 +13,12 @@ use tonic::{Status, Streaming};
 
 use crate::convert;
 
-/// So many requests are read at most before they are handled.
+/// The most requests that are read ahead.
 const AHEAD: usize = 16;
 
 pub(super) struct Inbound {
     stream: Streaming<ClientMessage>,
-    /// What was read and isn't handled yet. Behind an end comes nothing.
+    /// Requests that were read and not yet handled. An end is the last entry.
     read: VecDeque<Read>,
 }
 
@@ -28,14 +28,14 @@ enum Read {
     End,
 }
 
-/// A request in the core's words.
+/// A request, converted for the core.
 pub(super) struct Asked {
     pub id: RequestId,
     pub ack: u64,
     pub request: Request,
 }
 
-/// Why nothing more is asked: the status of a stream that broke, `None` of one that ended.
+/// The end of the requests: the status of a stream that failed, `None` for one that ended.
 pub(super) type End = Option<Status>;
 
 impl Inbound {
@@ -43,7 +43,7 @@ impl Inbound {
         Self { stream, read: VecDeque::new() }
     }
 
-    /// Reads what has come. Ready with `Ok`: something is asked.
+    /// Reads what has arrived. Ready with `Ok` if there is a request.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         while self.read.len() < AHEAD
             && matches!(self.read.back(), None | Some(Read::Asked(_)))
@@ -72,7 +72,7 @@ impl Inbound {
         matches!(self.read.front(), Some(Read::Asked(_)))
     }
 
-    /// What is asked next, if it was read.
+    /// The next request, if it was read.
     pub fn next(&mut self) -> Option<Asked> {
         match self.read.pop_front()? {
             Read::Asked(asked) => Some(asked),
@@ -93,5 +93,5 @@ fn asked(message: ClientMessage) -> Asked {
 }
 
 fn draw_secret() -> u64 {
-    getrandom::u64().expect("the system has a source of chance")
+    getrandom::u64().expect("the system has a source of random numbers")
 }

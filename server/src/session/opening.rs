@@ -1,4 +1,4 @@
-//! The first message of a stream: a new session, or a part more of an old one.
+//! The first message of a stream: opens a session, or resumes one.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
     peer::printable,
 };
 
-/// A resume key: the session's number, and what nobody else can know.
+/// The random part of a resume key, in bytes; the session's number comes before it.
 const SECRET: usize = 16;
 
 pub(super) fn refusal(code: ErrorCode, field: &str, text: impl Into<String>) -> Box<Error> {
@@ -48,7 +48,7 @@ fn no_namespace(why: NoNamespace) -> Box<Error> {
 }
 
 fn no_session() -> Box<Error> {
-    let text = "no such session to resume: it is over, in another namespace or of another process";
+    let text = "no such session to resume: it has ended, or is of another namespace or process";
     refusal(ErrorCode::NotFound, "resume_key", text)
 }
 
@@ -60,7 +60,7 @@ impl SessionStream {
     ) -> Result<(Opened, Open), Box<Error>> {
         if open.protocol != PROTOCOL {
             let text = format!(
-                "protocol: this daemon speaks version {PROTOCOL}, not {}: use a client that does",
+                "protocol: this daemon speaks version {PROTOCOL}, not {}: use a client of its version",
                 open.protocol
             );
             return Err(refusal(ErrorCode::Unsupported, "protocol", text));
@@ -101,7 +101,7 @@ impl SessionStream {
         let (pid, uid) = (client.peer.pid, client.peer.user);
         let label = if label.is_empty() { client.command.clone() } else { printable(label).into() };
         let mut secret = [0; SECRET];
-        getrandom::fill(&mut secret).expect("the system has a source of chance");
+        getrandom::fill(&mut secret).expect("the system has a source of random numbers");
         let (now, session, stream, is_new) = loop {
             if broker.is_closing() {
                 let text = "the daemon is shutting down";
@@ -125,7 +125,7 @@ impl SessionStream {
                 let opened = state.space.handle_open(now, process);
                 let opened = opened.map_err(|refused| Box::new(convert::error(now, &refused)));
                 opened.map(|id| {
-                    // Known before the lock is let go: who sends to it now must find it.
+                    // Registered under the lock: other tasks must find it once they can send to it.
                     let limit = broker.settings.limits.unsent_bytes_per_session;
                     let (connection, label) = (&self.connection, label.clone());
                     let (client, user) = (client.clone(), connection.user.clone());
@@ -167,8 +167,10 @@ impl SessionStream {
         Ok((opened, open))
     }
 
-    /// Lists the session with its process, whose death ends it; if the process has died
-    /// meanwhile, it is over.
+    /// Registers the session with its process, whose death ends it.
+    ///
+    /// # Errors
+    /// If the process has died meanwhile; the session is lost.
     fn join(&self, now: Time, session: &Arc<Session>) -> Result<(), Box<Error>> {
         if session.client.join(&session.namespace, session.id) {
             return Ok(());
@@ -179,7 +181,7 @@ impl SessionStream {
         Err(refusal(ErrorCode::SessionLost, "", "the process that connected has exited"))
     }
 
-    /// Ends a session that its client has given up, if it is there.
+    /// Ends the session that the client's new one replaces, if it still exists.
     fn replace(&self, address: &Address, key: &[u8]) {
         if let Some(session) = self.find(address, key) {
             let broker = &self.broker;
@@ -204,16 +206,17 @@ impl SessionStream {
             return Err(no_session());
         };
         failpoint("restart.resume");
-        // Within the lock, so that nothing is pushed between: what comes again must come first.
+        // Under one lock, so that no new message comes before those that are sent again.
         let resumed =
             self.broker.enter(&session.namespace, self.broker.now(), None, |state, now| {
                 if !session.is_latest(open.attempt) {
-                    let why = "attempt: a later one has the session";
+                    let why = "attempt: a later attempt has resumed the session";
                     return Err(refusal(ErrorCode::InvalidArgument, "attempt", why));
                 }
                 let resumed = state.space.handle_resume(now, session.id, received);
                 let is_working = state.space.is_working(session.id);
-                // An attempt that is refused, since a later one came first, leaves that one be.
+                // The stream is attached only on success: a refused attempt must not disturb a later
+                // one.
                 resumed
                     .map(|last_id| (session.attach(&self.connection), last_id, is_working))
                     .map_err(|refused| Box::new(convert::error(now, &refused)))
@@ -232,8 +235,8 @@ impl SessionStream {
         Ok((self.opened(&open, last_id.0), open))
     }
 
-    /// Only the very process that opened a session finds it: the same entry in the registry of
-    /// living processes, not merely the same number.
+    /// Finds a session by its resume key, for the process that opened it: the same entry in the
+    /// registry of living processes, not merely the same PID.
     fn find(&self, address: &Address, key: &[u8]) -> Option<Arc<Session>> {
         let (id, secret) = key.split_first_chunk::<8>()?;
         let id = SessionId(u64::from_be_bytes(*id));
@@ -260,7 +263,7 @@ impl SessionStream {
     }
 }
 
-/// In a time that tells nothing about where they differ.
+/// Compares in constant time.
 fn is_equal(a: &[u8; SECRET], b: &[u8]) -> bool {
     sabotaged(Bug::AnySecretWillDo)
         || a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0

@@ -1,5 +1,5 @@
-//! What a stream leaves behind: messages that had come and were not read, and a session to be
-//! disconnected or ended.
+//! The end of a stream: handles requests that had arrived and were not read, then disconnects or
+//! ends the session.
 
 use std::{
     future::poll_fn,
@@ -16,24 +16,25 @@ use crate::{broker::Broker, connection::Connection, outbox::Standing};
 /// A session's stream after its end.
 pub(super) struct Rest {
     broker: Arc<Broker>,
-    /// As long as it is kept, its process's death waits.
+    /// While it is kept, the process's death isn't handled.
     _connection: Arc<Connection>,
     open: Open,
     cause: Option<Cause>,
 }
 
+/// How far the rest was handled.
 enum Heard {
     All,
-    /// Others have their turn first.
+    /// Other tasks run first.
     Part,
-    /// A request is under way.
+    /// A request is pending.
     Working,
 }
 
 impl Rest {
-    /// Handles what has come and was not read, as a connection that breaks takes its streams along
-    /// without asking what they still had to do; then the session is disconnected, or lost if
-    /// there is a cause. What can't be done at once is left to a task.
+    /// Handles requests that had arrived and were not read (a broken connection drops its streams at
+    /// once); then disconnects the session, or ends it if there is a `cause`. A task does what can't
+    /// be done at once.
     pub fn leave(
         broker: Arc<Broker>,
         connection: Arc<Connection>,
@@ -43,7 +44,7 @@ impl Rest {
         let mut rest = Self { broker, _connection: connection, open, cause };
         match rest.hear() {
             Heard::All => rest.detach(),
-            // Without a runtime the daemon is gone, and so are its sessions.
+            // Without a runtime the daemon is exiting, and its sessions end anyway.
             Heard::Part | Heard::Working if Handle::try_current().is_err() => {}
             Heard::Part | Heard::Working => {
                 let broker = rest.broker.clone();
@@ -87,8 +88,8 @@ impl Rest {
         }
     }
 
-    /// Waits for the end of the request that is under way. False: the session is over, or another
-    /// stream's.
+    /// Waits for the end of the pending request. False if the session has ended, or another stream
+    /// has taken over.
     async fn finished_work(&mut self) -> bool {
         let Open { session, stream, queue, is_working, .. } = &mut self.open;
         poll_fn(|cx| {

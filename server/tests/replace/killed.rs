@@ -29,7 +29,7 @@ impl Pretender {
         format!("SYNCD-REPLACE 2 {} {} 1 test", journal.dev(), journal.ino())
     }
 
-    /// It has loaded ahead, and looks.
+    /// Says that it has loaded ahead, and waits for LOOK.
     pub fn look(&mut self) {
         assert_eq!(self.hear(), "AHEAD\n");
         self.0.write_all(b"LOADED\n").unwrap();
@@ -78,7 +78,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
         held.token = granted(&mut held.session, acquire(held.handle)).await.token;
         held.received += 2;
     }
-    // Nor does anybody wait for one that loads ahead, whatever becomes of it.
+    // One that ends while it loads ahead delays no client.
     for say in [None, Some("READY 1 1\n")] {
         let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
         assert_eq!(pretender.hear(), "AHEAD\n");
@@ -95,7 +95,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
     pretender.look();
     release(&mut held.session, held.handle, held.token).await;
     assert!(pretender.hear().starts_with("NO "));
-    daemon.logs("wasn't replaced, and goes on", 6).await;
+    daemon.logs("was not replaced, and goes on", 6).await;
 }
 
 #[tokio::test]
