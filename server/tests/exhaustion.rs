@@ -1,5 +1,5 @@
-//! What one client can use up, and that the others don't feel it: descriptors, knocks from a
-//! foreign pid namespace, command lines, watches.
+//! One client uses up descriptors, command lines, watches, or connects from a foreign PID namespace:
+//! the others aren't affected.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -19,7 +19,7 @@ use tonic::Code;
 
 const SOCKET: &str = "SYNCD_TEST_SOCKET";
 
-/// Ends with the test, whatever that comes to.
+/// A process that ends with the test, even if that fails.
 struct Running(Child);
 
 impl Drop for Running {
@@ -94,7 +94,7 @@ async fn without_a_descriptor_left_others_are_served_and_later_ones_come() {
     }
     drop(crowd);
     let mut next = loop {
-        // Until the crowd is seen to have gone, it may be one too many.
+        // It may be one too many until the daemon has seen the others close.
         let opened = async {
             let connected = support::try_channel(endpoint.clone()).await.ok()?;
             Session::try_open(connected, open()).await
@@ -108,7 +108,7 @@ async fn without_a_descriptor_left_others_are_served_and_later_ones_come() {
 }
 
 #[tokio::test]
-async fn who_knocks_from_another_pid_namespace_delays_nobody() {
+async fn connections_from_another_pid_namespace_delay_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = socket(&dir);
     let program = format!(
@@ -117,7 +117,7 @@ async fn who_knocks_from_another_pid_namespace_delays_nobody() {
         std::env::current_exe().unwrap().display(),
     );
     let mut command = Command::new("unshare");
-    // Whoever is outside has no number there.
+    // A process outside has no PID there.
     command.args(["--pid", "--fork", "--kill-child", "sh", "-c", &program]);
     command.env(SOCKET, endpoint.to_string()).stdin(Stdio::null());
     let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).status();
@@ -140,8 +140,8 @@ async fn who_knocks_from_another_pid_namespace_delays_nobody() {
     knocker.join().unwrap();
 }
 
-/// Not a test but the part of one inside the daemon's pid namespace: were each knock to stop
-/// the daemon for a tenth of a second, it would take hours.
+/// Not a test, but a test's client inside the daemon's PID namespace: if each connection from outside
+/// stopped the daemon for a tenth of a second, it would take hours.
 #[tokio::test]
 async fn insiders_part() {
     let Ok(socket) = std::env::var(SOCKET) else { return };
@@ -154,7 +154,7 @@ async fn insiders_part() {
 }
 
 #[tokio::test]
-async fn a_command_line_without_an_end_is_read_no_further_than_it_is_shown() {
+async fn a_huge_command_line_is_read_only_as_far_as_it_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = socket(&dir);
     let daemon = Running(syncd(&endpoint).spawn().unwrap());
@@ -166,12 +166,12 @@ async fn a_command_line_without_an_end_is_read_no_further_than_it_is_shown() {
     assert!(peak < 128 << 10, "{peak} KiB");
 }
 
-/// Not a test but a process whose arguments take a gigabyte. Only root may say so.
+/// Not a test, but a process whose arguments take a gigabyte. Only root can set that.
 #[tokio::test]
 async fn talkatives_part() {
     const SIZE: usize = 1 << 30;
     let Ok(socket) = std::env::var(SOCKET) else { return };
-    // SAFETY: a fresh mapping, which nothing else uses, is told to the kernel as the arguments'.
+    // SAFETY: the kernel is told that a new mapping, which nothing else uses, has the arguments.
     let told = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -234,7 +234,7 @@ async fn watches_have_a_quota_and_one_that_is_not_read_costs_the_others_nothing(
 }
 
 #[tokio::test]
-async fn status_tells_what_one_may_have_and_has() {
+async fn status_has_the_quotas_and_their_use() {
     let daemon = Daemon::with(|config| config.limits.watches = 7);
     let _session = daemon.session().await;
     let mut inspect: InspectClient<_> = daemon.inspect().await;
@@ -253,7 +253,7 @@ async fn status_tells_what_one_may_have_and_has() {
 }
 
 #[tokio::test]
-async fn what_dead_owners_left_counts_until_it_is_told() {
+async fn abandonments_count_until_they_are_reported() {
     let daemon = Daemon::start();
     let (mut holder, mut keeper) = (daemon.session().await, daemon.session().await);
     let spec =

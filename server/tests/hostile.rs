@@ -1,5 +1,5 @@
-//! Peers that mean harm or know no better. Each attack goes against the real binary, so that
-//! its memory is its own: it must grow by at most 64 MiB, and serve others as before.
+//! Malicious or faulty peers. Each attack is made on the real binary, so that its memory can be
+//! measured: it must grow by at most 64 MiB, and serve others as before.
 #![cfg(target_os = "linux")]
 
 #[path = "../../tests/src/hostility/frames.rs"]
@@ -26,7 +26,7 @@ use tokio::{
 
 const MAY_GROW: u64 = 64 << 20;
 
-/// A daemon, a bystander that locks and unlocks, and what memory there was before.
+/// A daemon, another client that locks and unlocks, and the daemon's memory before the attack.
 struct Target {
     endpoint: Endpoint,
     bystander: Session,
@@ -59,7 +59,7 @@ impl Target {
         loop {
             match UnixStream::connect(self.endpoint.as_path()).await {
                 Ok(stream) => return stream,
-                // Its queue is full: it is getting there.
+                // Its queue is full: it is starting.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -68,7 +68,7 @@ impl Target {
         }
     }
 
-    /// The daemon has not grown too much, and the bystander's session is as good as before.
+    /// Asserts that the daemon hasn't grown too much, and the other client's session still works.
     async fn is_unimpressed(&mut self) {
         let grown = memory(&self._child).saturating_sub(self.before);
         assert!(grown <= MAY_GROW, "grew by {} MiB", grown >> 20);
@@ -86,14 +86,14 @@ impl Target {
     }
 }
 
-/// Resident, in bytes.
+/// Resident memory, in bytes.
 fn memory(child: &Child) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", child.id().unwrap())).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// Writes `attack` again and again, up to `limit` bytes, reading what comes and throwing it
-/// away. True if the daemon cut the connection.
+/// Writes `attack` again and again, up to `limit` bytes, and discards what it reads. True if the
+/// daemon closed the connection.
 async fn flood(stream: UnixStream, limit: usize, mut attack: impl FnMut() -> Vec<u8>) -> bool {
     let (mut reader, mut writer) = stream.into_split();
     let drain = async {
@@ -251,7 +251,7 @@ async fn a_reader_that_never_reads_is_dropped() {
         }
     };
     within(only_the_bystander_is_left).await;
-    // Neither does a watcher that fell so far behind go on as if nothing were.
+    // A watch that fell so far behind ends, too.
     let status = loop {
         match within(events.message()).await {
             Ok(event) => assert!(event.is_some(), "an end without a word"),
@@ -269,7 +269,7 @@ async fn a_client_that_asks_and_never_reads_has_to_stop_asking() {
     let mut session = Session::open(channel(target.endpoint.clone()).await, open()).await.unwrap();
     let handle = session.lock("a").await;
     let mut asked = 0;
-    // Each has an answer, and none is read: in the end none is taken any more.
+    // Each is answered, and no answer is read: in the end no more are accepted.
     while timeout(Duration::from_secs(1), session.send(Request::Query(v1::Query { handle })))
         .await
         .is_ok()
@@ -278,7 +278,7 @@ async fn a_client_that_asks_and_never_reads_has_to_stop_asking() {
         assert!(asked < 5_000_000, "it takes them all");
     }
     target.is_unimpressed().await;
-    // Whoever reads at last has missed nothing.
+    // A client that reads at last has missed nothing.
     for seq in 2..=1 + asked.min(10_000) {
         assert_eq!(session.next().await.seq, seq);
     }

@@ -7,7 +7,7 @@ use syncd_proto::v1::{self, Cause, client_message::Request, server_message::Mess
 use tonic::Code;
 
 #[tokio::test]
-async fn it_tells_who_holds_and_who_waits() {
+async fn holders_and_waiters_are_shown() {
     let daemon = Daemon::start();
     let labelled = v1::Open { label: "nightly\u{7} backup".into(), ..open() };
     let mut holder = Session::open(daemon.channel().await, labelled).await.unwrap();
@@ -48,7 +48,7 @@ async fn it_tells_who_holds_and_who_waits() {
 }
 
 #[tokio::test]
-async fn a_list_goes_on_where_its_page_ended() {
+async fn a_list_continues_after_its_page() {
     let daemon = Daemon::start();
     let mut session = daemon.session().await;
     for name in ["c", "a", "", "b", ""] {
@@ -70,7 +70,7 @@ async fn a_list_goes_on_where_its_page_ended() {
 
 // Rules R40, R66
 #[tokio::test]
-async fn a_hundred_thousand_holds_are_taken_by_force_while_others_go_on() {
+async fn a_hundred_thousand_holds_are_released_by_force_while_others_go_on() {
     const HOLDS: usize = 100_000;
     let daemon = Daemon::start();
     let (mut holder, mut other) = (daemon.session().await, daemon.session().await);
@@ -94,7 +94,7 @@ async fn a_hundred_thousand_holds_are_taken_by_force_while_others_go_on() {
     let mut inspect = daemon.inspect().await;
     let force = v1::ForceReleaseRequest { object: "many".into(), ..Default::default() };
     inspect.force_release(force).await.unwrap();
-    // In the midst of it, or after it.
+    // During it, or after it.
     let Message::Granted(_) = other.ask(acquire(lock)).await else { panic!() };
     for _ in 0..HOLDS {
         let Some(Message::HoldLost(lost)) = holder.next().await.message else { panic!() };
@@ -105,7 +105,7 @@ async fn a_hundred_thousand_holds_are_taken_by_force_while_others_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_taken_by_force_is_told_to_all_concerned() {
+async fn a_release_by_force_is_reported_to_holders_and_the_next_owner() {
     let daemon = Daemon::start();
     let mut holder = daemon.session().await;
     let handle = holder.lock("a").await;
@@ -159,7 +159,7 @@ async fn a_watch_sees_what_happens_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn unknown_objects_are_not_found() {
     let daemon = Daemon::start();
     let mut inspect = daemon.inspect().await;
     let list = v1::ListRequest { namespace: "never used".into(), ..Default::default() };
@@ -203,7 +203,7 @@ async fn health_and_reflection_are_served() {
 }
 
 #[tokio::test]
-async fn sessions_are_told_page_by_page() {
+async fn sessions_are_listed_page_by_page() {
     let daemon = Daemon::start();
     let channel = daemon.channel().await;
     let mut open_sessions = Vec::new();

@@ -1,5 +1,5 @@
-//! A journal whose writer is killed, in the midst of it: each writer here is a process of its
-//! own, this very test binary run again. What it said that it had written is found.
+//! A journal whose writer is killed while it writes. Each writer is a process of its own (this test
+//! binary, run again), which reports the records that it has written: they must be found.
 #![cfg(unix)]
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 
 use syncd::journal::{Directory, Found, Journal, Need, Store as _};
 
-/// Where the writer's part finds its journal.
+/// The environment variable with the writer's journal directory.
 const DIRECTORY: &str = "SYNCD_TEST_JOURNAL";
 
 /// Record number `n`, of a length that depends on it.
@@ -51,7 +51,7 @@ fn rebuild(
     Ok(snapshot(last))
 }
 
-/// The number of the last record in what was found, which is all that was written up to it.
+/// Asserts that all records up to the last are there, and returns its number.
 fn last(found: &Found) -> u64 {
     assert!(found.is_whole && found.damage.is_empty(), "{:?}", found.damage);
     let state = rebuild(found.snapshot(), &mut found.records().map(|record| record.bytes));
@@ -65,12 +65,12 @@ fn load(path: &Path) -> Option<Found> {
     loaded.found.pop()
 }
 
-/// Not a test but what a writer does until it is killed: it appends, and says so; it takes a
-/// snapshot when one is due, in turn at once and beside the work.
+/// Not a test, but a writer, until it is killed: it appends records and reports them, and takes
+/// snapshots when due, in turn at once and in the background.
 #[test]
 fn the_writer() {
     let Ok(path) = std::env::var(DIRECTORY) else { return };
-    // Only numbers go to where panics are told, and none is survived.
+    // Standard error is for numbers only, and a panic ends the writer.
     std::panic::set_hook(Box::new(|panic| {
         println!("{panic}");
         std::process::abort();
@@ -88,7 +88,7 @@ fn the_writer() {
         while !journal.is_due() {
             n += 1;
             journal.append(&record(n), Need::Growth).unwrap();
-            // A write of eight bytes is whole.
+            // A write of eight bytes is atomic.
             said.write_all(&n.to_le_bytes()).unwrap();
             if let Ok(mut compaction) = done.try_recv() {
                 while !journal.finish(&mut compaction).unwrap() {
@@ -109,7 +109,7 @@ fn the_writer() {
     }
 }
 
-/// A writer that was started, and the last number that it said.
+/// A writer, and the last number that it reported.
 struct Writer {
     child: Child,
     said: mpsc::Receiver<u64>,
@@ -135,8 +135,8 @@ impl Writer {
         Self { child, said }
     }
 
-    /// Waits for its end, which must be by SIGKILL. Returns the last number that it said, or
-    /// `before`, if none.
+    /// Waits for its end, which must be by SIGKILL. Returns the last number that it reported, or
+    /// `before` if there is none.
     fn end(mut self, before: u64) -> u64 {
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
@@ -145,7 +145,7 @@ impl Writer {
 }
 
 #[test]
-fn all_that_a_killed_writer_said_is_found() {
+fn all_records_that_a_killed_writer_reported_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
     let (mut reached, mut generations) = (0, HashMap::new());
@@ -166,7 +166,7 @@ fn all_that_a_killed_writer_said_is_found() {
 
 #[cfg(feature = "failpoints")]
 #[test]
-fn a_writer_that_dies_at_any_place_leaves_what_it_said() {
+fn a_writer_killed_at_any_failpoint_leaves_its_records() {
     let places = [
         "journal.append.before",
         "journal.append.middle",
@@ -188,10 +188,10 @@ fn a_writer_that_dies_at_any_place_leaves_what_it_said() {
                 continue;
             };
             let last = last(&found);
-            // The record is there whose writer died before it could say so.
+            // The last record was written, but the writer died before it could report it.
             let unsaid = u64::from(place == "journal.append.after");
             let is_right = match place {
-                // It died in another thread than the one that appends.
+                // It died in another thread, not the one that appends.
                 "journal.compaction.copied" => last == said || last == said + 1,
                 _ => last == said + unsaid,
             };
@@ -202,8 +202,7 @@ fn a_writer_that_dies_at_any_place_leaves_what_it_said() {
     }
 }
 
-/// A full tmpfs, in a namespace of mounts of its own: only root can make one, so elsewhere this
-/// passes without a word.
+/// A full tmpfs, in its own mount namespace. Only root can make one; otherwise this passes.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_tmpfs_refuses_growth_and_stops_no_release() {
@@ -220,7 +219,7 @@ fn a_full_tmpfs_refuses_growth_and_stops_no_release() {
         command.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
         let output = command.env(MOUNTED, dir.path()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        // 77, or unshare's own 1: this root may not mount.
+        // 77, or unshare's 1: this root may not mount.
         let may_not = output.status.code() == Some(77) || said.contains("unshare failed");
         assert!(output.status.success() || may_not, "{}: {said}", output.status);
         return;

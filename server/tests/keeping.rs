@@ -1,5 +1,5 @@
-//! Where a daemon keeps its state: nobody else keeps theirs there, nobody goes on with what is older
-//! than what was told since, and where nothing can be written no daemon starts.
+//! The journal's directory: only one daemon uses it, no daemon restores state that is out of date,
+//! and none starts if it can't write there.
 #![cfg(target_os = "linux")]
 
 #[path = "support/program.rs"]
@@ -38,7 +38,7 @@ async fn one_directory_keeps_the_state_of_one_daemon() {
     let second = Daemon { dir, flags, child: None };
     assert_eq!(exit(second.command().spawn().unwrap()).await.code(), FAILURE);
     assert!(second.log().contains("another daemon keeps its state there"), "{}", second.log());
-    // The first one's successor has it at once, be it killed or replaced.
+    // The first one's successor gets it at once, whether that one was killed or replaced.
     first.kill_and_run().await;
     first.replace().await;
     first.resume(&session, 2).await.unwrap();
@@ -47,7 +47,7 @@ async fn one_directory_keeps_the_state_of_one_daemon() {
 
 // Rule R68
 #[tokio::test]
-async fn what_was_kept_before_a_daemon_without_a_journal_is_not_gone_on_with() {
+async fn state_from_before_a_daemon_without_a_journal_is_not_restored() {
     let mut daemon = Daemon::start(&[]).await;
     let mut before = daemon.session().await;
     let first = take(&mut before, "a").await;
@@ -65,7 +65,7 @@ async fn what_was_kept_before_a_daemon_without_a_journal_is_not_gone_on_with() {
     assert!(take(&mut after, "a").await.token > second.token);
 }
 
-/// An old copy of the journal, which nothing tells from a new one: tokens rise all the same.
+/// An old copy of the journal can't be told from a current one: tokens rise nevertheless.
 #[tokio::test]
 async fn tokens_rise_though_an_old_journal_is_put_back() {
     let mut daemon = Daemon::start(&[]).await;
@@ -85,10 +85,10 @@ async fn tokens_rise_though_an_old_journal_is_put_back() {
     assert!(take(&mut resumed, "a").await.token > token);
 }
 
-/// Nobody is told that all is lost because of permissions that somebody can put right. (Root may
-/// write anywhere, so as root this shows nothing.)
+/// No client loses its session because of permissions that can be corrected. (Root can write
+/// anywhere, so as root this tests nothing.)
 #[tokio::test]
-async fn no_daemon_starts_where_nothing_can_be_written() {
+async fn no_daemon_starts_in_a_directory_that_it_cannot_write_to() {
     let mut daemon = Daemon::start(&[]).await;
     let mut session = daemon.session().await;
     take(&mut session, "a").await;
@@ -104,7 +104,7 @@ async fn no_daemon_starts_where_nothing_can_be_written() {
     daemon.resume(&session, 2).await.unwrap();
 }
 
-/// The journal's files of a daemon that holds "a" for somebody, and was killed.
+/// A daemon that was killed while a session held "a", and its journal's files.
 async fn killed_with_a_hold() -> (Daemon, Session, Vec<PathBuf>) {
     let mut daemon = Daemon::start(&[]).await;
     let mut session = daemon.session().await;
@@ -115,8 +115,7 @@ async fn killed_with_a_hold() -> (Daemon, Session, Vec<PathBuf>) {
     (daemon, session, files)
 }
 
-/// A file that somebody made huge isn't read into memory (there is none that large), and what was
-/// written to it is gone on with.
+/// A huge file isn't read into memory (there is none that large); the records in it are restored.
 #[tokio::test]
 async fn a_huge_file_is_read_as_far_as_it_was_written_and_kept_aside() {
     let (mut daemon, session, files) = killed_with_a_hold().await;
@@ -138,10 +137,10 @@ async fn a_huge_file_is_read_as_far_as_it_was_written_and_kept_aside() {
     daemon.resume(&session, 2).await.unwrap();
 }
 
-/// Whatever lies where a journal's file was: it is named, nobody waits for it, and nothing is granted
-/// that it may have said is held.
+/// Other kinds of files in place of a journal's: the log names the file, the daemon doesn't block on
+/// it, and what may be held isn't granted.
 #[tokio::test]
-async fn what_is_no_file_where_a_journal_was_grants_nothing() {
+async fn with_other_things_in_place_of_a_journals_files_nothing_is_granted() {
     type Odd = fn(&Path);
     let kinds: [(&str, Odd); 4] = [
         ("directory", |at| fs::create_dir(at).unwrap()),

@@ -1,4 +1,4 @@
-//! What a log that can't be written costs: its lines, and nothing else.
+//! A log that can't be written loses its lines, and nothing else.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -46,7 +46,7 @@ impl Daemon {
         inspect.status(v1::StatusRequest {}).await.unwrap().into_inner()
     }
 
-    /// Serves on, time-outs included, and has lost lines without a panic.
+    /// Asserts that the daemon serves, time-outs included, and has lost lines without a panic.
     async fn serves_though_lines_are_lost(&self) {
         for _ in 0..20 {
             let mut session = self.session().await;
@@ -67,7 +67,7 @@ impl Daemon {
         assert_eq!(self.status().await.panics, 0);
     }
 
-    /// Its exit code after SIGTERM.
+    /// Ends the daemon with SIGTERM, and returns its exit code.
     fn stop(&mut self) -> Option<i32> {
         // SAFETY: a signal to a child that has not been waited for.
         unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
@@ -91,7 +91,7 @@ async fn a_full_disk_costs_lines_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_left_costs_lines_and_nothing_else() {
+async fn a_closed_pipe_costs_lines_and_nothing_else() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut daemon = Daemon::start(writer, "info").await;
     drop(reader);
@@ -100,7 +100,7 @@ async fn a_reader_that_has_left_costs_lines_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_costs_lines_and_is_told_how_many() {
+async fn a_full_pipe_costs_lines_whose_number_is_reported() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     // Every frame is logged: the pipe is soon full, and so is what waits for it.
     let mut daemon = Daemon::start(writer, "trace").await;

@@ -1,5 +1,5 @@
-//! What one user can make the daemon use at most, against an allocator that counts: the daemon is
-//! this very binary run again, with small quotas, and each attack goes on until it is refused.
+//! The most memory that one user can make the daemon use, measured by a counting allocator: the
+//! daemon is this binary, run again with small quotas; each attack goes on until it is refused.
 #![cfg(unix)]
 
 mod support;
@@ -25,7 +25,7 @@ struct Counting;
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system's allocator's, and is counted.
+// SAFETY: all calls are passed to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Relaxed) + layout.size();
@@ -48,8 +48,8 @@ const SOCKET: &str = "SYNCD_TEST_SOCKET";
 const MEMORY: usize = 4 << 20;
 const WATCH_BYTES: usize = 1 << 20;
 
-/// Not a test but the daemon. It answers each line of its input with its bytes now and at most
-/// since the last line.
+/// Not a test, but the daemon. It answers each line of its input with its memory now, and the most
+/// since the last line, in bytes.
 #[tokio::test]
 async fn the_daemon() {
     let Ok(socket) = std::env::var(SOCKET) else { return };
@@ -105,7 +105,7 @@ impl Daemon {
         daemon
     }
 
-    /// Now, and at most since the last time.
+    /// The memory now, and the most since the last call, in bytes.
     fn bytes(&mut self) -> (usize, usize) {
         writeln!(self.stdin).unwrap();
         loop {
@@ -124,8 +124,8 @@ impl Daemon {
         InspectClient::new(channel(self.endpoint.clone()).await)
     }
 
-    /// What there is was counted as at least what it takes, and at no time was there more than
-    /// the stated number.
+    /// Asserts that the memory in use was counted in full, and was never more than
+    /// `user_bytes`.
     async fn is_within_its_bounds(&mut self, attack: &str) {
         let status = self.inspect().await.status(v1::StatusRequest {}).await.unwrap().into_inner();
         let used = |field: &str| {
@@ -142,7 +142,7 @@ impl Daemon {
         let (grown, peak) = loop {
             let (now, peak) = self.bytes();
             let grown = now.saturating_sub(self.before);
-            // A snapshot that is made beside the work is there a second time until it is written.
+            // A snapshot that is made in the background exists twice until it is written.
             if grown <= counted || begun.elapsed() > support::WATCHDOG {
                 break (grown, peak);
             }
@@ -165,7 +165,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Asks for one after the other until the quota is used up; gives back how often that went well.
+/// Makes requests until the quota is used up; returns how many succeeded.
 async fn until_refused(session: &mut Session, mut request: impl FnMut(u64) -> Request) -> u64 {
     const AHEAD: u64 = 200;
     let mut well = 0;
@@ -190,7 +190,7 @@ async fn until_refused(session: &mut Session, mut request: impl FnMut(u64) -> Re
     }
 }
 
-/// Sends, and takes whatever message comes next.
+/// Sends a request, and returns the next message, whichever it is.
 async fn ask(session: &mut Session, request: Request) -> Message {
     session.send(request).await;
     session.next().await.message.unwrap()
@@ -237,7 +237,7 @@ async fn references_of_many_sessions() {
         others.push(other);
     }
     daemon.is_within_its_bounds("references").await;
-    // What is given back can be had again.
+    // What is released can be used again.
     drop(first.ask(Request::Goodbye(v1::Goodbye {})).await);
     drop(others.pop());
     drop(others.remove(0).ask(Request::Goodbye(v1::Goodbye {})).await);
@@ -260,7 +260,7 @@ async fn waiters_with_time_outs() {
     let mut session = daemon.session().await;
     let handle = session.lock("l").await;
     session.ask(acquire(handle)).await;
-    // None is answered but those that are refused.
+    // Only refused ones are answered.
     let wait = |owner| {
         let timeout_us = Some(3_600_000_000);
         Request::Acquire(v1::Acquire { handle, owner, timeout_us, ..Default::default() })
@@ -271,7 +271,7 @@ async fn waiters_with_time_outs() {
             session.send(wait(owner)).await;
             owner += 1;
         }
-        // Its refusal comes after theirs, if there are any.
+        // Its refusal comes after those of earlier ones.
         match ask(&mut session, Request::Query(v1::Query { handle: u32::MAX })).await {
             Message::Error(error) if error.code() == ErrorCode::NotFound => {}
             Message::Error(error) => break error.field,

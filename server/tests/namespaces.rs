@@ -1,4 +1,4 @@
-//! Namespaces at a session's opening: shared or private, refused or hinted at.
+//! The namespace of a new session: shared or private, refused, or with a hint at a similar name.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn named(namespace: &str) -> Open {
 }
 
 #[tokio::test]
-async fn a_new_private_namespace_of_nearly_a_shared_ones_name_is_hinted_at() {
+async fn a_new_private_namespace_with_a_name_like_a_shared_one_is_pointed_out() {
     let daemon = sharing();
     let opened = async |namespace: &str| -> (Session, Opened) {
         let session = Session::open(daemon.channel().await, named(namespace)).await.unwrap();
@@ -25,7 +25,7 @@ async fn a_new_private_namespace_of_nearly_a_shared_ones_name_is_hinted_at() {
     };
     let (_first, slip) = opened("job").await;
     assert_eq!(slip.similar, ["jobs"]);
-    // Somebody is there now: so it is meant.
+    // It is no longer empty: so it is intended.
     assert!(opened("job").await.1.similar.is_empty());
     for meant in ["", "jobs", "shared/jobs", "nightly"] {
         let (_session, opened) = opened(meant).await;
@@ -34,7 +34,7 @@ async fn a_new_private_namespace_of_nearly_a_shared_ones_name_is_hinted_at() {
 }
 
 #[tokio::test]
-async fn what_is_not_shared_is_never_made_in_its_place() {
+async fn an_unknown_shared_namespace_is_not_made() {
     let daemon = sharing();
     for (namespace, code) in [
         ("shared/job", ErrorCode::NotFound),
@@ -48,7 +48,7 @@ async fn what_is_not_shared_is_never_made_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_kept_counts_though_nobody_is_connected() {
+async fn a_kept_namespace_counts_without_a_connection() {
     let daemon = Daemon::with(|config| config.limits.namespaces = 2);
     let mut session = Session::open(daemon.channel().await, named("a")).await.unwrap();
     let spec = v1::create::Spec::Event(v1::EventSpec {});
@@ -61,7 +61,7 @@ async fn a_namespace_that_is_kept_counts_though_nobody_is_connected() {
         let quotas = status.into_inner().quotas;
         quotas.iter().find(|quota| quota.field == "namespaces").unwrap().used
     };
-    // Each of these is the only connection of its user, and leaves before the next one comes.
+    // Each of these is its user's only connection, and closed before the next one.
     for _ in 0..20 {
         assert_eq!(used().await, 1);
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

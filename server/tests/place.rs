@@ -1,6 +1,5 @@
-//! One place, one daemon: what a daemon does whose directory, socket or lock file is taken away or
-//! taken over, and what the next one does meanwhile; and that fencing tokens rise from one to the
-//! next.
+//! One place, one daemon: a daemon whose directory, socket or lock file is removed or replaced, and
+//! the next one at that place; and fencing tokens, which rise from one to the next.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -79,7 +78,7 @@ async fn a_directory_made_anew_makes_no_second_owner() {
     fs::remove_dir_all(&dir).unwrap();
     fs::create_dir(&dir).unwrap();
     let _second = start(&endpoint).await;
-    // It is answered when the first daemon has told its holder that it holds nothing any more.
+    // It is answered after the first daemon has told its holder that the session is lost.
     let mut next = session(&endpoint).await;
     let told = match holder.next().await.message.unwrap() {
         Message::SessionEnd(end) => end.shutting_down,
@@ -110,7 +109,7 @@ async fn a_daemon_that_is_stopped_keeps_its_place_though_its_directory_is_made_a
     session(&endpoint).await;
 }
 
-/// At whichever of its first steps a daemon is: it says what has become of its place.
+/// At any of a daemon's first steps: it reports that its place is lost.
 #[tokio::test]
 async fn a_place_may_be_lost_while_its_daemon_starts() {
     for delay in (0..40).map(|step| Duration::from_micros(step * 50)) {
@@ -130,7 +129,7 @@ async fn a_place_may_be_lost_while_its_daemon_starts() {
 }
 
 #[tokio::test]
-async fn whoever_takes_the_path_over_keeps_it() {
+async fn a_daemon_that_takes_the_path_over_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint(dir.path());
     let daemon = start(&endpoint).await;
@@ -143,7 +142,7 @@ async fn whoever_takes_the_path_over_keeps_it() {
 }
 
 #[tokio::test]
-async fn without_its_lock_file_a_daemon_leaves() {
+async fn without_its_lock_file_a_daemon_exits() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint(dir.path());
     let daemon = start(&endpoint).await;
@@ -157,7 +156,7 @@ async fn tokens_rise_though_the_clock_was_set_back_between_two_daemons() {
     let dir = tempfile::tempdir().unwrap();
     let endpoint = endpoint(dir.path());
     let file = dir.path().join("s.sock.tokens");
-    // What a daemon left whose clock was an hour ahead of what it is now.
+    // The mark of a daemon whose clock was an hour ahead of the present.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let mut last = now.as_micros() as u64 + 3_600_000_000;
     let sum = last.to_le_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| {

@@ -1,5 +1,5 @@
-//! What becomes of a client's locks when its process ends, stops or forks: each client here is
-//! a process of its own, this very test binary run again.
+//! A client's locks when its process ends, stops or forks. Each client is a process of its own: this
+//! test binary, run again.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -13,12 +13,12 @@ use std::{
 use support::{Daemon, Holder, SOCKET, Session, acquire};
 use syncd_proto::v1::{self, Cause, ErrorCode, client_message::Request, server_message::Message};
 
-/// What else the client's part is to do.
+/// The environment variable that says what else the client does.
 const FORK: &str = "SYNCD_TEST_FORK";
 const RELEASE: &str = "SYNCD_TEST_RELEASE";
 
-/// Not a test but the client's part in them. It ends with its standard input, and so does the
-/// child that it may have forked.
+/// Not a test, but the tests' client. It ends with its standard input, and so does a child that it
+/// has forked.
 #[tokio::test]
 async fn the_client() {
     let Ok(socket) = std::env::var(SOCKET) else { return };
@@ -69,7 +69,7 @@ async fn is_told_of(mut waiter: Session, pid: u32) {
 }
 
 #[tokio::test]
-async fn a_killed_holder_lets_go() {
+async fn a_killed_holders_lock_is_released() {
     let daemon = Daemon::start();
     let mut holder = Holder::start(&daemon.endpoint, None).await;
     let (waiter, _) = waiter(&daemon).await;
@@ -82,7 +82,7 @@ async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent()
     let daemon = Daemon::start();
     let mut holder = Holder::start(&daemon.endpoint, Some(FORK)).await;
     let (waiter, _) = waiter(&daemon).await;
-    // The child's copy of the pipe keeps this end's reader waiting: it lives on.
+    // The child's copy of the pipe keeps this end's reader waiting: so the child lives.
     let stdin = holder.0.stdin.take();
     holder.0.kill().unwrap();
     is_told_of(waiter, holder.pid()).await;
@@ -90,7 +90,7 @@ async fn a_forked_child_with_the_socket_open_keeps_nothing_for_its_dead_parent()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_process_said_before_it_exited_counts() {
+async fn requests_sent_before_a_process_exited_count() {
     let daemon = Daemon::start();
     let mut forked = Vec::new();
     for turn in 0..20 {
@@ -128,7 +128,7 @@ async fn a_stopped_holder_keeps_its_lock_whatever_the_grace() {
     };
     assert_eq!(refused.code(), ErrorCode::TimedOut);
     assert_eq!(refused.holders[0].process.as_ref().unwrap().pid, holder.pid());
-    // Killed while it is stopped, it lets go all the same.
+    // Killed while it is stopped, it loses the lock at once.
     let (waiter, _) = waiter(&daemon).await;
     holder.signal(libc::SIGKILL);
     is_told_of(waiter, holder.pid()).await;
@@ -146,11 +146,11 @@ async fn a_process_that_dies_is_told_from_one_that_left_however_short_the_grace(
 }
 
 #[tokio::test]
-async fn a_process_that_dies_in_its_grace_lets_go_at_once() {
+async fn a_process_that_dies_in_its_grace_loses_its_lock_at_once() {
     let daemon = Daemon::with(|config| config.grace = Duration::from_secs(3600));
     let mut holder = Holder::start(&daemon.endpoint, None).await;
     let (waiter, _) = waiter(&daemon).await;
-    // Its standard input at its end, it drops its connection and exits.
+    // At the end of its standard input it closes its connection and exits.
     drop(holder.0.stdin.take());
     is_told_of(waiter, holder.pid()).await;
 }

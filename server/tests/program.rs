@@ -28,7 +28,7 @@ fn socket(dir: &Path) -> PathBuf {
     dir.join("s.sock")
 }
 
-/// A daemon that ends with the test, whatever the test comes to.
+/// A daemon that ends with the test, even if that fails.
 struct Running(Option<Child>);
 
 impl Running {
@@ -105,7 +105,7 @@ fn an_empty_variable_counts_as_unset() {
 }
 
 #[test]
-fn a_second_daemon_says_who_is_first_and_leaves() {
+fn a_second_daemon_names_the_first_and_exits() {
     let dir = tempfile::tempdir().unwrap();
     let first = Running::start(syncd(dir.path()), dir.path());
     let pid = first.0.as_ref().unwrap().id();
@@ -126,7 +126,7 @@ fn a_killed_daemons_socket_is_taken_over() {
 }
 
 #[test]
-fn where_no_file_can_be_written_it_serves_and_says_so() {
+fn where_no_file_can_be_written_the_daemon_serves_and_logs_that() {
     let dir = tempfile::tempdir().unwrap();
     // Each write to a file fails, as on a full disk.
     let mut command = Command::new("/bin/sh");
@@ -142,19 +142,19 @@ fn where_no_file_can_be_written_it_serves_and_says_so() {
 }
 
 #[tokio::test]
-async fn with_few_descriptors_those_who_come_wait_and_nobody_is_refused() {
+async fn with_few_descriptors_new_clients_wait_and_none_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new("/bin/sh");
     command.env_clear().env("SYNCD_SOCKET", socket(dir.path())).stderr(Stdio::piped());
     // Some twenty are its own, and each connection takes one, or two if its process is new.
     command.args(["-c", "ulimit -n 32; exec \"$0\"", env!("CARGO_BIN_EXE_syncd")]);
     let running = Running::start(command, dir.path());
-    // Its namespace is there already, with all that belongs to it.
+    // Makes its namespace with all its files beforehand.
     let endpoint = socket(dir.path()).to_str().unwrap().parse().unwrap();
     let mut first = Session::open(support::channel(endpoint).await, support::open()).await.unwrap();
     first.lock("a").await;
     let mut clients = tokio::task::JoinSet::new();
-    // Processes of their own, since each process is watched once.
+    // Separate processes, since each process is watched once.
     for _ in 0..12 {
         let mut client = Command::new(std::env::current_exe().unwrap());
         client.args(["--exact", "one_of_many", "--nocapture"]).env(ONE_OF_MANY, socket(dir.path()));
@@ -170,7 +170,7 @@ async fn with_few_descriptors_those_who_come_wait_and_nobody_is_refused() {
 
 const ONE_OF_MANY: &str = "SYNCD_TEST_ONE_OF_MANY";
 
-/// Not a test but a client's part in one.
+/// Not a test, but a test's client.
 #[tokio::test]
 async fn one_of_many() {
     let Ok(socket) = std::env::var(ONE_OF_MANY) else { return };
@@ -183,7 +183,7 @@ async fn one_of_many() {
 }
 
 #[test]
-fn wrong_flags_and_a_hopeless_start_have_codes_of_their_own() {
+fn wrong_flags_and_a_failed_start_have_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in [["--grace", "soon"], ["--log", "a=b=c"], ["--workers", "0"]] {
         let output = syncd(dir.path()).args(wrong).output().unwrap();
@@ -205,7 +205,7 @@ fn the_log_can_be_json() {
 }
 
 #[test]
-fn the_help_teaches() {
+fn the_help_has_examples_and_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let help = syncd(dir.path()).arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
@@ -219,7 +219,7 @@ async fn a_socket_that_the_service_manager_passes_is_served_and_left_in_place() 
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(socket(dir.path())).unwrap();
     let fd = listener.as_raw_fd();
-    // A shell knows its own process number before it becomes the daemon.
+    // A shell knows its PID before it becomes the daemon.
     let mut command = Command::new("/bin/sh");
     command.env_clear().env("SYNCD_SOCKET", "/elsewhere/s.sock").stderr(Stdio::piped());
     command.args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\"", env!("CARGO_BIN_EXE_syncd")]);
@@ -241,7 +241,7 @@ async fn a_socket_that_the_service_manager_passes_is_served_and_left_in_place() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_several_threads_it_leaves_as_soon_as_its_clients_were_told() {
+async fn with_several_threads_a_daemon_exits_once_its_clients_were_told() {
     for _ in 0..10 {
         let dir = tempfile::tempdir().unwrap();
         let mut command = syncd(dir.path());

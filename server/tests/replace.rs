@@ -1,5 +1,5 @@
-//! A daemon that takes the place of one that lives: blocked calls go on, holds are kept, nobody is
-//! refused, and whoever is killed in between, there is one daemon afterwards or none.
+//! Replacing a running daemon: blocked calls go on, holds are kept, no client is refused, and if
+//! either daemon is killed meanwhile, there is one daemon afterwards or none.
 #![cfg(target_os = "linux")]
 
 #[path = "replace/killed.rs"]
@@ -36,7 +36,7 @@ impl Held {
         Self { session, handle, token, received: 2 }
     }
 
-    /// Goes on with the daemon that is there now, gives the lock back and takes it again.
+    /// Resumes at the current daemon, releases the lock and acquires it again.
     async fn go_on(&mut self, daemon: &Daemon) {
         let mut other = daemon.session().await;
         let theirs = other.lock("a").await;
@@ -84,7 +84,7 @@ async fn holds_are_kept_and_a_blocked_call_goes_on() {
         Message::Granted(next) => assert!(next.token > held.token && next.abandoned.is_none()),
         other => panic!("{other:?}"),
     }
-    // The place is its own in every respect: it looks after it each second.
+    // The new daemon has all of the place, which it checks each second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     channel(daemon.endpoint()).await;
     assert!(!daemon.log().contains("no longer the daemon's own"));
@@ -93,12 +93,12 @@ async fn holds_are_kept_and_a_blocked_call_goes_on() {
 }
 
 #[tokio::test]
-async fn again_and_again_whoever_comes_meanwhile_is_served() {
+async fn new_clients_are_served_during_repeated_replacement() {
     let mut daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     let endpoint = daemon.endpoint();
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    // Bare connections, none of which is refused. What one gets is the daemon's of the moment.
+    // Bare connections, none of which is refused, to whichever daemon listens.
     let knocking = tokio::task::spawn_blocking(move || {
         let mut knocks = 0;
         while stopped
@@ -120,7 +120,7 @@ async fn again_and_again_whoever_comes_meanwhile_is_served() {
 }
 
 #[tokio::test]
-async fn with_several_threads_and_snapshots_in_the_making() {
+async fn with_several_threads_and_during_snapshots() {
     let mut daemon = Daemon::start(&["--workers", "3"]).await;
     let mut session = daemon.session().await;
     let handle = session.lock("busy").await;
@@ -139,7 +139,7 @@ async fn with_several_threads_and_snapshots_in_the_making() {
 }
 
 #[tokio::test]
-async fn who_must_not_have_the_place_is_told_why() {
+async fn a_daemon_that_may_not_replace_another_is_told_why() {
     let daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     let elsewhere = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ async fn a_daemon_without_a_journal_or_of_a_service_is_not_replaced() {
 }
 
 #[tokio::test]
-async fn where_nobody_is_it_starts() {
+async fn without_a_daemon_to_replace_it_starts() {
     let mut daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     for signal in [libc::SIGKILL, libc::SIGTERM] {
@@ -197,7 +197,7 @@ async fn where_nobody_is_it_starts() {
 }
 
 #[tokio::test]
-async fn two_that_come_at_once_come_one_after_the_other() {
+async fn two_at_once_replace_it_one_after_the_other() {
     let mut daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     for _ in 0..5 {
@@ -225,7 +225,7 @@ async fn two_that_come_at_once_come_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_journal_that_cannot_be_gone_on_with_is_left_to_the_daemon_that_knows() {
+async fn a_daemon_with_a_damaged_journal_is_not_replaced() {
     let daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     let strange = daemon.journal().join("77.0");
@@ -249,7 +249,7 @@ async fn sighup_replaces_it_by_its_own_program() {
     daemon.end(libc::SIGTERM);
     let mut command = daemon.command();
     command.env("NOTIFY_SOCKET", dir.path().join("notify"));
-    // As a service's: in a session of its own, which no terminal has.
+    // As for a service: in a session of its own, without a terminal.
     // SAFETY: setsid may be called there.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, || {
@@ -274,7 +274,7 @@ async fn sighup_replaces_it_by_its_own_program() {
         let next: u32 = next.trim().strip_prefix("MAINPID=").unwrap().parse().unwrap();
         assert_ne!(next, main);
         if is_first {
-            // The only one that is a child of the test's.
+            // Only the first one is a child of the test.
             let mut status = 0;
             // SAFETY: as above.
             let waited = unsafe { libc::waitpid(main.cast_signed(), &raw mut status, 0) };
@@ -298,13 +298,13 @@ async fn sighup_replaces_it_by_its_own_program() {
 }
 
 #[tokio::test]
-async fn a_journal_that_was_taken_away_is_written_anew_first() {
+async fn a_removed_journal_is_written_anew_before_a_replacement() {
     let mut daemon = Daemon::start(&[]).await;
     let mut held = Held::at(&daemon).await;
     for file in fs::read_dir(daemon.journal()).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
     }
-    // Each second the daemon looks whether all is there.
+    // The daemon checks its files each second.
     let before = within(async {
         loop {
             let mut next = daemon.command().arg("--replace").spawn().unwrap();

@@ -1,6 +1,6 @@
-//! A daemon that was killed, and the one after it: what was acknowledged is as it was, whoever
-//! lives keeps what they hold, and what the dead held goes on. The daemon is the program; its
-//! clients are this process and, where one must die, this test binary run again.
+//! A killed daemon and the next one: acknowledged state is kept, living processes keep what they hold,
+//! and what dead ones held is granted to the next owner. The daemon is the real program; its clients
+//! are this process and, where one must die, this test binary run again.
 #![cfg(target_os = "linux")]
 
 #[path = "support/program.rs"]
@@ -69,7 +69,7 @@ async fn who_lives_keeps_what_it_holds_and_its_place_and_a_waiter_is_granted() {
     }
 }
 
-// Rule R67: also a grant that nobody heard of.
+// Rule R67: also a grant that wasn't read.
 #[tokio::test]
 async fn what_was_decided_and_not_read_is_told_after_a_restart() {
     let mut daemon = Daemon::start(&[]).await;
@@ -233,7 +233,7 @@ async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
     Session::open(channel(daemon.endpoint()).await, other).await.unwrap();
     let lost = daemon.resume(&session, 2).await.err().unwrap();
     assert_eq!(lost.code(), ErrorCode::NotFound);
-    // Somebody knows that nobody holds anything any more.
+    // As a person would who knows that nothing is held any more.
     drop(holder);
     for file in
         files(&daemon.journal()).iter().filter(|file| file.file_stem() == changed.file_stem())
@@ -247,12 +247,12 @@ async fn a_journal_that_somebody_changed_grants_nothing_that_may_be_held() {
     assert!(grant.abandoned.is_some());
 }
 
-/// In the environment of a client's process: it takes a lock of its own.
+/// The environment variable of a client's process that makes it acquire a lock of its own.
 const OWN: &str = "SYNCD_TEST_OWN";
-/// It becomes another program once it has read a line.
+/// The one that makes it become another program once it has read a line.
 const EXEC: &str = "SYNCD_TEST_EXEC";
 
-/// The name of the lock that a process has taken.
+/// The name of a process's own lock.
 fn own(pid: u32) -> String {
     format!("of {pid}")
 }
@@ -286,7 +286,7 @@ async fn with_few_descriptors_all_is_restored_and_each_death_noticed() {
         assert!(is_held(&mut session, handle).await, "{}", daemon.log());
         let wait = session.send(acquire(handle)).await;
         holder.0.kill().unwrap();
-        // Not waited for: it is a zombie.
+        // Not reaped: it is a zombie.
         let told = session.next().await;
         assert_eq!(told.id, wait);
         let Message::Granted(grant) = told.message.unwrap() else { panic!("not granted") };
@@ -294,8 +294,8 @@ async fn with_few_descriptors_all_is_restored_and_each_death_noticed() {
     }
 }
 
-/// A process that has become another program is the one that was there by all that can be known. Its
-/// session never comes back, and somebody must take what it held by force.
+/// A process that has become another program (exec) can't be told from the one before. Its session is
+/// never resumed, and what it holds must be released by force.
 #[tokio::test]
 async fn what_nobody_comes_back_for_is_taken_by_force() {
     let mut daemon = Daemon::start(&["--grace", "100ms"]).await;
@@ -320,7 +320,7 @@ async fn what_nobody_comes_back_for_is_taken_by_force() {
     assert_eq!(grant.abandoned.expect("it is told").cause(), Cause::Forced);
 }
 
-/// Not a test: the part of a client's process.
+/// Not a test, but a client's process.
 #[tokio::test]
 async fn the_client() {
     let Ok(endpoint) = std::env::var(SOCKET) else { return };

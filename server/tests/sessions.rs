@@ -1,5 +1,5 @@
-//! Sessions over the wire: opening, resuming, ending, and what is refused. A plain tonic client
-//! speaks; the meaning of locks is tested elsewhere.
+//! Sessions over the wire: opening, resuming, ending, and refusals, with a plain tonic client. The
+//! meaning of locks is tested elsewhere.
 
 mod support;
 
@@ -111,7 +111,7 @@ async fn a_resume_takes_the_session_from_its_old_stream() {
     new.lock("still served").await;
 }
 
-/// Whose connection was late: the client has made another one meanwhile.
+/// The connection was late: the client has made another one meanwhile.
 #[tokio::test]
 async fn an_attempt_to_resume_that_is_read_after_its_successor_leaves_that_ones_stream_alone() {
     let daemon = Daemon::start();
@@ -129,7 +129,7 @@ async fn an_attempt_to_resume_that_is_read_after_its_successor_leaves_that_ones_
     assert_eq!((refused.code(), &*refused.field), (ErrorCode::InvalidArgument, "attempt"));
     assert!(within(replies.message()).await.unwrap().is_none());
     assert!(matches!(live.ask(acquire(handle)).await, Message::Granted(_)));
-    // And the next one takes over as ever.
+    // The next one takes over as usual.
     let next = Session::open(daemon.channel().await, resume(3)).await.unwrap();
     assert_eq!(next.opened.session, first.opened.session);
     assert_eq!(within(live.replies.message()).await.unwrap_err().code(), Code::Aborted);

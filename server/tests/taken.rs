@@ -1,5 +1,5 @@
-//! A journal that somebody takes away from a daemon that lives: it knows all that was in it, and
-//! writes it anew, so that the next daemon finds it.
+//! A running daemon's journal is removed, moved or truncated: the daemon writes it anew, so that the
+//! next one finds it.
 #![cfg(target_os = "linux")]
 
 #[path = "support/program.rs"]
@@ -22,7 +22,7 @@ fn files(directory: &Path) -> usize {
     fs::read_dir(directory).map_or(0, Iterator::count)
 }
 
-/// A held lock outlives the daemon, whatever `take` does to its journal before.
+/// Asserts that a hold outlives the daemon after `take` has changed its journal.
 async fn is_written_anew_after(take: impl FnOnce(&Path)) {
     let mut daemon = Daemon::start(&[]).await;
     let mut holder = daemon.session().await;
@@ -104,7 +104,7 @@ async fn a_directory_that_becomes_another_daemons_is_left_alone() {
     until(|| daemon.log().contains("another daemon keeps its state there")).await;
     release(&mut holder, handle, held).await;
     assert_eq!(files(&daemon.journal()), 0);
-    // Once it has gone.
+    // Once that daemon has ended.
     drop(owner);
     until(|| files(&daemon.journal()) >= 2).await;
     granted(&mut holder, acquire(handle)).await;
@@ -121,7 +121,7 @@ async fn a_journal_whose_files_are_cut_is_written_anew() {
     is_written_anew_after(cut).await;
 }
 
-/// What is mapped isn't there any more: to store there is SIGBUS, unless the daemon finds it first.
+/// The mapping has no page any more: a store there is a SIGBUS, unless the daemon notices first.
 #[tokio::test]
 async fn a_daemon_that_writes_where_a_file_was_cut_ends_and_says_why() {
     let mut daemon = Daemon::start(&[]).await;

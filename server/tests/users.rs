@@ -1,5 +1,5 @@
-//! Two users at one daemon: what each may see and do of the other's. Only root can play two
-//! users, so elsewhere these tests pass without a word.
+//! Two users at one daemon: what each may see and change of the other's. Only root can be two users;
+//! otherwise these tests pass.
 #![cfg(unix)]
 
 mod support;
@@ -24,7 +24,7 @@ const NOBODY: u32 = 65_534;
 async fn as_nobody(daemon: &Daemon, part: &str) {
     let dir = daemon.endpoint.directory();
     fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
-    // Where this binary lies, another user may not come.
+    // Another user may not be able to reach this binary's directory.
     let program = dir.join("client");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let mut command = Command::new(program);
@@ -62,7 +62,7 @@ async fn a_namespace_is_its_users_own_unless_it_is_shared() {
     let handle = shared.lock("a").await;
     shared.ask(acquire(handle)).await;
     as_nobody(&daemon, "nobodys_part").await;
-    // Root sees what nobody left behind, and all that there is.
+    // Root sees what user nobody has left, and all namespaces.
     let mut inspect = daemon.inspect().await;
     let status = inspect.status(v1::StatusRequest {}).await.unwrap().into_inner();
     let seen: Vec<&str> = status.namespaces.iter().map(|n| &*n.namespace).collect();
@@ -147,7 +147,7 @@ async fn nobodys_part() {
     for status in denied {
         assert_eq!(status.unwrap().code(), Code::PermissionDenied);
     }
-    // Whoever has ever so many holds of their own has no right to another's among them.
+    // A user with many holds of their own may not release another user's among them.
     let spec = v1::SemLockSpec { class: 3, value: 5000, max: 5000 };
     let spec = Some(v1::create::Spec::SemLock(spec));
     let create = v1::Create { name: "many".into(), spec, ..Default::default() };

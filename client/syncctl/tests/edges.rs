@@ -1,5 +1,5 @@
-//! `syncctl run` where something around it is missing, frozen, killed or interrupted: whatever
-//! happens, the exit code tells, and nobody goes on without the lock.
+//! `syncctl run` when something around it is missing, frozen, killed or interrupted: the exit code
+//! says what happened, and no command goes on without its lock.
 #![cfg(unix)]
 
 mod support;
@@ -21,7 +21,7 @@ use support::{House, code, eventually, is_alive, kill, shell_code, socket};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_syncctl");
 
-/// A standard error whose reader has gone.
+/// A standard error whose reader is closed.
 fn broken_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -44,7 +44,7 @@ fn an_empty_name_is_wrong_usage_and_nothing_is_run() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_changes_no_exit_code() {
+fn a_closed_standard_error_changes_no_exit_code() {
     let house = House::new();
     let (mut holder, _) = house.start("a", "echo up; sleep 60");
     for flag in ["--no-wait", "--timeout=10ms"] {
@@ -61,7 +61,7 @@ fn a_standard_error_that_nobody_reads_changes_no_exit_code() {
 }
 
 #[test]
-fn with_nobody_to_tell_a_lost_lock_stops_the_command_and_its_children_all_the_same() {
+fn a_lost_lock_stops_the_command_and_its_children_with_stderr_closed() {
     let house = House::new();
     let mut command = house.command(&["run", "a", "--", "sh", "-c"]);
     command.arg("trap '' TERM; sleep 60 & echo $!; wait; sleep 60").stderr(broken_pipe());
@@ -74,7 +74,7 @@ fn with_nobody_to_tell_a_lost_lock_stops_the_command_and_its_children_all_the_sa
 }
 
 #[test]
-fn killed_it_takes_its_commands_children_along() {
+fn a_killed_syncctl_ends_its_commands_children() {
     let house = House::new();
     let (mut child, grandchild) = house.start("a", "sleep 60 & echo $!; wait; true");
     child.kill().unwrap();
@@ -83,7 +83,7 @@ fn killed_it_takes_its_commands_children_along() {
 }
 
 #[test]
-fn killed_with_its_whole_group_it_still_takes_them_along() {
+fn a_syncctl_killed_with_its_process_group_ends_its_commands_children() {
     let house = House::new();
     let mut command =
         house.command(&["run", "a", "--", "sh", "-c", "sleep 60 & echo $!; wait; true"]);
@@ -97,7 +97,7 @@ fn killed_with_its_whole_group_it_still_takes_them_along() {
 }
 
 #[test]
-fn what_the_command_left_in_the_background_goes_on() {
+fn background_processes_of_the_command_go_on() {
     let house = House::new();
     let (mut child, left) = house.start("a", "sleep 60 >&- 2>&- & echo $!");
     assert!(child.wait().unwrap().success());
@@ -110,7 +110,7 @@ fn without_descriptors_it_says_so_and_runs_nothing() {
     let house = House::new();
     for limit in 4..12 {
         let mut command = Command::new("/bin/sh");
-        // What whoever runs this test has left open counts as well.
+        // Descriptors that the test inherited count as well.
         let close = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd>&-\"; done";
         let script =
             format!("{close}; ulimit -n {limit}; exec \"$0\" --socket \"$1\" run a -- true");
@@ -127,7 +127,7 @@ fn without_descriptors_it_says_so_and_runs_nothing() {
 }
 
 #[test]
-fn a_lock_lost_just_before_the_end_is_told() {
+fn a_lock_lost_just_before_the_end_is_reported() {
     let house = House::new();
     let force = "exec \"$0\" --socket \"$1\" release --force a";
     let mut command = house.command(&["run", "a", "--", "sh", "-c", force, PROGRAM]);
@@ -136,7 +136,7 @@ fn a_lock_lost_just_before_the_end_is_told() {
 }
 
 #[test]
-fn a_lock_within_another_knows_its_own_past_alone() {
+fn a_nested_lock_has_its_own_abandonment() {
     let house = House::new();
     let (mut holder, _) = house.start("outer", "echo up; sleep 60");
     holder.kill().unwrap();
@@ -163,7 +163,7 @@ fn it_ends_by_the_signal_that_ended_its_command() {
 }
 
 #[test]
-fn giving_back_to_a_stopped_daemon_can_be_interrupted() {
+fn releasing_to_a_stopped_daemon_can_be_interrupted() {
     let house = House::new();
     let (mut child, command) = house.start("a", "echo $$; exec sleep 60");
     kill(house.daemon.id(), libc::SIGSTOP);
@@ -181,7 +181,7 @@ fn giving_back_to_a_stopped_daemon_can_be_interrupted() {
 }
 
 #[test]
-fn where_children_are_reaped_unasked_it_works_too() {
+fn a_command_is_run_with_sigchld_ignored() {
     let house = House::new();
     let mut command = house.command(&["run", "a", "--", "sh", "-c", "exit 7"]);
     // SAFETY: a plain system call between fork and exec.
@@ -194,7 +194,7 @@ fn where_children_are_reaped_unasked_it_works_too() {
     assert_eq!(code(&command.output().unwrap()), Some(7));
 }
 
-/// A loop as people write it: each round says that it begins.
+/// A shell loop; each round prints a line at its start.
 const LOOP: &str =
     "for round in 1 2 3; do echo round; \"$0\" --socket \"$1\" run a -- sleep 60; done";
 
@@ -232,7 +232,7 @@ fn one_ctrl_c_at_a_terminal_ends_a_loop_around_it() {
         });
     }
     let mut child = shell.spawn().unwrap();
-    // Its copies of the terminal's other end would keep it open.
+    // The command's copies of the terminal's other end would keep it open.
     drop(shell);
     let sleeps = || {
         let holder = &house.json(&["ls", "--busy"])[0]["holder"]["pid"];
@@ -243,7 +243,7 @@ fn one_ctrl_c_at_a_terminal_ends_a_loop_around_it() {
     eventually("the command has the terminal", sleeps);
     terminal.write_all(b"\x03").unwrap();
     let mut said = Vec::new();
-    // It ends with an error when nobody has the terminal any more.
+    // It ends with an error once no process has the terminal open.
     let _ = terminal.read_to_end(&mut said);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGINT));
     let said = String::from_utf8_lossy(&said);
@@ -264,7 +264,7 @@ fn command_of(pid: u64) -> Option<libc::pid_t> {
 #[cfg(target_os = "linux")]
 fn open_terminal() -> (File, File) {
     let (mut terminal, mut line) = (-1, -1);
-    // SAFETY: it writes two descriptors, which are nobody else's.
+    // SAFETY: it writes two new descriptors, owned by this function.
     unsafe {
         let (name, termios, size) = (ptr::null_mut(), ptr::null(), ptr::null());
         assert_eq!(libc::openpty(&mut terminal, &mut line, name, termios, size), 0);
@@ -286,7 +286,7 @@ fn watch_goes_on_with_the_next_daemon_and_says_what_may_be_missed() {
             let _ = line.send(serde_json::from_str(&text).unwrap());
         }
     });
-    // There is something to be seen until it has been.
+    // Makes events until one is seen.
     let sees = |house: &House, kind: &str| {
         eventually(kind, || {
             assert!(house.syncctl(&["run", "l", "--", "true"]).status.success());

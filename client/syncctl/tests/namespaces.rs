@@ -1,5 +1,4 @@
-//! Which namespace a command is in: shared or private, by flag or environment, and no doubt about
-//! it.
+//! The namespace of a command: shared or private, by flag or environment.
 #![cfg(unix)]
 
 mod support;
@@ -17,7 +16,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
 }
 
-/// Runs a command under a lock, and gives back who saw it where.
+/// Runs a command under a lock, and returns who saw it where.
 fn namespaces(house: &House) -> Vec<String> {
     let status = house.json(&["status"]);
     let all = status["namespaces"].as_array().unwrap().iter();
@@ -25,7 +24,7 @@ fn namespaces(house: &House) -> Vec<String> {
 }
 
 #[test]
-fn who_means_a_shared_namespace_gets_it_or_nothing() {
+fn a_shared_namespace_is_used_or_the_command_refused() {
     let house = house();
     let run = |namespace: &str| {
         house.syncctl(&["--namespace", namespace, "run", "a", "--", "echo", "ran"])
@@ -67,7 +66,7 @@ fn a_control_character_in_a_name_is_refused() {
 }
 
 #[test]
-fn the_environment_names_one_for_whoever_names_none() {
+fn the_environment_names_the_default_namespace() {
     let house = house();
     let holder = |arguments: &[&str]| {
         let mut command = house.command(arguments);

@@ -1,6 +1,6 @@
-//! Where a user's programs meet when nobody says: the rows of `docs/PLACES.md`, with real users and
-//! their environments. Only root can be several users; elsewhere it is this user alone, whose
-//! daemon is looked for and never started.
+//! The default place of a user's programs: the rows of `docs/PLACES.md`, with real users and their
+//! environments. Only root can be several users; otherwise only this user's place is tested, and no
+//! daemon is started there.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -49,7 +49,7 @@ impl User {
         self.dir.path().join("syncctl")
     }
 
-    /// As from a cron job of theirs: next to nothing in the environment.
+    /// A command as from the user's cron: with almost no environment.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
@@ -113,9 +113,9 @@ fn a_users_programs_meet_whatever_their_environment() {
     wait(holder);
 }
 
-/// For everybody who runs the tests: what they see is one place, be there a daemon or none.
+/// For any user: the place is the same in all environments, with or without a daemon.
 #[test]
-fn the_environment_moves_nobody() {
+fn the_environment_does_not_change_the_place() {
     let place = |names: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_syncctl"));
         command.args(["--json", "status"]).env_remove("SYNCD_SOCKET");
@@ -145,7 +145,7 @@ fn root_has_a_place_of_its_own() {
 }
 
 #[test]
-fn a_place_that_somebody_else_took_first_is_refused_with_their_number() {
+fn a_place_made_by_another_user_is_refused_and_the_user_named() {
     if !is_root() {
         return;
     }
@@ -153,7 +153,7 @@ fn a_place_that_somebody_else_took_first_is_refused_with_their_number() {
     fs::create_dir(user.place()).unwrap();
     fs::set_permissions(user.place(), Permissions::from_mode(0o755)).unwrap();
     chown(user.place(), Some(stranger.number), Some(stranger.number)).unwrap();
-    // Their daemon, open to all, in the user's place.
+    // Another user's daemon, open to all, in the user's place.
     let socket = user.place().join("syncd.sock");
     let mut daemon = stranger.command(&["daemon", "--mode", "666", "--socket"]);
     let mut daemon = daemon.arg(&socket).spawn().unwrap();
@@ -167,7 +167,7 @@ fn a_place_that_somebody_else_took_first_is_refused_with_their_number() {
 }
 
 #[test]
-fn in_a_private_tmp_none_is_started_and_the_reason_is_told() {
+fn in_a_private_tmp_no_daemon_is_started_and_the_error_says_why() {
     if !is_root() {
         return;
     }
@@ -195,14 +195,14 @@ fn in_a_private_tmp_none_is_started_and_the_reason_is_told() {
     assert_eq!(code(&refused), Some(69), "{said}");
     assert!(said.contains("PrivateTmp") && said.contains("SYNCD_SOCKET"), "{said}");
     assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
-    // On purpose it may.
+    // With SYNCD_SOCKET a daemon is started.
     let chosen = service("--socket /tmp/own/syncd.sock run job -- true");
     assert_eq!(code(&chosen), Some(0), "{}", text(&chosen));
     end_by_lock_file(&private.join("own"));
 }
 
-/// A daemon in a container, and a client outside of it; and the other way round, in which the
-/// daemon sees all that it needs.
+/// A daemon in a container and a client outside; and the other way round, where the daemon can see
+/// the client.
 #[test]
 fn a_daemon_that_cannot_see_a_client_says_why() {
     let house = support::House::new();
@@ -240,8 +240,8 @@ fn a_daemon_that_cannot_see_a_client_says_why() {
     daemon.wait().unwrap();
 }
 
-/// In a user namespace of one user, who is its root: not the machine's root, whose place it isn't,
-/// and all directories on the way seem to be nobody's.
+/// In a user namespace with one user, its root: that isn't the machine's root and hasn't its place,
+/// and all parent directories appear to belong to user nobody.
 #[test]
 fn in_a_user_namespace_the_place_is_of_the_user_as_seen_inside() {
     let place = Path::new("/tmp/syncd-0");
@@ -270,7 +270,7 @@ fn in_a_user_namespace_the_place_is_of_the_user_as_seen_inside() {
     assert_eq!((code(&output), &*said, found), (Some(0), "0\n", true));
 }
 
-/// For a daemon whose socket is where only its like can connect to it.
+/// For a daemon whose socket can't be reached from here.
 fn end_by_lock_file(dir: &Path) {
     let pid = fs::read_to_string(dir.join("syncd.sock.pid")).unwrap();
     // SAFETY: a plain system call on a process of this test.

@@ -1,5 +1,4 @@
-//! `syncctl run` as a stranger meets it: real processes, their exit codes and their ends. Never
-//! here: the other subcommands, or its edges.
+//! `syncctl run` with real processes: exit codes and ends. Rare conditions are in `edges.rs`.
 #![cfg(unix)]
 
 mod support;
@@ -28,7 +27,7 @@ fn the_exit_code_is_the_commands_own_or_says_what_kept_it() {
 }
 
 #[test]
-fn who_comes_too_late_is_told_who_holds_it() {
+fn a_time_out_names_the_holder() {
     let house = House::new();
     let (mut holder, _) = house.start("a", "echo up; sleep 60");
     let refused = house.syncctl(&["run", "a", "--no-wait", "--", "true"]);
@@ -51,7 +50,7 @@ fn the_command_finds_its_lock_and_a_rising_token_in_its_environment() {
 }
 
 #[test]
-fn a_semaphore_lets_so_many_in() {
+fn a_semaphore_admits_as_many_as_it_has_permits() {
     let house = House::new();
     let holders: Vec<_> = (0..2)
         .map(|_| {
@@ -95,7 +94,7 @@ fn a_lost_lock_stops_the_command_and_its_children_even_stubborn_ones() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn killed_it_takes_its_command_along_and_the_next_is_told_by_whom() {
+fn a_killed_syncctl_ends_its_command_and_the_next_owner_is_told() {
     let house = House::new();
     let (mut child, command) = house.start("a", "echo $$; exec sleep 60");
     child.kill().unwrap();
@@ -110,7 +109,7 @@ fn killed_it_takes_its_command_along_and_the_next_is_told_by_whom() {
 }
 
 #[test]
-fn what_is_held_is_seen_while_it_is_and_gone_after() {
+fn holds_are_listed_while_they_last() {
     let house = House::new();
     let (mut child, _) = house.start("a", "echo up; sleep 60");
     assert_eq!(house.json(&["ls", "--busy"])[0]["holder"]["pid"], child.id());
@@ -120,7 +119,7 @@ fn what_is_held_is_seen_while_it_is_and_gone_after() {
 }
 
 #[test]
-fn without_a_daemon_one_is_started_and_inspection_starts_none() {
+fn a_run_starts_a_daemon_and_an_inspection_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sub/syncd.sock");
     let status = syncctl(&socket).arg("status").output().unwrap();

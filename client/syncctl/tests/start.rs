@@ -1,5 +1,5 @@
-//! The daemon that is started because somebody missed it: what it has of them (nothing), when none
-//! is started, and how long is waited for one.
+//! A daemon that a client starts: it inherits nothing; when none is started; and how long the client
+//! waits for it.
 #![cfg(unix)]
 
 mod support;
@@ -19,7 +19,7 @@ use std::{
 
 use support::{code, daemon_pid, end_daemon, eventually, kill, socket, syncctl};
 
-/// Where a daemon is to be started. It ends with the test.
+/// A place where a daemon is started; it ends with the test.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -50,10 +50,10 @@ fn assert_ran(output: &Output) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn it_has_nothing_of_whoever_missed_it() {
+fn a_started_daemon_inherits_nothing() {
     let dir = Place::new();
     let (socket, locked) = (socket(dir.path()), dir.path().join("locked"));
-    // A caller with a lock of its own, a pipe that somebody reads to its end, and a secret.
+    // A caller with a file lock, a pipe that is read to its end, and a secret in its environment.
     let script = "exec 9>locked; flock 9; trap '' HUP; umask 0; exec \"$@\"";
     let mut caller = Command::new("bash");
     caller.args(["-c", script, "bash"]).arg(env!("CARGO_BIN_EXE_syncctl"));
@@ -61,7 +61,7 @@ fn it_has_nothing_of_whoever_missed_it() {
     caller.current_dir(dir.path()).env_remove("SYNCD_NO_AUTOSTART");
     caller.env("SECRET", "x").env("NOTIFY_SOCKET", "/nowhere").env("SYNCD_TOKEN", "7");
     caller.env("SYNCD_LINGER", "61s").stdin(Stdio::null());
-    // It returns at the end of both pipes: so the daemon has neither.
+    // It returns at the end of both pipes: so the daemon has inherited neither.
     assert_ran(&caller.output().unwrap());
     let pid = daemon_pid(&socket).unwrap();
 
@@ -73,7 +73,7 @@ fn it_has_nothing_of_whoever_missed_it() {
         assert!(!environment.contains(absent), "{environment}");
     }
     assert!(environment.contains("SYNCD_LINGER=61s"), "{environment}");
-    // By which its log is bounded.
+    // The flag that bounds its log.
     let log = format!("SYNCD_LOG_FILE={}.log", socket.display());
     assert!(environment.contains(&log), "{environment}");
     assert!(fs::metadata(dir.path().join("syncd.sock.log")).unwrap().len() > 0);
@@ -96,7 +96,7 @@ fn it_has_nothing_of_whoever_missed_it() {
 }
 
 #[test]
-fn where_children_are_reaped_unasked_one_is_started_too() {
+fn a_daemon_is_started_with_sigchld_ignored() {
     let dir = Place::new();
     let socket = socket(dir.path());
     let mut command = run(&socket);
@@ -111,7 +111,7 @@ fn where_children_are_reaped_unasked_one_is_started_too() {
 }
 
 #[test]
-fn a_daemon_that_leaves_and_keeps_its_lock_file_is_waited_for() {
+fn a_daemon_that_is_exiting_is_waited_for() {
     let dir = Place::new();
     let socket = socket(dir.path());
     let leaving = File::create(dir.path().join("syncd.sock.pid")).unwrap();
@@ -122,10 +122,10 @@ fn a_daemon_that_leaves_and_keeps_its_lock_file_is_waited_for() {
     assert_ran(&command.wait_with_output().unwrap());
 }
 
-/// As a function that is frozen and thawed: the daemon finds its time over and a client at its
-/// door in the same instant.
+/// As in a serverless function that is frozen and thawed: the daemon's idle time expires just as a
+/// client connects.
 #[test]
-fn an_idle_daemon_that_was_frozen_past_its_time_lets_nobody_down() {
+fn an_idle_daemon_frozen_past_its_time_fails_no_client() {
     for _ in 0..5 {
         let dir = Place::new();
         let socket = socket(dir.path());
@@ -145,7 +145,7 @@ fn an_idle_daemon_that_was_frozen_past_its_time_lets_nobody_down() {
 }
 
 #[test]
-fn a_start_lock_that_somebody_keeps_keeps_nobody_out() {
+fn a_held_start_lock_blocks_no_client() {
     let dir = Place::new();
     let socket = socket(dir.path());
     let kept = File::create(dir.path().join("syncd.sock.start")).unwrap();
@@ -154,7 +154,7 @@ fn a_start_lock_that_somebody_keeps_keeps_nobody_out() {
 }
 
 #[test]
-fn the_wait_for_one_that_does_not_come_can_be_interrupted() {
+fn waiting_for_a_daemon_to_start_can_be_interrupted() {
     let dir = Place::new();
     let daemon = dir.path().join("daemon");
     fs::write(&daemon, "#!/bin/sh\necho $$ > \"${0%/*}/started\"\nexec sleep 60\n").unwrap();
@@ -170,7 +170,7 @@ fn the_wait_for_one_that_does_not_come_can_be_interrupted() {
 }
 
 #[test]
-fn the_reason_of_one_that_cannot_start_is_told() {
+fn a_failed_start_is_reported_with_its_reason() {
     let dir = Place::new();
     fs::create_dir(dir.path().join("syncd.sock.pid")).unwrap();
     let failed = run(&socket(dir.path())).output().unwrap();
@@ -180,7 +180,7 @@ fn the_reason_of_one_that_cannot_start_is_told() {
 }
 
 #[test]
-fn where_the_machines_daemon_has_its_place_none_is_started() {
+fn no_daemon_is_started_in_the_place_of_the_machines() {
     let dir = Place::new();
     let socket = socket(dir.path());
     drop(UnixListener::bind(&socket).unwrap());
@@ -193,7 +193,7 @@ fn where_the_machines_daemon_has_its_place_none_is_started() {
 }
 
 #[test]
-fn root_starts_none_in_the_place_of_a_service() {
+fn root_starts_no_daemon_in_the_place_of_a_service() {
     // SAFETY: a plain system call.
     if unsafe { libc::geteuid() } != 0 || !Path::new("/run").is_dir() {
         return;

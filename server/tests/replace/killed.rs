@@ -1,4 +1,4 @@
-//! Whoever ends in between, there is one daemon afterwards, or none and the next one has it all.
+//! Either daemon ends during a replacement: one daemon remains, or none and the next restores all.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use super::{
     support::{self, Session, WATCHDOG, acquire, granted, open, release, within},
 };
 
-/// One that wants the place, and goes no further than a test has it go.
+/// A new daemon that the test controls step by step.
 pub struct Pretender(UnixStream);
 
 impl Pretender {
@@ -43,7 +43,7 @@ impl Pretender {
     }
 }
 
-/// Whether the daemon serves, once it either does or is gone.
+/// Waits until the daemon serves or has ended; true if it serves.
 async fn goes_on(daemon: &mut Daemon) -> bool {
     within(async {
         loop {
@@ -90,7 +90,7 @@ async fn one_that_ends_before_it_has_the_place_changes_nothing() {
             assert!(pretender.hear().starts_with("NO "));
         }
     }
-    // One that is stopped: nobody waits for it for ever.
+    // One that is stopped: the old daemon doesn't wait for it for ever.
     let mut pretender = Pretender::come(&daemon, &Pretender::greeting(&daemon));
     pretender.look();
     release(&mut held.session, held.handle, held.token).await;
@@ -114,7 +114,7 @@ async fn one_that_ends_with_the_place_leaves_it_to_the_next() {
     held.go_on(&daemon).await;
 }
 
-/// Killed at some moment of its coming, or before it came: there is one daemon, or none.
+/// The new daemon is killed at a random moment: there is one daemon, or none.
 #[tokio::test]
 async fn killed_at_any_moment_nothing_is_lost() {
     let mut daemon = Daemon::start(&[]).await;
@@ -125,13 +125,13 @@ async fn killed_at_any_moment_nothing_is_lost() {
         tokio::time::sleep(Duration::from_micros(round * 397 % 12_000)).await;
         if round % 3 == 2 {
             daemon.end(libc::SIGKILL);
-            // It takes what is there, as it is there.
+            // It restores the state as it is.
             daemon.child = Some(next);
             daemon.listens().await;
         } else {
             next.kill().unwrap();
             next.wait().unwrap();
-            // The old one lives, unless it had given the place away.
+            // The old one lives, unless it had handed the place over.
             let lives = goes_on(&mut daemon).await;
             survived += u32::from(lives);
             if !lives {
@@ -144,7 +144,7 @@ async fn killed_at_any_moment_nothing_is_lost() {
     println!("the old one went on {survived} times of 20");
 }
 
-/// Either is killed at each step of it.
+/// Either daemon is killed at each step.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn whichever_may_die_at_each_step_nothing_is_lost() {
@@ -167,7 +167,7 @@ async fn whichever_may_die_at_each_step_nothing_is_lost() {
             let mut held = Held::at(&daemon).await;
             let mut new = with(!is_old).arg("--replace").spawn().unwrap();
             if is_old {
-                // The new one starts from what is there, if it wasn't given it.
+                // The new one starts by itself if it wasn't handed the place.
                 assert!(!exit(old).await.success(), "{name}");
                 daemon.child = Some(new);
                 daemon.listens().await;
@@ -175,7 +175,7 @@ async fn whichever_may_die_at_each_step_nothing_is_lost() {
                 assert!(!new.wait().unwrap().success(), "{name}");
                 daemon.child = Some(old);
                 match (*name, goes_on(&mut daemon).await) {
-                    // It may be given the place in the instant in which it dies.
+                    // It may be handed the place just as it dies.
                     ("ahead" | "looked" | "ready", true) => {
                         // The very connection goes on.
                         release(&mut held.session, held.handle, held.token).await;

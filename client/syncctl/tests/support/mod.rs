@@ -1,4 +1,4 @@
-//! A daemon of a test's own, commands that talk to it, and what they leave.
+//! A test's daemon, and commands that use it.
 #![allow(dead_code)]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-/// A daemon of the test's own, and commands that talk to it.
+/// A test's daemon, and commands that use it.
 pub struct House {
     pub dir: tempfile::TempDir,
     pub daemon: Child,
@@ -23,7 +23,7 @@ impl House {
         Self::with(&[])
     }
 
-    /// With more arguments for the daemon.
+    /// Starts the daemon with further arguments.
     pub fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut daemon = syncctl(&socket(dir.path()));
@@ -43,7 +43,7 @@ impl House {
         self.command(args).output().unwrap()
     }
 
-    /// Runs a shell command under a lock, and returns when it has printed a line, with that.
+    /// Runs a shell command under a lock, and returns once it has printed a line, with that line.
     pub fn start(&self, lock: &str, script: &str) -> (Child, String) {
         let mut child = self.command(&["run", lock, "--", "sh", "-c", script]).spawn().unwrap();
         let mut line = String::new();
@@ -113,7 +113,7 @@ pub fn kill(pid: u32, signal: i32) {
 }
 
 pub fn is_alive(pid: &str) -> bool {
-    // A zombie that nobody reaps is dead.
+    // A zombie counts as dead.
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
 }
