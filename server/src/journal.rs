@@ -81,9 +81,9 @@ pub trait Store: Send + Sized {
 pub enum Need {
     /// The next snapshot may be larger by up to twice the record's length. Refused first.
     Growth,
-    /// It won't be larger, but by what was foreseen: a release, an end, a loss. For these a quarter of the log is kept, and
-    /// a full disk never stops them: before the quarter is used up, a snapshot is due, for which
-    /// there is room.
+    /// It will be larger by what was foreseen at most: a release, an end, a loss. For these a
+    /// quarter of the log is kept, and a full disk never stops them: before the quarter is used up,
+    /// a snapshot is due, for which there is room.
     Relief,
 }
 

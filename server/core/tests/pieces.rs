@@ -341,21 +341,11 @@ fn a_search_that_was_left_half_done_is_not_gone_on_with_later() {
     }
 }
 
-/// A session that was told `messages` things and has acknowledged none.
-fn told(world: &mut World, messages: u64) -> SessionId {
-    let session = world.open();
-    let event = world.object(session, "event", Spec::Event);
-    for _ in 1..messages {
-        world.answer(session, Request::EventSet { handle: event }).unwrap();
-    }
-    session
-}
-
 // Rule R5: what the client had all the same, it acknowledges while it is being sent again.
 #[test]
 fn what_is_acknowledged_while_it_is_sent_again_is_left_out() {
     let mut world = World::new(1);
-    let session = told(&mut world, 8);
+    let session = world.told(8);
     world.space.handle_disconnect(world.now, session);
     world.hear();
     world.space.handle_resume(world.now, session, 0).unwrap();
@@ -383,7 +373,7 @@ fn sent(step: &Step, to: SessionId) -> Vec<u64> {
 #[test]
 fn an_older_attempt_to_resume_is_refused_and_loses_nothing() {
     let mut world = World::new(512);
-    let session = told(&mut world, 3);
+    let session = world.told(3);
     world.space.handle_disconnect(world.now, session);
     world.hear();
     world.space.handle_resume(world.now, session, 3).unwrap();

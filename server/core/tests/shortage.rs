@@ -2,24 +2,13 @@
 
 mod world;
 
-use syncd_core::{Request, SessionId, Spec};
 use world::World;
-
-/// A session that was sent `messages` messages and has acknowledged none.
-fn told(world: &mut World, messages: u64) -> SessionId {
-    let session = world.open();
-    let event = world.object(session, "event", Spec::Event);
-    for _ in 1..messages {
-        world.answer(session, Request::EventSet { handle: event }).unwrap();
-    }
-    session
-}
 
 // Rule R5: only messages that a connected session has received are dropped.
 #[test]
 fn what_connected_sessions_were_told_is_forgotten_and_what_others_missed_is_kept() {
     let mut world = World::new(512);
-    let [has_all, missed, away] = [told(&mut world, 8), told(&mut world, 8), told(&mut world, 8)];
+    let [has_all, missed, away] = [world.told(8), world.told(8), world.told(8)];
     world.space.handle_disconnect(world.now, away);
     world.hear();
     let before = world.space.totals().unacknowledged;

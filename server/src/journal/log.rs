@@ -372,8 +372,10 @@ impl Store for Journal {
         let switched = self.switch_to(snapshot);
         if !matches!(switched, Err(StoreError::Busy)) {
             self.note(&switched);
-            (self.failed, self.is_short) = (None, false);
-            switched.as_ref().err().into_iter().for_each(|error| self.note_failure(error));
+            match &switched {
+                Ok(()) => (self.failed, self.is_short) = (None, false),
+                Err(error) => self.note_failure(error),
+            }
         }
         switched
     }

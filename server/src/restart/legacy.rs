@@ -117,10 +117,10 @@ fn replay(found: &Found) -> Result<Kept, Failed> {
 /// Replays a journal from `kept`, the state at the end of an `earlier` load.
 fn replay_rest(earlier: &Found, mut kept: Kept, found: &Found) -> Result<Kept, Failed> {
     let mut rest = found.records().skip(earlier.records().count());
-    let is_longer = found.is_later(earlier);
-    match is_longer && rest.all(|record| kept.replay(record.bytes).is_ok()) {
-        true => Ok(kept),
-        false => replay(found),
+    if found.is_later(earlier) && rest.all(|record| kept.replay(record.bytes).is_ok()) {
+        Ok(kept)
+    } else {
+        replay(found)
     }
 }
 
@@ -135,7 +135,7 @@ fn replay_first(found: &Found, records: usize) -> Result<Kept, Unusable> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{path::Path, sync::Arc};
 
     use syncd_core::{Config, Process, Space, Time};
 
@@ -153,6 +153,15 @@ mod tests {
     }
 
     impl Living {
+        fn begin(dir: &Path) -> Self {
+            let directory = Directory::open(&dir.join("journal")).unwrap();
+            let space = Space::new(Config::default(), 1);
+            let journal = Journal::create(&directory, "7/n", None, &empty()).unwrap();
+            let mut living = Self { directory, space, journal };
+            living.open_one(1);
+            living
+        }
+
         fn open_one(&mut self, pid: u32) {
             let process = Process { pid, uid: 7, command: "c".into() };
             self.space.handle_open(Time(pid.into()), process).unwrap();
@@ -165,6 +174,11 @@ mod tests {
         }
     }
 
+    fn empty() -> Vec<u8> {
+        let space = Space::new(Config::default(), 1);
+        snapshot(&space, &Members::default(), &Config::default(), Time(0))
+    }
+
     fn state(legacy: &Legacy) -> Vec<u8> {
         legacy.check().unwrap();
         let [(_, Ok(kept))] = &*legacy.replayed else { panic!("one namespace") };
@@ -174,12 +188,7 @@ mod tests {
     #[test]
     fn loading_ahead_and_again_gives_the_same_state() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::open(&dir.path().join("journal")).unwrap();
-        let space = Space::new(Config::default(), 1);
-        let empty = snapshot(&space, &Members::default(), &Config::default(), Time(0));
-        let journal = Journal::create(&directory, "7/n", None, &empty).unwrap();
-        let mut living = Living { directory, space, journal };
-        living.open_one(1);
+        let mut living = Living::begin(dir.path());
         let mut ahead = Legacy::load(&living.directory);
         // New records; none; a new snapshot and records, twice.
         for step in 0..4 {
@@ -199,20 +208,15 @@ mod tests {
     #[test]
     fn a_journal_removed_after_loading_ahead_is_not_restored() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::open(&dir.path().join("journal")).unwrap();
-        let space = Space::new(Config::default(), 1);
-        let empty = snapshot(&space, &Members::default(), &Config::default(), Time(0));
-        let journal = Journal::create(&directory, "7/n", None, &empty).unwrap();
-        let mut living = Living { directory, space, journal };
-        living.open_one(1);
+        let living = Living::begin(dir.path());
         let ahead = Legacy::load(&living.directory);
         living.journal.remove().unwrap();
         let again = ahead.load_again(&living.directory);
         assert_eq!(again.holdings().namespaces, 0);
         // A new journal of the same name begins empty.
-        let journal = Journal::create(&living.directory, "7/n", None, &empty).unwrap();
+        let journal = Journal::create(&living.directory, "7/n", None, &empty()).unwrap();
         let last = again.load_again(&living.directory);
-        assert_eq!(state(&last), empty);
+        assert_eq!(state(&last), empty());
         drop(journal);
     }
 }

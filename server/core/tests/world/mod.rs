@@ -39,6 +39,16 @@ impl World {
         self.open_as(1).unwrap()
     }
 
+    /// A session that was sent `messages` messages and has acknowledged none.
+    pub fn told(&mut self, messages: u64) -> SessionId {
+        let session = self.open();
+        let event = self.object(session, "event", Spec::Event);
+        for _ in 1..messages {
+            self.answer(session, Request::EventSet { handle: event }).unwrap();
+        }
+        session
+    }
+
     pub fn open_as(&mut self, uid: u32) -> Result<SessionId, Box<Error>> {
         let pid = self.ids.len() as u32 + 1;
         let process = Process { pid, uid, command: Arc::from("test") };
